@@ -1,0 +1,79 @@
+//! The command line: one file a verb.
+
+mod check;
+mod completions;
+mod demo;
+mod echo;
+mod explain;
+mod run;
+
+use crate::app::Source;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// An edge proxy for LLM traffic: routes each request to the right model server, streams without
+/// delay, counts every token.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve until SIGTERM (finishes open requests) or SIGINT (ends at once); SIGHUP reloads
+    Run(File),
+    /// Check the configuration and report all mistakes at once, without serving
+    Check(File),
+    /// Tell where a request would go and why, without sending anything
+    Explain(explain::Explain),
+    /// Serve a built-in echo model: no key, no network
+    Demo(demo::Demo),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+/// The configuration's file.
+#[derive(Debug, Args)]
+struct File {
+    /// Configuration file [default: /etc/weir/weir.yaml, or the environment alone where that file
+    /// isn't there and OPENAI_API_KEY or OLLAMA_BASE is set]
+    #[arg(short = 'c', long = "config", visible_short_alias = 'f', value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl File {
+    fn source(&self) -> Source {
+        const DEFAULT: &str = "/etc/weir/weir.yaml";
+        match &self.config {
+            Some(path) => Source::File(path.clone()),
+            None if std::path::Path::new(DEFAULT).exists() => Source::File(DEFAULT.into()),
+            None => Source::Environment,
+        }
+    }
+}
+
+impl Cli {
+    /// Runs the verb; mistakes go to standard error.
+    pub fn run(self) -> ExitCode {
+        let done = match self.verb {
+            Verb::Run(file) => run::run(&file.source()),
+            Verb::Check(file) => check::check(&file.source()),
+            Verb::Explain(explain) => explain.run(),
+            Verb::Demo(demo) => demo.run(),
+            Verb::Completions(completions) => {
+                completions.print();
+                Ok(())
+            }
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(fault) => {
+                eprintln!("{fault}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

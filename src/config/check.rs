@@ -1,0 +1,149 @@
+//! The file as it is meant: each room's settings, with every mistake of meaning.
+//!
+//! Goes on after a mistake with whatever comes nearest, so that all are found; what it returns counts
+//! only when nothing was found. What [`super::shape`] reported isn't reported again. Resolves no names
+//! and connects to nothing; reads the files that `file:` and `tls:` name.
+
+mod bounds;
+mod edits;
+mod later;
+mod listeners;
+mod providers;
+mod road;
+mod routes;
+mod telling;
+
+use super::Settings;
+use super::file::{File, Threads};
+use super::mistakes::Findings;
+use super::path::Path;
+use super::secrets;
+use super::units::Text;
+use crate::types::{BaseUrl, Secret};
+use crate::{listen::settings as listen, proxy::settings as proxy, upstream::settings as upstream};
+use providers::Pool;
+use std::path::PathBuf;
+
+/// Reads settings from a file; `folder` is where the file's relative paths begin.
+pub(super) fn settings(file: &File, findings: &mut Findings, folder: &std::path::Path) -> Settings {
+    let mut check = Check {
+        findings,
+        folder,
+        root: Path::root(),
+    };
+    later::report(file, &mut check);
+    let (listeners, admin) = listeners::listeners(file, &mut check);
+    let bounds = bounds::bounds(file, &mut check);
+    let egress = road::road(file, &mut check);
+    let mut pool = Pool::new(file, egress.proxy.is_some(), &mut check);
+    let route = routes::routes(file, &mut pool, &mut check);
+    let (request_headers, response_headers) = edits::general(file, &mut check);
+    Settings {
+        listen: listen::Settings {
+            listeners,
+            connections_max: bounds.connections_max,
+            header_bytes_max: bounds.header_bytes_max,
+            client_header: bounds.client_header,
+            drain: bounds.drain,
+        },
+        admin,
+        proxy: proxy::Settings {
+            trusted_proxies: listeners::trusted(file, &mut check),
+            request_headers,
+            response_headers,
+            timeouts: bounds.timeouts,
+        },
+        route,
+        upstream: upstream::Settings {
+            providers: pool.providers,
+        },
+        egress,
+        govern: bounds.govern,
+        observe: telling::logging(file, &mut check),
+        threads: threads(file.threads),
+        state_dir: telling::state_dir(file, &mut check),
+        watch: file.watch.is_some_and(|watch| watch.0),
+    }
+}
+
+fn threads(threads: Option<Threads>) -> usize {
+    match threads {
+        Some(Threads::Count(count)) => usize::try_from(count).unwrap_or(usize::MAX),
+        Some(Threads::Auto) | None => {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        }
+    }
+}
+
+/// What every part of the check needs.
+struct Check<'c> {
+    findings: &'c mut Findings,
+    folder: &'c std::path::Path,
+    root: Path,
+}
+
+impl Check<'_> {
+    /// A key at the top of the file.
+    fn key(&self, key: &str) -> Path {
+        self.root.key(key)
+    }
+
+    /// Notes that something must stand at `path`, unless what stands there was reported already.
+    fn missing(&mut self, path: &Path, allowed: &str) {
+        if !self.findings.covers(path) {
+            self.findings.wrong(path, allowed);
+        }
+    }
+
+    /// A base URL; notes what is wrong with it.
+    fn url(&mut self, text: &str, path: &Path) -> Option<BaseUrl> {
+        match text.parse() {
+            Ok(url) => Some(url),
+            Err(allowed) => {
+                // The sentences of the parser may repeat a scheme, nothing more.
+                let allowed: String = allowed;
+                self.findings.wrong(path, allowed);
+                None
+            }
+        }
+    }
+
+    /// A secret; `None` when there is none or it can't be read.
+    fn secret(&mut self, text: Option<&Text>, path: &Path) -> Option<Secret<String>> {
+        match secrets::secret(&text?.0, self.folder) {
+            Ok(secret) => secret,
+            Err((found, allowed)) => {
+                self.findings.wrong_because(path, found, allowed);
+                None
+            }
+        }
+    }
+
+    /// A key or token that is sent or expected in a header.
+    fn bearer(&mut self, text: Option<&Text>, path: &Path) -> Option<Secret<String>> {
+        let secret = self.secret(text, path)?;
+        let visible = secret.expose().bytes().all(|byte| byte.is_ascii_graphic());
+        if !visible {
+            self.findings.wrong(path, "visible ASCII without spaces");
+        }
+        visible.then_some(secret)
+    }
+
+    /// A PEM file that can be read; relative to the configuration's folder.
+    fn pem(&mut self, text: Option<&Text>, path: &Path) -> Option<PathBuf> {
+        let text = &text?.0;
+        let file = self.folder.join(text);
+        let mut wrong = |found: String| {
+            self.findings.wrong_because(path, found, "the path of a readable PEM file");
+            None
+        };
+        if text.is_empty() || text.contains('\n') {
+            return wrong("text that is no path".to_owned());
+        }
+        match std::fs::read(&file) {
+            Ok(content) if content.windows(11).any(|bytes| bytes == b"-----BEGIN ") => Some(file),
+            Ok(_) => wrong(format!("{}, which isn't PEM", file.display())),
+            Err(error) => wrong(format!("{}, which can't be read ({error})", file.display())),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `limits`, `timeouts`, `rate_limit`: how much and how long.
+
+use super::Check;
+use crate::config::file::{File, Limits, RateLimit, Timeouts};
+use crate::config::path::Path;
+use crate::config::units::{Size, Span, Whole};
+use crate::{govern::settings as govern, proxy::settings as proxy};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Bounds of several rooms.
+pub(super) struct Bounds {
+    pub(super) connections_max: usize,
+    pub(super) header_bytes_max: usize,
+    pub(super) client_header: Duration,
+    pub(super) drain: Duration,
+    pub(super) timeouts: proxy::Timeouts,
+    pub(super) govern: govern::Settings,
+}
+
+/// Reads them all.
+pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
+    let (no_limits, no_timeouts) = (Limits::default(), Timeouts::default());
+    let limits = file.limits.as_ref().unwrap_or(&no_limits);
+    let timeouts = file.timeouts.as_ref().unwrap_or(&no_timeouts);
+    let limit = check.key("limits");
+    let timeout = check.key("timeouts");
+    let mut positive = |span, key: &str, seconds| {
+        self::positive(span, &timeout.key(key), check).unwrap_or(Duration::from_secs(seconds))
+    };
+    let client_header = positive(timeouts.client_header, "client_header", 10);
+    let any = |span: Option<Span>, seconds| span.map_or(Duration::from_secs(seconds), |span| span.0);
+    let timeouts = proxy::Timeouts {
+        client_body: positive(timeouts.client_body, "client_body", 60),
+        connect: positive(timeouts.connect, "connect", 5),
+        first_byte: positive(timeouts.first_byte, "first_byte", 300),
+        idle: positive(timeouts.idle, "idle", 120),
+        total: any(timeouts.total, 0),
+    };
+    let drain = any(file.timeouts.as_ref().and_then(|it| it.drain), 3600);
+    let mut size = |size: Option<Size>, key: &str, range: RangeInclusive<u64>, standard: usize| {
+        let path = limit.key(key);
+        self::size(size, &path, range, check).unwrap_or(standard)
+    };
+    // Pingora reads no headers beyond 1 MiB.
+    let header_bytes_max = size(limits.header_bytes, "header_bytes", 1 << 10..=1 << 20, 64 << 10);
+    let body_bytes_max = size(limits.body_bytes, "body_bytes", 1..=1 << 40, 32 << 20);
+    let buffered_bytes_max = size(limits.buffered_bytes, "buffered_bytes", 1..=1 << 50, 1 << 30);
+    Bounds {
+        connections_max: count(limits.connections, 10_000),
+        header_bytes_max,
+        client_header,
+        drain,
+        timeouts,
+        govern: govern::Settings {
+            rate_limit: rate_limit(file.rate_limit.as_ref(), check),
+            in_flight_max: count(limits.in_flight, 10_000),
+            body_bytes_max,
+            buffered_bytes_max,
+        },
+    }
+}
+
+fn count(count: Option<Whole>, standard: usize) -> usize {
+    count.map_or(standard, |count| usize::try_from(count.0).unwrap_or(usize::MAX))
+}
+
+/// A duration above zero.
+pub(super) fn positive(span: Option<Span>, path: &Path, check: &mut Check<'_>) -> Option<Duration> {
+    let span = span?.0;
+    if span.is_zero() {
+        check.findings.wrong(path, "a duration above zero, such as 10s");
+        return None;
+    }
+    Some(span)
+}
+
+/// A size within a range of bytes.
+pub(super) fn size(
+    size: Option<Size>,
+    path: &Path,
+    range: RangeInclusive<u64>,
+    check: &mut Check<'_>,
+) -> Option<usize> {
+    let bytes = size?.0;
+    match usize::try_from(bytes) {
+        Ok(fitting) if range.contains(&bytes) => Some(fitting),
+        _ => {
+            let (low, high) = range.into_inner();
+            check.findings.wrong(path, format!("a size from {} to {}", words(low), words(high)));
+            None
+        }
+    }
+}
+
+fn words(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.iter().find(|(bits, _)| bytes >> bits > 0) {
+        Some((bits, unit)) => format!("{}{unit}", bytes >> bits),
+        None => bytes.to_string(),
+    }
+}
+
+fn rate_limit(
+    limit: Option<&RateLimit>,
+    check: &mut Check<'_>,
+) -> Option<govern::RateLimit> {
+    let limit = limit?;
+    let path = check.key("rate_limit");
+    // A burst is what comes back in so many seconds: a limit by the minute is meant to be coarser.
+    let (per_second, burst_seconds, key) = match (limit.rate, limit.requests_per_minute) {
+        (Some(rate), None) => (rate.0, 2.0, "rate"),
+        (None, Some(rate)) => (rate.0 / 60.0, 10.0, "requests_per_minute"),
+        (Some(_), Some(_)) => {
+            let allowed = "either `rate` or `requests_per_minute`, not both";
+            check.findings.wrong(&path.key("requests_per_minute"), allowed);
+            return None;
+        }
+        (None, None) => {
+            if !check.findings.covers(&path) {
+                let found = "neither `rate` nor `requests_per_minute`";
+                check.findings.wrong_because(&path, found, "one of them");
+            }
+            return None;
+        }
+    };
+    if !RATES.contains(&per_second) {
+        let allowed = "a number above 0: at least one request a day, at most a million a second";
+        check.findings.wrong(&path.key(key), allowed);
+        return None;
+    }
+    let burst = match limit.burst {
+        Some(burst) => u32::try_from(burst.0).ok().filter(|burst| *burst > 0),
+        None => Some((per_second * burst_seconds).ceil().max(1.0) as u32),
+    };
+    let Some(burst) = burst else {
+        check.findings.wrong(&path.key("burst"), "a whole number from 1 to 4294967295");
+        return None;
+    };
+    Some(govern::RateLimit { per_second, burst })
+}
+
+const RATES: RangeInclusive<f64> = 1.0 / 86_400.0..=1e6;

@@ -1,0 +1,196 @@
+//! `providers`, and the providers that bare URLs stand for.
+
+use super::{Check, bounds, edits, road};
+use crate::config::file::{File, Provider, ProviderTimeouts, ProviderTls};
+use crate::config::path::Path;
+use crate::config::units::{List, Text};
+use crate::route::settings::ProviderIndex;
+use crate::types::{BaseUrl, HeaderEdits, Secret};
+use crate::upstream::settings::{self, Egress, Timeouts, Tls};
+
+/// All providers so far.
+pub(super) struct Pool {
+    pub(super) providers: Vec<settings::Provider>,
+    /// Names of the file's providers.
+    named: Vec<(String, ProviderIndex)>,
+    /// Providers of bare URLs, by their sorted URLs.
+    bare: Vec<(Vec<String>, ProviderIndex)>,
+    /// Whether `named` has all names of the file: else an unknown name proves nothing.
+    complete: bool,
+}
+
+impl Pool {
+    /// The file's own providers; `proxy` tells whether there is a `proxy_url`.
+    pub(super) fn new(file: &File, proxy: bool, check: &mut Check<'_>) -> Self {
+        let path = check.key("providers");
+        let complete = match &file.providers {
+            Some(list) => list.0.iter().all(|it| it.as_ref().is_some_and(|it| it.name.is_some())),
+            None => !check.findings.covers(&path),
+        };
+        let mut pool = Self {
+            providers: Vec::new(),
+            named: Vec::new(),
+            bare: Vec::new(),
+            complete,
+        };
+        let no_proxy = !proxy && !check.findings.covers(&check.key("proxy_url"));
+        for (index, provider) in file.providers.iter().flat_map(|list| list.items()) {
+            pool.add(provider, no_proxy, &path.index(index), check);
+        }
+        pool
+    }
+
+    fn add(&mut self, provider: &Provider, no_proxy: bool, path: &Path, check: &mut Check<'_>) {
+        let name = self.name(provider.name.as_ref(), &path.key("name"), check);
+        let index = ProviderIndex(self.providers.len());
+        self.named.extend(name.clone().map(|name| (name, index)));
+        self.providers.push(settings::Provider {
+            name: name.unwrap_or_default(),
+            urls: base_urls(provider, path, check),
+            api_key: check.bearer(provider.api_key.as_ref(), &path.key("api_key")),
+            headers: edits::edits(provider.headers.as_ref(), &path.key("headers"), check),
+            egress: egress(provider.egress.as_ref(), no_proxy, &path.key("egress"), check),
+            tls: tls(provider.tls.as_ref(), &path.key("tls"), check),
+            timeouts: timeouts(provider.timeouts.as_ref(), &path.key("timeouts"), check),
+        });
+    }
+
+    fn name(&self, name: Option<&Text>, path: &Path, check: &mut Check<'_>) -> Option<String> {
+        let Some(Text(name)) = name else {
+            check.missing(path, NAME);
+            return None;
+        };
+        let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
+        if !(1..=64).contains(&name.len()) || !name.bytes().all(letters) {
+            check.findings.wrong(path, NAME);
+        } else if self.named.iter().any(|(other, _)| other == name) {
+            check.findings.wrong(path, "a name that no other provider has");
+        }
+        Some(name.clone())
+    }
+
+    /// The provider of that name; notes when there is none.
+    pub(super) fn find(
+        &self,
+        name: &str,
+        path: &Path,
+        check: &mut Check<'_>,
+    ) -> Option<ProviderIndex> {
+        let found = self.named.iter().find(|(other, _)| other == name);
+        if found.is_none() && self.complete {
+            let names = self.named.iter().map(|(name, _)| name.as_str());
+            let allowed = match self.named.is_empty() {
+                true => "the name of a provider (there are none)".to_owned(),
+                false => format!("a provider: {}", names.clone().collect::<Vec<_>>().join(", ")),
+            };
+            check.findings.wrong_word(path, allowed, names);
+        }
+        found.map(|(_, index)| *index)
+    }
+
+    /// The provider that these URLs stand for; the same ones again stand for the same provider.
+    pub(super) fn bare(&mut self, urls: Vec<BaseUrl>) -> Option<ProviderIndex> {
+        let mut key: Vec<String> = urls.iter().map(BaseUrl::to_string).collect();
+        key.sort_unstable();
+        if let Some((_, index)) = self.bare.iter().find(|(other, _)| *other == key) {
+            return Some(*index);
+        }
+        let index = ProviderIndex(self.providers.len());
+        self.providers.push(settings::Provider {
+            name: urls.first()?.authority(),
+            urls,
+            api_key: None,
+            headers: HeaderEdits::default(),
+            egress: Egress::Auto,
+            tls: Tls::default(),
+            timeouts: Timeouts::default(),
+        });
+        self.bare.push((key, index));
+        Some(index)
+    }
+}
+
+const NAME: &str = "a name of 1 to 64 letters, digits and . _ - :";
+
+fn base_urls(provider: &Provider, path: &Path, check: &mut Check<'_>) -> Vec<BaseUrl> {
+    let (base_url, list) = (path.key("base_url"), path.key("urls"));
+    match (&provider.base_url, &provider.urls) {
+        (Some(_), Some(_)) => {
+            check.findings.wrong(&base_url, "either `base_url` or `urls`, not both");
+            Vec::new()
+        }
+        (Some(url), None) => check.url(&url.0, &base_url).into_iter().collect(),
+        (None, Some(all)) => urls(all, &list, check),
+        (None, None) => {
+            if !check.findings.covers(&list) {
+                check.missing(&base_url, "a URL such as https://host/v1, or several as `urls`");
+            }
+            Vec::new()
+        }
+    }
+}
+
+/// A list of URLs with at least one.
+pub(super) fn urls(list: &List<Text>, path: &Path, check: &mut Check<'_>) -> Vec<BaseUrl> {
+    if list.0.is_empty() {
+        check.findings.wrong_because(path, "an empty list", "at least one URL");
+    }
+    let url = |(index, text): (usize, &Text)| check.url(&text.0, &path.index(index));
+    list.items().filter_map(url).collect()
+}
+
+fn egress(text: Option<&Text>, no_proxy: bool, path: &Path, check: &mut Check<'_>) -> Egress {
+    match text.map(|text| text.0.as_str()) {
+        None | Some("auto") => Egress::Auto,
+        Some("direct") => Egress::Direct,
+        Some("proxy") => {
+            if no_proxy {
+                check.findings.wrong(path, "auto, direct or a proxy's URL (there is no `proxy_url`)");
+            }
+            Egress::Proxy
+        }
+        Some(url) if url.contains(':') => {
+            let secret = check.secret(text, path).unwrap_or_default();
+            road::proxy(secret.expose(), path, "providers[].egress", check);
+            Egress::Url(Secret::new(secret.expose().clone()))
+        }
+        Some(_) => {
+            let allowed = "auto, direct, proxy, or http://[user:password@]host:port";
+            check.findings.wrong_word(path, allowed, ["auto", "direct", "proxy"]);
+            Egress::Auto
+        }
+    }
+}
+
+fn tls(tls: Option<&ProviderTls>, path: &Path, check: &mut Check<'_>) -> Tls {
+    let Some(tls) = tls else { return Tls::default() };
+    let (cert_path, key_path) = (path.key("client_cert"), path.key("client_key"));
+    let cert = check.pem(tls.client_cert.as_ref(), &cert_path);
+    let key = check.pem(tls.client_key.as_ref(), &key_path);
+    match (&tls.client_cert, &tls.client_key) {
+        (Some(_), None) => check.missing(&key_path, "the key of `client_cert`"),
+        (None, Some(_)) => check.missing(&cert_path, "the certificate of `client_key`"),
+        _ => {}
+    }
+    if let Some(Text(name)) = &tls.server_name {
+        let letters = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
+        if name.is_empty() || name.len() > 253 || !name.bytes().all(letters) {
+            check.findings.wrong(&path.key("server_name"), "a host's name");
+        }
+    }
+    Tls {
+        ca: check.pem(tls.ca.as_ref(), &path.key("ca")),
+        client: cert.zip(key),
+        server_name: tls.server_name.as_ref().map(|name| name.0.clone()),
+        verify: tls.verify.is_none_or(|verify| verify.0),
+    }
+}
+
+fn timeouts(given: Option<&ProviderTimeouts>, path: &Path, check: &mut Check<'_>) -> Timeouts {
+    let Some(given) = given else { return Timeouts::default() };
+    Timeouts {
+        connect: bounds::positive(given.connect, &path.key("connect"), check),
+        first_byte: bounds::positive(given.first_byte, &path.key("first_byte"), check),
+        idle: bounds::positive(given.idle, &path.key("idle"), check),
+    }
+}

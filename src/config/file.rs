@@ -1,0 +1,698 @@
+//! The file exactly as it is written: every key, its meaning and its default.
+//!
+//! Nothing is required and nothing is concluded here; that is done by [`super::check`]. The docstrings
+//! are the descriptions in `conf/schema.json`. Read by [`super::shape`].
+
+use super::units::{Flag, Fraction, List, Map, Scalar, Size, Span, Text, Whole, scalar, words};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::borrow::Cow;
+use std::fmt;
+
+/// The configuration of weir.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    /// Where clients connect. Default: `0.0.0.0:8080`.
+    pub(super) listen: Option<List<ListenEntry>>,
+    /// Short for one plaintext listener on all IPv4 addresses; instead of `listen`.
+    pub(super) port: Option<Whole>,
+    /// The listener for health, metrics and the admin API; `off` for none. Default: `127.0.0.1:9900`.
+    pub(super) admin: Option<Admin>,
+    /// Networks whose `X-Forwarded-For`, `X-Real-IP` and `X-Request-Id` are believed. Default:
+    /// `[127.0.0.0/8, "::1/128"]`.
+    pub(super) trusted_proxies: Option<List<Text>>,
+    /// Worker threads; `auto` is one for each processor. Default: `auto`.
+    pub(super) threads: Option<Threads>,
+    /// Reload when the file changes. Default: `false`.
+    pub(super) watch: Option<Flag>,
+    /// Bounds of the host.
+    pub(super) limits: Option<Limits>,
+    /// Deadlines of every request.
+    pub(super) timeouts: Option<Timeouts>,
+    /// The proxy on the road to external hosts: `http://[user:password@]host:port`. Default: none.
+    pub(super) proxy_url: Option<Text>,
+    /// Which hosts are reached through the proxy.
+    pub(super) egress: Option<Egress>,
+    /// How names are resolved.
+    pub(super) dns: Option<Dns>,
+    /// Path prefixes, and the URL (or the provider's name) that serves each. Default: none.
+    pub(super) target_map: Option<Map<Text>>,
+    /// Models, by exact name or glob, and what serves each: a URL, another route's name (an alias), or
+    /// a mapping. Default: none.
+    pub(super) model_routes: Option<Map<Route>>,
+    /// What happens to requests that no rule names.
+    pub(super) routing: Option<Routing>,
+    /// APIs that serve models. Default: none.
+    pub(super) providers: Option<List<Provider>>,
+    /// Edits of all requests and answers.
+    pub(super) headers: Option<Headers>,
+    /// Requests allowed for each client address. Default: no limit.
+    pub(super) rate_limit: Option<RateLimit>,
+    /// Who may use what; without it the proxy is open. (not built yet)
+    pub(super) teams: Option<List<Team>>,
+    /// US dollars per million tokens, by model name or glob. (not built yet)
+    pub(super) prices: Option<Map<Price>>,
+    /// A `redis://` URL: limits and budgets shared by several hosts. (not built yet)
+    pub(super) shared_state: Option<Text>,
+    /// Where usage is kept. (not built yet)
+    pub(super) usage: Option<Usage>,
+    /// The access log and the program's own log.
+    pub(super) logging: Option<Logging>,
+    /// Distributed tracing.
+    pub(super) tracing: Option<Tracing>,
+    /// Folder for what must survive a restart. Default: `/var/lib/weir`.
+    pub(super) state_dir: Option<Text>,
+}
+
+// === listeners ===
+
+/// One entry of `listen`.
+pub(super) enum ListenEntry {
+    /// Only an address.
+    Address(String),
+    /// An address and more.
+    Full(Box<Listener>),
+}
+
+/// A listener.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listener {
+    /// `IP:PORT`, or `unix:/path` (not built yet). Required.
+    pub(super) address: Option<Text>,
+    /// Certificates; without it the listener is plaintext. (not built yet)
+    pub(super) tls: Option<ListenTls>,
+    /// Accept HTTP/2 beside HTTP/1.1. Default: `true`.
+    pub(super) h2: Option<Flag>,
+    /// Expect the PROXY protocol from trusted proxies. Default: `false`. (`true` is not built yet)
+    pub(super) proxy_protocol: Option<Flag>,
+    /// File mode of a Unix socket, such as `"0660"`. (not built yet)
+    pub(super) mode: Option<Text>,
+}
+
+/// TLS of a listener.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct ListenTls {
+    /// Picked by server name: exact, then wildcard; the first is the default.
+    pub(super) certificates: Option<List<Certificate>>,
+    /// Oldest version of TLS. Default: `"1.2"`.
+    pub(super) min_version: Option<Text>,
+    /// PEM file of the authorities of client certificates.
+    pub(super) client_ca: Option<Text>,
+    /// Whether clients show a certificate. Default: `none`.
+    pub(super) client_auth: Option<ClientAuth>,
+}
+
+/// A certificate and its key.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct Certificate {
+    /// PEM file of the certificate chain.
+    pub(super) cert: Option<Text>,
+    /// PEM file of the private key.
+    pub(super) key: Option<Text>,
+}
+
+words! {
+    /// Whether a client shows a certificate.
+    ClientAuth {
+        None = "none",
+        Optional = "optional",
+        Required = "required",
+    }
+}
+
+/// `admin`: a listener or `off`.
+pub(super) enum Admin {
+    /// No admin listener.
+    Off,
+    /// With one.
+    On(AdminListener),
+}
+
+/// The admin listener.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdminListener {
+    /// `IP:PORT`, or `unix:/path` (not built yet). Default: `127.0.0.1:9900`.
+    pub(super) address: Option<Text>,
+    /// Asked for as a bearer token; empty for none; may be `file:/path`. Default: none.
+    pub(super) token: Option<Text>,
+}
+
+/// A number of threads.
+#[derive(Clone, Copy)]
+pub(super) enum Threads {
+    /// As many as there are processors.
+    Auto,
+    /// This many.
+    Count(u64),
+}
+
+// === bounds ===
+
+/// Bounds of the host.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    /// Open client connections; 0 = no cap. Default: `10000`.
+    pub(super) connections: Option<Whole>,
+    /// Request line and headers; 431 over it. Default: `64KiB`.
+    pub(super) header_bytes: Option<Size>,
+    /// A request's body, also decompressed; 413 over it. Default: `32MiB`.
+    pub(super) body_bytes: Option<Size>,
+    /// All buffers of all requests together; 503 over it. Default: `1GiB`.
+    pub(super) buffered_bytes: Option<Size>,
+    /// Requests at once; 0 = no cap. Default: `10000`.
+    pub(super) in_flight: Option<Whole>,
+    /// Estimated tokens of all requests at once; 0 = no cap. Default: `0`. (not built yet)
+    pub(super) in_flight_tokens: Option<Whole>,
+    /// Waiting for a permit. (not built yet)
+    pub(super) queue: Option<Queue>,
+}
+
+/// The queue for permits.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Queue {
+    /// Requests that may wait; 503 over it; 0 = no queue.
+    pub(super) size: Option<Whole>,
+    /// How long one may wait; 503 over it.
+    #[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+    pub(super) timeout: Option<Span>,
+}
+
+/// Deadlines of every request.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Timeouts {
+    /// From the first byte of a request to the end of its headers. Default: `10s`.
+    pub(super) client_header: Option<Span>,
+    /// From the end of the headers to the end of the body. Default: `60s`.
+    pub(super) client_body: Option<Span>,
+    /// TCP, proxy and TLS to an upstream together. Default: `5s`.
+    pub(super) connect: Option<Span>,
+    /// From the sent request to the first byte of the answer. Default: `300s`.
+    pub(super) first_byte: Option<Span>,
+    /// Between two bytes of an answer. Default: `120s`.
+    pub(super) idle: Option<Span>,
+    /// The whole request; `0s` = no limit. Default: `0s`.
+    pub(super) total: Option<Span>,
+    /// How long open requests may go on after `SIGTERM`. Default: `1h`.
+    pub(super) drain: Option<Span>,
+}
+
+/// A token bucket for each client address.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateLimit {
+    /// Requests per second; more than 0.
+    pub(super) rate: Option<Fraction>,
+    /// Requests at once after a pause; 1 or more. Default: two seconds' worth.
+    pub(super) burst: Option<Whole>,
+    /// Requests per minute; instead of `rate`.
+    pub(super) requests_per_minute: Option<Fraction>,
+}
+
+// === the road ===
+
+/// Which hosts are reached through the proxy. Patterns: `host`, `.suffix`, `*.suffix`, address or
+/// network, each with or without `:port`; `*`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Egress {
+    /// Reached directly, besides loopback, private and link-local addresses. Default: `[]`.
+    pub(super) direct: Option<List<Text>>,
+    /// Always through the proxy; wins over `direct`. Default: `[]`.
+    pub(super) proxied: Option<List<Text>>,
+}
+
+/// How names are resolved.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Dns {
+    /// `IP` or `IP:PORT`; none means those of `/etc/resolv.conf`. Default: `[]`.
+    pub(super) servers: Option<List<Text>>,
+    /// An answer is kept at least this long. Default: `1s`.
+    pub(super) min_ttl: Option<Span>,
+    /// An answer is kept at most this long. Default: `5m`.
+    pub(super) max_ttl: Option<Span>,
+    /// How long "no such name" is kept. Default: `5s`.
+    pub(super) negative_ttl: Option<Span>,
+    /// How long an old answer may be used while the servers fail. Default: `1h`.
+    pub(super) stale: Option<Span>,
+    /// What one lookup may take. Default: `2s`.
+    pub(super) timeout: Option<Span>,
+}
+
+// === routes and providers ===
+
+/// One value of `model_routes`.
+pub(super) enum Route {
+    /// A URL, or the name of another route.
+    Text(String),
+    /// A mapping.
+    Form(Box<RouteForm>),
+}
+
+/// A route of a model.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteForm {
+    /// One base URL.
+    pub(super) url: Option<Text>,
+    /// Equal base URLs, used in turns.
+    pub(super) urls: Option<List<Text>>,
+    /// Providers that serve the model.
+    pub(super) targets: Option<List<Target>>,
+    /// How a target is chosen. Default: `round_robin`. (`least_loaded` and `hash` are not built yet)
+    pub(super) balance: Option<Balance>,
+    /// Other routes, in order, when no target could answer. (not built yet)
+    pub(super) fallback: Option<List<Text>>,
+    /// Further tries after the first, 0 to 20. Default: `2`.
+    pub(super) retries: Option<Whole>,
+}
+
+/// One way to serve a route.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Target {
+    /// A provider's name. Required.
+    pub(super) provider: Option<Text>,
+    /// The name that the upstream knows. Default: the client's.
+    pub(super) model: Option<Text>,
+    /// Share of requests relative to the other targets, 1 to 1000. Default: `1`.
+    pub(super) weight: Option<Whole>,
+}
+
+words! {
+    /// How a target is chosen.
+    Balance {
+        RoundRobin = "round_robin",
+        Random = "random",
+        LeastLoaded = "least_loaded",
+        Hash = "hash",
+    }
+}
+
+/// What happens to requests that no rule names.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Routing {
+    /// A provider's name, for models that no route names. Default: none, which answers 404.
+    pub(super) default_provider: Option<Text>,
+}
+
+/// An API that serves models.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Provider {
+    /// Its name in routes, logs and metrics. Required.
+    pub(super) name: Option<Text>,
+    /// What it speaks. Default: `openai`. (all others are not built yet)
+    pub(super) dialect: Option<Dialect>,
+    /// Where its API begins. Required, unless `urls` is given.
+    pub(super) base_url: Option<Text>,
+    /// Equal base URLs, used in turns; instead of `base_url`.
+    pub(super) urls: Option<List<Text>>,
+    /// Sent as bearer token; may be `file:/path`. Default: none, which passes the client's own on.
+    pub(super) api_key: Option<Text>,
+    /// Short for routes of these names (or globs) to this provider. Default: `[]`.
+    pub(super) models: Option<List<Text>>,
+    /// Edits of requests to this provider, after the general ones.
+    pub(super) headers: Option<HeaderEdits>,
+    /// Requests at once. Default: no cap. (not built yet)
+    pub(super) max_in_flight: Option<Whole>,
+    /// Pauses an endpoint that fails. (not built yet)
+    pub(super) breaker: Option<Breaker>,
+    /// Asks each endpoint whether it lives. (not built yet)
+    pub(super) health: Option<Health>,
+    /// Each replaces the general one.
+    pub(super) timeouts: Option<ProviderTimeouts>,
+    /// The road: `auto`, `direct`, `proxy`, or a proxy's URL. Default: `auto`.
+    pub(super) egress: Option<Text>,
+    /// How its TLS is verified.
+    pub(super) tls: Option<ProviderTls>,
+}
+
+words! {
+    /// What a provider speaks.
+    Dialect {
+        Openai = "openai",
+        Anthropic = "anthropic",
+        Azure = "azure",
+        Gemini = "gemini",
+        Ollama = "ollama",
+        Grpc = "grpc",
+    }
+}
+
+/// Pauses an endpoint that fails.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct Breaker {
+    /// Failures that open it. Default: `5`.
+    pub(super) failures: Option<Whole>,
+    /// Time in which they are counted. Default: `10s`.
+    pub(super) window: Option<Span>,
+    /// How long it stays open. Default: `15s`.
+    pub(super) open: Option<Span>,
+}
+
+/// Asks each endpoint whether it lives.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct Health {
+    /// What is asked for. Default: `/v1/models`.
+    pub(super) path: Option<Text>,
+    /// Time between two questions. Default: `10s`.
+    pub(super) interval: Option<Span>,
+}
+
+/// A provider's own deadlines.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProviderTimeouts {
+    /// TCP, proxy and TLS together. Default: the general one.
+    pub(super) connect: Option<Span>,
+    /// From the sent request to the first byte of the answer. Default: the general one.
+    pub(super) first_byte: Option<Span>,
+    /// Between two bytes of an answer. Default: the general one.
+    pub(super) idle: Option<Span>,
+}
+
+/// How a provider's TLS is verified.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProviderTls {
+    /// PEM file of authorities instead of the system's. Default: none.
+    pub(super) ca: Option<Text>,
+    /// PEM file of the client certificate; needs `client_key`. Default: none.
+    pub(super) client_cert: Option<Text>,
+    /// PEM file of the client certificate's key; needs `client_cert`. Default: none.
+    pub(super) client_key: Option<Text>,
+    /// Name to verify and to ask for. Default: the URL's host.
+    pub(super) server_name: Option<Text>,
+    /// `false` accepts any certificate. Default: `true`.
+    pub(super) verify: Option<Flag>,
+}
+
+/// Edits of all requests and answers.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Headers {
+    /// Edits of every request to an upstream.
+    pub(super) request: Option<HeaderEdits>,
+    /// Edits of every answer to a client.
+    pub(super) response: Option<HeaderEdits>,
+}
+
+/// Headers to remove and to set, in this order.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HeaderEdits {
+    /// Names and values; values may use `{request_id}` `{client_ip}` `{team}` `{key}` `{model}` and be
+    /// `file:/path`. Default: `{}`.
+    pub(super) set: Option<Map<Text>>,
+    /// Names. Default: `[]`.
+    pub(super) remove: Option<List<Text>>,
+}
+
+// === teams and money ===
+
+/// Who may use what.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct Team {
+    /// Its name in logs and metrics.
+    pub(super) name: Option<Text>,
+    /// Names or globs of the models that it may use. Default: all.
+    pub(super) models: Option<List<Text>>,
+    /// Limits of all its keys together.
+    pub(super) limits: Option<TeamLimits>,
+    /// What it may spend.
+    pub(super) budget: Option<Budget>,
+    /// Its keys.
+    pub(super) keys: Option<List<Key>>,
+}
+
+/// Limits of a team or of a key.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct TeamLimits {
+    /// Requests in a minute. Default: no limit.
+    pub(super) requests_per_minute: Option<Whole>,
+    /// Tokens in a minute. Default: no limit.
+    pub(super) tokens_per_minute: Option<Whole>,
+    /// Requests at once. Default: no limit.
+    pub(super) in_flight: Option<Whole>,
+    /// Estimated tokens at once. Default: no limit.
+    pub(super) in_flight_tokens: Option<Whole>,
+}
+
+/// What may be spent.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct Budget {
+    /// US dollars.
+    pub(super) usd: Option<Fraction>,
+    /// After which it begins anew.
+    pub(super) per: Option<Period>,
+}
+
+words! {
+    /// A budget's period.
+    Period {
+        Day = "day",
+        Week = "week",
+        Month = "month",
+        Year = "year",
+    }
+}
+
+/// A key of a team.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct Key {
+    /// Its name in logs.
+    pub(super) name: Option<Text>,
+    /// Hexadecimal SHA-256 of the key.
+    pub(super) sha256: Option<Text>,
+    /// Subject of a client certificate; instead of a key.
+    pub(super) client_cert: Option<Text>,
+    /// Day from which it isn't accepted: `YYYY-MM-DD`. Default: never.
+    pub(super) expires: Option<Text>,
+    /// Limits of this key.
+    pub(super) limits: Option<TeamLimits>,
+}
+
+/// A model's price: US dollars per million tokens.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct Price {
+    /// Of the prompt.
+    pub(super) input: Option<Fraction>,
+    /// Of the prompt's cached part.
+    pub(super) cached: Option<Fraction>,
+    /// Of the answer.
+    pub(super) output: Option<Fraction>,
+}
+
+/// Where usage is kept.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct Usage {
+    /// `sqlite`, or a `postgres://` URL. Default: `sqlite`.
+    pub(super) store: Option<Text>,
+    /// How long it is kept. Default: `90d`.
+    pub(super) retain: Option<Span>,
+}
+
+// === telling ===
+
+/// The access log and the program's own log.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Logging {
+    /// Least severity of the program's own log. Default: `info`.
+    pub(super) level: Option<Level>,
+    /// Shape of both logs. Default: `json`.
+    pub(super) format: Option<Format>,
+    /// The access log's file. Default: none, which is standard output.
+    pub(super) file: Option<LogFile>,
+    /// Log bodies too. Default: `false`. (`true` is not built yet)
+    pub(super) bodies: Option<Flag>,
+}
+
+words! {
+    /// Severity of a log.
+    Level {
+        Error = "error",
+        Warn = "warn",
+        Info = "info",
+        Debug = "debug",
+        Trace = "trace",
+    }
+}
+
+words! {
+    /// Shape of a log.
+    Format {
+        Json = "json",
+        Text = "text",
+    }
+}
+
+/// A log file that is rotated by size.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogFile {
+    /// Where it is. Required.
+    pub(super) path: Option<Text>,
+    /// Rotated past this size. Default: `100MB`.
+    pub(super) max_size: Option<Size>,
+    /// Rotated files that are kept. Default: `20`.
+    pub(super) keep: Option<Whole>,
+    /// Compress rotated files with gzip. Default: `true`.
+    pub(super) compress: Option<Flag>,
+}
+
+/// Distributed tracing.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tracing {
+    /// Where spans are sent. Default: none. (not built yet)
+    pub(super) otlp_endpoint: Option<Text>,
+    /// Share of requests that are traced, 0 to 1. Default: `0.01`.
+    pub(super) sample: Option<Fraction>,
+}
+
+// === values with several forms ===
+
+impl<'de> Deserialize<'de> for ListenEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrMapping {
+            allowed: "an address such as 0.0.0.0:8080, or a mapping with one",
+            text: |text| Some(Self::Address(text.to_owned())),
+            mapping: |listener| Self::Full(Box::new(listener)),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Route {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrMapping {
+            allowed: "a URL, the name of another route, or a mapping with url, urls or targets",
+            text: |text| Some(Self::Text(text.to_owned())),
+            mapping: |form| Self::Form(Box::new(form)),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Admin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrMapping {
+            allowed: "off, or a mapping with address and token",
+            text: |text| matches!(text, "off" | "false" | "no").then_some(Self::Off),
+            mapping: Self::On,
+        })
+    }
+}
+
+/// Reads `text` from a text (or from `false`), `mapping` from a mapping; the place within the mapping
+/// isn't lost, as it would be with an untagged enum.
+struct TextOrMapping<T, M> {
+    allowed: &'static str,
+    text: fn(&str) -> Option<T>,
+    mapping: fn(M) -> T,
+}
+
+impl<'de, T, M: Deserialize<'de>> Visitor<'de> for TextOrMapping<T, M> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.allowed)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<T, E> {
+        match value {
+            // Only `off` is read from it: the others have no use for the text.
+            false => (self.text)("false").ok_or_else(|| E::custom(self.allowed)),
+            true => Err(E::custom(self.allowed)),
+        }
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        (self.text)(text).ok_or_else(|| E::custom(self.allowed))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        M::deserialize(MapAccessDeserializer::new(map)).map(self.mapping)
+    }
+}
+
+impl<'de> Deserialize<'de> for Threads {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        scalar(deserializer, "auto, or a number from 1 to 1024", |scalar| {
+            let count = match scalar {
+                Scalar::Text("auto") => return Some(Self::Auto),
+                Scalar::Text(text) => text.parse().ok()?,
+                Scalar::Whole(count) => *count,
+                _ => return None,
+            };
+            (1..=1024).contains(&count).then_some(Self::Count(count))
+        })
+    }
+}
+
+/// The schema of a value with several forms.
+macro_rules! forms {
+    ($($name:ident: |$generator:ident| $schema:expr;)*) => {$(
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema($generator: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        }
+    )*};
+}
+
+forms! {
+    ListenEntry: |generator| json_schema!({
+        "anyOf": [{ "type": "string" }, generator.subschema_for::<Listener>()]
+    });
+    Route: |generator| json_schema!({
+        "anyOf": [{ "type": "string" }, generator.subschema_for::<RouteForm>()]
+    });
+    Admin: |generator| json_schema!({
+        "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<AdminListener>()]
+    });
+    Threads: |_generator| json_schema!({
+        "anyOf": [
+            { "const": "auto" },
+            { "type": "integer", "minimum": 1, "maximum": 1024 },
+            { "type": "string", "pattern": r"\$\{" }
+        ]
+    });
+}

@@ -1,0 +1,452 @@
+//! The road out: an [`Endpoint`] in, the [`Way`] to it and Pingora's `HttpPeer` out.
+//!
+//! `rules.rs` says direct or proxy, `connect.rs` dials, `explain.rs` tells why, `settings.rs` holds
+//! what the configuration says. Both roads have a logical address and a key of their own in Pingora's pool, so that
+//! connections are shared by host, whatever its addresses, and never between roads, proxies,
+//! credentials or TLS settings. It never chooses which endpoint; `proxy/connect` calls it for each
+//! attempt.
+
+mod connect;
+mod explain;
+mod rules;
+pub mod settings;
+mod tls;
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::protocols::ALPN;
+use pingora::protocols::l4::ext::TcpKeepalive;
+use pingora::protocols::tls::CaType;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::utils::tls::CertKey;
+use weir_dns::{Answer, LookupError, Resolver};
+
+pub use crate::types::Scheme;
+pub use connect::{Cause, ConnectError};
+pub use explain::Explanation;
+pub use rules::{Road, Rule};
+pub use settings::{Pattern, PatternError, ProxyUrl, ProxyUrlError, Settings};
+
+use connect::{Dialler, Reach};
+use rules::Rules;
+use settings::is_host;
+
+/// How long the choice of a road waits for DNS where a proxy could resolve the name as well.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Idle connections are closed after this. Tunnels sooner, as many proxies cut them at 60 s.
+const POOL_IDLE: Duration = Duration::from_secs(60);
+const POOL_IDLE_TUNNEL: Duration = Duration::from_secs(45);
+
+/// Requests at a time on one HTTP/2 connection.
+const H2_STREAMS_MAX: usize = 100;
+
+/// What is reached: one origin, with how it wants to be reached. Made from the configuration,
+/// never changed; what is the same for each request is computed here once.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    scheme: Scheme,
+    host: Arc<str>,
+    port: u16,
+    mode: Mode,
+    tls: Tls,
+    /// The host's own address where it is an IP literal.
+    literal: Option<Answer>,
+    /// What the certificate must name; empty for plain HTTP, and only there: Pingora verifies
+    /// nothing for an empty name.
+    server_name: String,
+    /// Differs where a connection mustn't be shared.
+    pool_key: u64,
+}
+
+/// A provider's `egress` key.
+#[derive(Clone, Debug, Default)]
+pub enum Mode {
+    /// As the rules say.
+    #[default]
+    Auto,
+    /// Without a proxy.
+    Direct,
+    /// Through `proxy_url`, or through a proxy of its own.
+    Proxy(Option<Arc<ProxyUrl>>),
+}
+
+/// A provider's `tls` key.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// What the certificate must name, where it isn't the host.
+    pub server_name: Option<String>,
+    /// Whether the certificate is verified at all.
+    pub verify: bool,
+    /// The authorities to trust instead of the system's. Costs a configuration of TLS, and the
+    /// handshake its resumption, for each new connection.
+    pub ca: Option<Arc<CaType>>,
+    /// Our own certificate and key.
+    pub client: Option<Arc<CertKey>>,
+}
+
+/// How long the steps of one attempt may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// From nothing to a connection that can carry a request: TCP, the tunnel and TLS.
+    pub connect: Duration,
+    /// From the request to the first byte of the answer.
+    pub first_byte: Duration,
+    /// Between two pieces of the answer. Pingora has one timeout for this and `first_byte`, so the
+    /// longer of the two is set on the peer; the caller sees to the shorter.
+    pub idle: Duration,
+    /// For one write to be taken.
+    pub write: Duration,
+}
+
+/// The rules, the proxy and the resolver. Replaced as a whole by a reload; the pools are
+/// Pingora's and stay.
+#[derive(Debug)]
+pub struct Egress {
+    proxy: Option<Arc<ProxyUrl>>,
+    rules: Rules,
+    resolver: Resolver,
+}
+
+/// The road chosen for one attempt, with all that is needed to take it.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// Direct or by proxy.
+    pub road: Road,
+    /// What chose it.
+    pub rule: Rule,
+    reach: Reach,
+    pool_key: u64,
+}
+
+/// Why there is no road.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RoadError {
+    /// The name doesn't exist, or has no address, and there is no proxy to ask.
+    NotFound {
+        /// The name.
+        host: Box<str>,
+    },
+    /// DNS doesn't work for this name, and there is no proxy to ask.
+    Dns {
+        /// The name.
+        host: Box<str>,
+        /// What the last try brought.
+        reason: Arc<str>,
+    },
+    /// A proxy is prescribed, and there is none.
+    NoProxy {
+        /// The host to be reached.
+        host: Box<str>,
+        /// What prescribes it.
+        rule: Rule,
+    },
+}
+
+/// The host, or the server name of `tls`, is neither a host name nor an IP literal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadHost(
+    /// What was given.
+    pub String,
+);
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// An endpoint at `host` (a name or an IP literal; the brackets of IPv6 are dropped).
+    pub fn new(
+        scheme: Scheme,
+        host: &str,
+        port: u16,
+        mode: Mode,
+        tls: Tls,
+    ) -> Result<Self, BadHost> {
+        let host = bare(host)?;
+        let name = match &tls.server_name {
+            Some(name) => bare(name)?,
+            None => host.clone(),
+        };
+        let server_name = match scheme {
+            Scheme::Http => String::new(),
+            Scheme::Https => name,
+        };
+        let pool_key = key(&(scheme, &host, port, &server_name, tls.identity()));
+        let literal = host.parse::<IpAddr>().ok();
+        Ok(Self {
+            scheme,
+            host: host.into(),
+            port,
+            mode,
+            tls,
+            literal: literal.map(|address| Arc::from([address])),
+            server_name,
+            pool_key,
+        })
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Name or IP literal, lower case, without brackets.
+    pub fn host(&self) -> &Arc<str> {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            server_name: None,
+            verify: true,
+            ca: None,
+            client: None,
+        }
+    }
+}
+
+impl Tls {
+    /// All that distinguishes connections and that Pingora's pool may not look at.
+    fn identity(&self) -> (bool, Option<u64>, Option<u64>) {
+        let ca = self.ca.as_ref().map(|authorities| {
+            let certificates: Vec<_> = authorities.iter().map(|ca| ca.borrow_raw_cert()).collect();
+            key(&certificates)
+        });
+        let client = self
+            .client
+            .as_ref()
+            .map(|client| key(client.leaf().borrow_raw_cert()));
+        (self.verify, ca, client)
+    }
+}
+
+fn bare(host: &str) -> Result<String, BadHost> {
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'));
+    let bare = inner
+        .or_else(|| host.strip_suffix('.'))
+        .unwrap_or(host)
+        .to_ascii_lowercase();
+    if is_host(&bare) {
+        Ok(bare)
+    } else {
+        Err(BadHost(host.to_owned()))
+    }
+}
+
+/// The same in each process, so that generations of one configuration have the same keys.
+fn key(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+// === impl Egress ===
+
+impl Egress {
+    /// The road of `settings`; the resolver is given, as it outlives a reload.
+    pub fn new(settings: Settings, resolver: Resolver) -> Self {
+        Self {
+            proxy: settings.proxy.map(Arc::new),
+            rules: Rules::new(settings.direct, settings.proxied),
+            resolver,
+        }
+    }
+
+    /// The road to `endpoint`. Waits for DNS only where the resolver has no answer yet: for as
+    /// long as it takes where the road is direct, for 300 ms where a proxy could resolve it as
+    /// well. Safe to drop.
+    pub async fn way(&self, endpoint: &Endpoint) -> Result<Way, RoadError> {
+        match &endpoint.mode {
+            Mode::Direct => self.direct(endpoint, Rule::Provider, None).await,
+            Mode::Proxy(own) => {
+                let proxy = own.as_ref().or(self.proxy.as_ref());
+                self.proxied(endpoint, Rule::Provider, proxy)
+            }
+            Mode::Auto => self.by_rules(endpoint).await,
+        }
+    }
+
+    async fn by_rules(&self, endpoint: &Endpoint) -> Result<Way, RoadError> {
+        let (host, port, has_proxy) = (&*endpoint.host, endpoint.port, self.proxy.is_some());
+        let mut known = None;
+        let (road, rule) = match self.rules.by_name(host, port, has_proxy) {
+            Some(choice) => choice,
+            None => {
+                known = self.glance(endpoint).await;
+                let addresses = known.as_deref().unwrap_or_default();
+                self.rules.by_addresses(host, port, addresses, has_proxy)
+            }
+        };
+        match road {
+            Road::Direct => self.direct(endpoint, rule, known).await,
+            Road::Proxy => self.proxied(endpoint, rule, self.proxy.as_ref()),
+        }
+    }
+
+    /// The road of our own, to the very addresses that it was chosen by.
+    async fn direct(
+        &self,
+        endpoint: &Endpoint,
+        rule: Rule,
+        known: Option<Answer>,
+    ) -> Result<Way, RoadError> {
+        let addresses = match known.or_else(|| endpoint.literal.clone()) {
+            Some(addresses) => addresses,
+            None => self.resolver.lookup(&endpoint.host).await?,
+        };
+        Ok(Way {
+            road: Road::Direct,
+            rule,
+            reach: Reach::Direct(addresses),
+            pool_key: endpoint.pool_key,
+        })
+    }
+
+    fn proxied(
+        &self,
+        endpoint: &Endpoint,
+        rule: Rule,
+        proxy: Option<&Arc<ProxyUrl>>,
+    ) -> Result<Way, RoadError> {
+        let proxy = proxy.ok_or_else(|| RoadError::NoProxy {
+            host: (*endpoint.host).into(),
+            rule,
+        })?;
+        Ok(Way {
+            road: Road::Proxy,
+            rule,
+            pool_key: endpoint.pool_key ^ key(&**proxy),
+            reach: Reach::Tunnel(Arc::clone(proxy), self.resolver.clone()),
+        })
+    }
+
+    async fn glance(&self, endpoint: &Endpoint) -> Option<Answer> {
+        match &endpoint.literal {
+            Some(literal) => Some(Arc::clone(literal)),
+            None => self.resolver.glance(&endpoint.host, PATIENCE).await.ok(),
+        }
+    }
+}
+
+// === impl Way ===
+
+impl Way {
+    /// Whether the endpoint is in the intranet: reached directly, and known to be near.
+    pub fn is_intranet(&self) -> bool {
+        match (&self.reach, self.rule) {
+            (Reach::Tunnel(..), _) => false,
+            (Reach::Direct(_), Rule::Direct(_) | Rule::Intranet) => true,
+            (Reach::Direct(addresses), _) => addresses.iter().all(|ip| rules::is_intranet(*ip)),
+        }
+    }
+
+    /// The proxy, where the road leads through one.
+    pub fn proxy(&self) -> Option<&ProxyUrl> {
+        match &self.reach {
+            Reach::Direct(_) => None,
+            Reach::Tunnel(proxy, _) => Some(proxy),
+        }
+    }
+
+    /// What Pingora connects to. `endpoint` is the one that the way was asked for.
+    pub fn peer(&self, endpoint: &Endpoint, limits: &Limits) -> HttpPeer {
+        // A logical address: Pingora doesn't compare 0.0.0.0 with the socket's when it reuses a
+        // connection, so the pool is by name, and any of the addresses will do.
+        let logical = SocketAddr::from(([0, 0, 0, 0], endpoint.port));
+        let is_tls = endpoint.scheme == Scheme::Https;
+        let mut peer = HttpPeer::new(logical, is_tls, endpoint.server_name.clone());
+        peer.group_key = self.pool_key;
+        peer.client_cert_key.clone_from(&endpoint.tls.client);
+        let options = &mut peer.options;
+        options.custom_l4 = Some(Arc::new(Dialler {
+            host: Arc::clone(&endpoint.host),
+            port: endpoint.port,
+            // A little less than the whole, so that the dialler's own error comes first.
+            budget: limits.connect - limits.connect / 20,
+            reach: self.reach.clone(),
+        }));
+        options.total_connection_timeout = Some(limits.connect);
+        options.read_timeout = Some(limits.first_byte.max(limits.idle));
+        options.write_timeout = Some(limits.write);
+        options.idle_timeout = Some(match self.road {
+            Road::Direct => POOL_IDLE,
+            Road::Proxy => POOL_IDLE_TUNNEL,
+        });
+        options.tcp_keepalive = Some(keepalive());
+        options.max_h2_streams = H2_STREAMS_MAX;
+        options.verify_cert = endpoint.tls.verify;
+        options.verify_hostname = endpoint.tls.verify;
+        options.ca.clone_from(&endpoint.tls.ca);
+        options.alpn = if is_tls { ALPN::H2H1 } else { ALPN::H1 };
+        peer
+    }
+}
+
+/// A peer that vanished is noticed after a minute and a half, also where nothing is sent.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive {
+        idle: Duration::from_secs(45),
+        interval: Duration::from_secs(15),
+        count: 3,
+        #[cfg(target_os = "linux")]
+        user_timeout: Duration::ZERO,
+    }
+}
+
+// === impl RoadError ===
+
+impl From<LookupError> for RoadError {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::NotFound { host } => Self::NotFound { host },
+            LookupError::Unavailable { host, reason } => Self::Dns { host, reason },
+        }
+    }
+}
+
+impl fmt::Display for RoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound { host } => write!(
+                f,
+                "{host} doesn't exist in DNS: correct the URL, or set proxy_url if only a proxy \
+                 can resolve it"
+            ),
+            Self::Dns { host, reason } => write!(
+                f,
+                "{host} can't be resolved ({reason}): see dns.servers or /etc/resolv.conf"
+            ),
+            Self::NoProxy { host, rule } => {
+                write!(
+                    f,
+                    "{host} is to be reached by proxy ({rule}): set proxy_url"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for RoadError {}
+
+impl fmt::Display for BadHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is neither a host name nor an IP address", self.0)
+    }
+}
+
+impl std::error::Error for BadHost {}
+
+#[cfg(test)]
+mod tests;

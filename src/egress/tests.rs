@@ -1,0 +1,454 @@
+//! Roads, pool keys, and connections over loopback through Pingora's own connector.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use pingora::connectors::http::Connector;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::client::HttpSession;
+use pingora::upstreams::peer::Peer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    connect: Duration::from_secs(5),
+    first_byte: Duration::from_secs(300),
+    idle: Duration::from_secs(120),
+    write: Duration::from_secs(60),
+};
+
+fn egress_with(settings: Settings) -> Egress {
+    let resolver = Resolver::new(settings.dns.clone()).expect("a resolver");
+    Egress::new(settings, resolver)
+}
+
+fn egress(proxy: Option<&str>) -> Egress {
+    egress_with(Settings {
+        proxy: proxy.map(|url| url.parse().expect("a URL")),
+        ..Settings::default()
+    })
+}
+
+fn endpoint(scheme: Scheme, host: &str, port: u16, mode: Mode) -> Endpoint {
+    Endpoint::new(scheme, host, port, mode, Tls::default()).expect("a host")
+}
+
+fn own(url: &str) -> Mode {
+    Mode::Proxy(Some(Arc::new(url.parse().expect("a URL"))))
+}
+
+#[tokio::test]
+async fn the_providers_key_comes_first_then_the_rules() {
+    let with = egress(Some("http://proxy.example:3128"));
+    let without = egress(None);
+    let chosen = async |egress: &Egress, host, mode| {
+        let way = egress.way(&endpoint(Scheme::Https, host, 443, mode)).await;
+        way.map(|way| (way.road, way.rule))
+    };
+    use Road::{Direct, Proxy};
+    for (host, mode, road, rule) in [
+        ("localhost", Mode::Auto, Direct, Rule::Intranet),
+        ("localhost", Mode::Proxy(None), Proxy, Rule::Provider),
+        ("10.0.0.1", Mode::Auto, Direct, Rule::Intranet),
+        ("[fd00::1]", Mode::Auto, Direct, Rule::Intranet),
+        ("192.0.2.1", Mode::Auto, Proxy, Rule::External),
+        ("192.0.2.1", Mode::Direct, Direct, Rule::Provider),
+        ("nowhere.invalid", Mode::Auto, Proxy, Rule::Unresolved),
+        ("nowhere.invalid", own("http://p:1"), Proxy, Rule::Provider),
+    ] {
+        let got = chosen(&with, host, mode.clone()).await;
+        assert_eq!(got, Ok((road, rule)), "{host} {mode:?}");
+    }
+    let got = chosen(&without, "192.0.2.1", Mode::Auto).await;
+    assert_eq!(got, Ok((Direct, Rule::NoProxy)));
+    let got = chosen(&without, "nowhere.invalid", Mode::Auto).await;
+    assert!(matches!(got, Err(RoadError::NotFound { .. })), "{got:?}");
+    let got = chosen(&with, "nowhere.invalid", Mode::Direct).await;
+    assert!(matches!(got, Err(RoadError::NotFound { .. })), "{got:?}");
+    let got = chosen(&without, "192.0.2.1", Mode::Proxy(None)).await;
+    assert!(matches!(got, Err(RoadError::NoProxy { .. })), "{got:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_must_be_proxied_never_goes_out_without_a_proxy() {
+    let egress = egress_with(Settings {
+        proxied: vec!["*.example".parse().expect("a pattern")],
+        ..Settings::default()
+    });
+    let endpoint = endpoint(Scheme::Https, "api.example", 443, Mode::Auto);
+    let error = egress.way(&endpoint).await.expect_err("no proxy");
+    assert!(error.to_string().contains("set proxy_url"), "{error}");
+}
+
+#[tokio::test]
+async fn with_a_proxy_a_silent_dns_server_costs_no_more_than_the_patience() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let egress = egress_with(Settings {
+        proxy: Some("http://127.0.0.1:1".parse().expect("a URL")),
+        dns: weir_dns::Config {
+            servers: vec![silent.local_addr().expect("bound")],
+            timeout: Duration::from_millis(600),
+            ..weir_dns::Config::default()
+        },
+        ..Settings::default()
+    });
+    let endpoint = endpoint(Scheme::Https, "api.example.com", 443, Mode::Auto);
+    let started = Instant::now();
+    let way = egress.way(&endpoint).await.expect("a road");
+    assert_eq!((way.road, way.rule), (Road::Proxy, Rule::Unresolved));
+    let waited = started.elapsed();
+    assert!(waited >= PATIENCE && waited < 2 * PATIENCE, "{waited:?}");
+}
+
+#[tokio::test]
+async fn connections_are_shared_only_where_everything_is_the_same() {
+    let road = async |egress: &Egress, host: &str, port, mode, tls: Tls, scheme| {
+        let endpoint = Endpoint::new(scheme, host, port, mode, tls).expect("a host");
+        let way = egress.way(&endpoint).await.expect("a road");
+        way.peer(&endpoint, &LIMITS).reuse_hash()
+    };
+    let auto = egress(Some("http://proxy.example:3128"));
+    let (https, http) = (Scheme::Https, Scheme::Http);
+    let tls = Tls::default;
+    let unverified = Tls {
+        verify: false,
+        ..tls()
+    };
+    let renamed = Tls {
+        server_name: Some("other.example".to_owned()),
+        ..tls()
+    };
+    let keys = [
+        road(&auto, "192.0.2.1", 443, Mode::Auto, tls(), https).await,
+        road(&auto, "192.0.2.1", 443, Mode::Direct, tls(), https).await,
+        road(
+            &auto,
+            "192.0.2.1",
+            443,
+            own("http://u:p@proxy.example:3128"),
+            tls(),
+            https,
+        )
+        .await,
+        road(
+            &auto,
+            "192.0.2.1",
+            443,
+            own("http://u:q@proxy.example:3128"),
+            tls(),
+            https,
+        )
+        .await,
+        road(
+            &auto,
+            "192.0.2.1",
+            443,
+            own("http://proxy.example:3129"),
+            tls(),
+            https,
+        )
+        .await,
+        road(
+            &auto,
+            "192.0.2.1",
+            443,
+            own("http://proxy2.example:3128"),
+            tls(),
+            https,
+        )
+        .await,
+        road(&auto, "192.0.2.2", 443, Mode::Auto, tls(), https).await,
+        road(&auto, "192.0.2.1", 444, Mode::Auto, tls(), https).await,
+        road(&auto, "192.0.2.1", 443, Mode::Auto, tls(), http).await,
+        road(&auto, "192.0.2.2", 443, Mode::Auto, tls(), http).await,
+        road(&auto, "192.0.2.1", 443, Mode::Auto, unverified, https).await,
+        road(&auto, "192.0.2.1", 443, Mode::Auto, renamed, https).await,
+    ];
+    for (at, key) in keys.iter().enumerate() {
+        assert_eq!(
+            keys.iter().position(|other| other == key),
+            Some(at),
+            "row {at}"
+        );
+    }
+    let again = road(
+        &auto,
+        "192.0.2.1",
+        443,
+        own("http://proxy.example:3128"),
+        tls(),
+        https,
+    );
+    assert_eq!(
+        again.await,
+        keys[0],
+        "the same proxy, named by the provider"
+    );
+}
+
+#[tokio::test]
+async fn tls_never_goes_without_a_name_to_verify() {
+    let egress = egress(None);
+    for (host, server_name, name) in [
+        ("127.0.0.1", None, "127.0.0.1"),
+        ("[::1]", None, "::1"),
+        ("LocalHost.", None, "localhost"),
+        ("localhost", Some("api.example"), "api.example"),
+    ] {
+        let tls = Tls {
+            server_name: server_name.map(str::to_owned),
+            ..Tls::default()
+        };
+        let endpoint = Endpoint::new(Scheme::Https, host, 443, Mode::Auto, tls).expect(host);
+        let way = egress.way(&endpoint).await.expect("a road");
+        let peer = way.peer(&endpoint, &LIMITS);
+        assert_eq!(peer.sni, name);
+        assert!(peer.options.verify_cert && peer.options.verify_hostname);
+    }
+    for (host, server_name) in [("", None), ("a b", None), ("a", Some("")), ("[a]b", None)] {
+        let tls = Tls {
+            server_name: server_name.map(str::to_owned),
+            ..Tls::default()
+        };
+        let made = Endpoint::new(Scheme::Https, host, 443, Mode::Auto, tls);
+        assert!(made.is_err(), "{host:?} {server_name:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_is_opened_once_and_reused_and_never_shared_with_the_direct_road() {
+    let origin = Origin::start().await;
+    let proxy = ForwardProxy::start(origin.address).await;
+    let egress = egress(Some(&format!("http://me:pw@{}", proxy.address)));
+    let port = origin.address.port();
+    // The proxy resolves the name; the direct road needs an address.
+    let tunnelled = endpoint(Scheme::Http, "models.invalid", port, Mode::Auto);
+    let other = endpoint(Scheme::Http, "others.invalid", port, Mode::Auto);
+    let forced = endpoint(Scheme::Http, "127.0.0.1", port, Mode::Proxy(None));
+    let direct = endpoint(Scheme::Http, "127.0.0.1", port, Mode::Auto);
+    let connector = Connector::new(None);
+    for (endpoint, connects, connections) in [
+        (&tunnelled, 1, 1),
+        (&tunnelled, 1, 1),
+        (&tunnelled, 1, 1),
+        (&direct, 1, 2),
+        (&direct, 1, 2),
+        (&forced, 2, 3),
+        (&tunnelled, 2, 3),
+        (&other, 3, 4),
+        (&direct, 3, 4),
+        (&forced, 3, 4),
+    ] {
+        let way = egress.way(endpoint).await.expect("a road");
+        request(&connector, &way.peer(endpoint, &LIMITS)).await;
+        let counts = (proxy.count(), origin.count());
+        assert_eq!(counts, (connects, connections), "{}", endpoint.host());
+    }
+}
+
+#[tokio::test]
+async fn explain_names_the_entry_that_decided() {
+    let egress = egress_with(Settings {
+        proxy: Some("http://me:pw@proxy.example:3128".parse().expect("a URL")),
+        direct: vec![
+            "a.example".parse().expect("a pattern"),
+            ".invalid".parse().expect("one"),
+        ],
+        ..Settings::default()
+    });
+    let text = async |host, mode| {
+        egress
+            .explain(&endpoint(Scheme::Https, host, 443, mode))
+            .await
+            .to_string()
+    };
+    assert_eq!(
+        text("192.0.2.1", Mode::Auto).await,
+        "192.0.2.1:443: proxy http://proxy.example:3128, because not all its addresses are \
+         intranet (192.0.2.1)"
+    );
+    assert_eq!(
+        text("fd00::1", Mode::Auto).await,
+        "[fd00::1]:443: direct, because all its addresses are intranet (fd00::1)"
+    );
+    let listed = egress_with(Settings {
+        proxied: vec![
+            "a.example".parse().expect("a pattern"),
+            "10.9.0.0/16".parse().expect("one"),
+        ],
+        proxy: Some("http://proxy.example:3128".parse().expect("a URL")),
+        ..Settings::default()
+    });
+    let endpoint = endpoint(Scheme::Https, "10.9.1.1", 443, Mode::Auto);
+    assert_eq!(
+        listed.explain(&endpoint).await.to_string(),
+        "10.9.1.1:443: proxy http://proxy.example:3128, because egress.proxied has 10.9.0.0/16 \
+         (10.9.1.1)"
+    );
+    let unresolved = text("x.invalid", Mode::Auto).await;
+    assert!(unresolved.starts_with("x.invalid:443: no road: x.invalid doesn't exist in DNS"));
+    let forced = text("x.invalid", Mode::Proxy(None)).await;
+    assert!(
+        forced.contains("because the provider's egress says so"),
+        "{forced}"
+    );
+}
+
+/// `cargo test --release -- --ignored --nocapture cost` prints what a road costs.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn cost_of_a_road() {
+    let egress = egress(Some("http://me:pw@proxy.example:3128"));
+    let rounds = 1_000_000_u32;
+    for (what, endpoint) in [
+        (
+            "direct by name, http",
+            endpoint(Scheme::Http, "localhost", 80, Mode::Auto),
+        ),
+        (
+            "direct by literal, https",
+            endpoint(Scheme::Https, "10.0.0.1", 443, Mode::Auto),
+        ),
+        (
+            "direct given, https",
+            endpoint(Scheme::Https, "localhost", 443, Mode::Direct),
+        ),
+        (
+            "proxy by literal, https",
+            endpoint(Scheme::Https, "192.0.2.1", 443, Mode::Auto),
+        ),
+        (
+            "proxy given, https",
+            endpoint(Scheme::Https, "a.invalid", 443, Mode::Proxy(None)),
+        ),
+    ] {
+        let started = Instant::now();
+        for _ in 0..rounds {
+            let way = egress.way(std::hint::black_box(&endpoint)).await;
+            assert!(std::hint::black_box(way).is_ok());
+        }
+        let way_cost = started.elapsed() / rounds;
+        let way = egress.way(&endpoint).await.expect("a road");
+        let started = Instant::now();
+        for _ in 0..rounds {
+            std::hint::black_box(way.peer(std::hint::black_box(&endpoint), &LIMITS));
+        }
+        println!(
+            "{what}: way {way_cost:?}, peer {:?}",
+            started.elapsed() / rounds
+        );
+    }
+}
+
+// === loopback ===
+
+async fn request(connector: &Connector, peer: &HttpPeer) {
+    let (mut session, _) = connector
+        .get_http_session(peer)
+        .await
+        .expect("a connection");
+    let mut header = RequestHeader::build("GET", b"/", None).expect("a header");
+    header.insert_header("host", "x").expect("a value");
+    session
+        .write_request_header(Box::new(header))
+        .await
+        .expect("written");
+    session.finish_request_body().await.expect("written");
+    session.read_response_header().await.expect("an answer");
+    while session
+        .read_response_body()
+        .await
+        .expect("a body")
+        .is_some()
+    {}
+    let HttpSession::H1(_) = &session else {
+        panic!("HTTP/1.1 is what the origin speaks");
+    };
+    connector
+        .release_http_session(session, peer, Some(POOL_IDLE))
+        .await;
+}
+
+/// Answers each request with two bytes and keeps the connection.
+struct Origin {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Origin {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    while head(&mut stream).await.is_some() {
+                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                        stream.write_all(answer).await.expect("written");
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            connections,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// Opens tunnels, all to the same origin, for who shows the credentials `me:pw`.
+struct ForwardProxy {
+    address: SocketAddr,
+    connects: Arc<AtomicUsize>,
+}
+
+impl ForwardProxy {
+    async fn start(origin: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let connects = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connects);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let asked = head(&mut client).await.expect("a request");
+                    assert!(asked.starts_with("CONNECT "), "{asked}");
+                    assert!(
+                        asked.contains("Proxy-Authorization: Basic bWU6cHc="),
+                        "{asked}"
+                    );
+                    let mut server = TcpStream::connect(origin).await.expect("the origin");
+                    client
+                        .write_all(b"HTTP/1.1 200 OK\r\n\r\n")
+                        .await
+                        .expect("written");
+                    drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+                });
+            }
+        });
+        Self { address, connects }
+    }
+
+    fn count(&self) -> usize {
+        self.connects.load(Ordering::SeqCst)
+    }
+}
+
+/// One head, read byte by byte; `None` where the other side has closed.
+async fn head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    String::from_utf8(head).ok()
+}

@@ -1,0 +1,114 @@
+//! One cap for all that is buffered, of all requests together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The host-wide counter of buffered bytes.
+#[derive(Clone, Debug)]
+pub struct Buffers(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    held: AtomicUsize,
+    max: AtomicUsize,
+}
+
+impl Buffers {
+    /// A counter with nothing held.
+    pub fn new(bytes_max: usize) -> Self {
+        Self(Arc::new(Shared {
+            held: AtomicUsize::new(0),
+            max: AtomicUsize::new(bytes_max),
+        }))
+    }
+
+    /// Changes the cap; what is held stays held.
+    pub fn set_max(&self, bytes_max: usize) {
+        self.0.max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// Bytes held now.
+    pub fn held(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
+    }
+
+    /// A hold of nothing, to be grown.
+    pub fn hold(&self) -> Hold {
+        Hold {
+            shared: Arc::clone(&self.0),
+            bytes: 0,
+        }
+    }
+}
+
+/// Bytes that one request holds. Dropping it gives them back.
+#[derive(Debug)]
+pub struct Hold {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+/// The cap is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Hold {
+    /// Makes the hold at least `bytes` large.
+    ///
+    /// # Errors
+    /// When the cap leaves no room; the hold stays as it was.
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), Full> {
+        let more = bytes.saturating_sub(self.bytes);
+        if more == 0 {
+            return Ok(());
+        }
+        let before = self.shared.held.fetch_add(more, Ordering::Relaxed);
+        if before.saturating_add(more) > self.shared.max.load(Ordering::Relaxed) {
+            self.shared.held.fetch_sub(more, Ordering::Relaxed);
+            return Err(Full);
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shared.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cap_is_shared_and_exact() {
+        let buffers = Buffers::new(100);
+        let mut a = buffers.hold();
+        let mut b = buffers.hold();
+        assert_eq!(a.grow_to(60), Ok(()));
+        assert_eq!(b.grow_to(40), Ok(()), "exactly at the cap");
+        assert_eq!(b.grow_to(41), Err(Full), "one past it");
+        assert_eq!(buffers.held(), 100, "a refusal holds nothing");
+        drop(a);
+        assert_eq!(b.grow_to(100), Ok(()));
+        drop(b);
+        assert_eq!(buffers.held(), 0);
+    }
+
+    #[test]
+    fn a_lowered_cap_refuses_the_next_but_keeps_what_is_held() {
+        let buffers = Buffers::new(100);
+        let mut a = buffers.hold();
+        assert_eq!(a.grow_to(80), Ok(()));
+        buffers.set_max(50);
+        assert_eq!(a.grow_to(81), Err(Full));
+        assert_eq!(buffers.held(), 80);
+    }
+}

@@ -1,0 +1,165 @@
+//! The accept loop: a task per connection, never more than the cap, ended by the shutdown signal.
+
+use super::conn::Conn;
+use super::head::{self, Bounds, Fault, Head};
+use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
+use prometheus::IntGauge;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+
+/// How long a connection may be silent between two requests.
+const KEEPALIVE: Duration = Duration::from_secs(75);
+/// After accept failed for want of descriptors or memory.
+const CALM: Duration = Duration::from_millis(100);
+
+/// Opens a listening socket.
+///
+/// # Errors
+/// Says which address could not be bound and why.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    const BACKLOG: u32 = 4096;
+    let open = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        // An address whose last owner's connections still wait for their end can be bound.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    open().map_err(|error| {
+        io::Error::new(error.kind(), format!("can't listen on {address}: {error}"))
+    })
+}
+
+/// Hands connections to an HTTP service.
+pub struct Acceptor<A> {
+    /// The service.
+    pub app: Arc<A>,
+    /// Permits are connections; the cap of all listeners together.
+    pub permits: Arc<Semaphore>,
+    /// Bounds of each request's head.
+    pub bounds: Bounds,
+    /// Open connections.
+    pub open: IntGauge,
+    /// Told of heads that were refused before the service saw them.
+    pub refused: Arc<dyn Fn(SocketAddr, Fault) + Send + Sync>,
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
+    /// Accepts until the shutdown signal.
+    pub async fn serve(self, listener: TcpListener, mut shutdown: ShutdownWatch) {
+        let acceptor = Arc::new(self);
+        loop {
+            // At the cap nothing is accepted: clients wait in the kernel's queue.
+            let next = async {
+                let permit = Arc::clone(&acceptor.permits).acquire_owned().await;
+                let accepted = listener.accept().await;
+                accepted.map(|(socket, peer)| (socket, peer, permit))
+            };
+            let accepted = tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|down| *down) => return,
+                accepted = next => accepted,
+            };
+            match accepted {
+                Ok((socket, peer, permit)) => {
+                    let acceptor = Arc::clone(&acceptor);
+                    let shutdown = shutdown.clone();
+                    let open = Open::new(&acceptor.open);
+                    tokio::spawn(async move {
+                        acceptor.connection(socket, peer, shutdown).await;
+                        drop((open, permit));
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(CALM).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(&self, socket: TcpStream, peer: SocketAddr, mut shutdown: ShutdownWatch) {
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, %peer, "nodelay could not be set");
+        }
+        let mut conn = Conn::new(socket, peer);
+        let mut kept = None;
+        let mut bounds = Bounds {
+            // A fresh connection has no reason to wait.
+            idle: self.bounds.complete,
+            ..self.bounds
+        };
+        loop {
+            let head = tokio::select! {
+                biased;
+                head = head::read(&mut conn, bounds) => head,
+                _ = shutdown.wait_for(|down| *down) => return,
+            };
+            match head {
+                Ok(Head::Http1) => {}
+                Ok(Head::Http2) => {
+                    self.app.process_new(Box::new(conn), &shutdown).await;
+                    return;
+                }
+                Ok(Head::Closed) => return,
+                Ok(Head::Refused(fault)) => {
+                    (self.refused)(peer, fault);
+                    let _ = conn.write_all(&fault.response()).await;
+                    let _ = conn.flush().await;
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, %peer, "a client's connection broke");
+                    return;
+                }
+            }
+            let mut session = ServerSession::new_http1(Box::new(conn));
+            match kept.take() {
+                None => session.set_keepalive(Some(KEEPALIVE.as_secs())),
+                Some(settings) => {
+                    let settings: pingora::apps::HttpPersistentSettings = settings;
+                    settings.apply_to_session(&mut session);
+                }
+            }
+            let Some(reused) = self.app.process_new_http(session, &shutdown).await else {
+                return;
+            };
+            let (stream, settings) = reused.consume();
+            let Ok(same) = stream.into_any().downcast::<Conn>() else {
+                tracing::error!("Pingora gave back another stream than it was given");
+                return;
+            };
+            conn = *same;
+            kept = settings;
+            bounds.idle = KEEPALIVE;
+            bounds.h2 = false;
+        }
+    }
+}
+
+/// One open connection in the gauge; a panic doesn't leave it there.
+struct Open(IntGauge);
+
+impl Open {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,347 @@
+//! A client's connection as Pingora's HTTP sessions read and write it.
+//!
+//! Pingora's own stream allocates 64 KiB to read into and takes the time of each read; an open
+//! stream that waits for the next token needs neither. This one reads straight into the caller's
+//! buffer and gathers small writes until they are flushed, so that a head and a short body, or a
+//! chunk with its frame, leave in one system call.
+
+use bytes::{Buf, BytesMut};
+use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Writes that together stay below this wait for the flush.
+const GATHER_BYTES_MAX: usize = 4096;
+/// A gathering buffer above this is given back after a flush: idle streams are many.
+const GATHER_BYTES_KEPT: usize = 1024;
+/// A connection that we end while the client still sends is read on for at most this long, so that
+/// the client sees our answer and not a reset (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 64 << 20;
+
+/// A client's TCP connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Taken only by `drop`.
+    socket: Option<TcpStream>,
+    /// Read but not yet given to the session.
+    ahead: BytesMut,
+    /// How much of `ahead` the session may have before the rest: a head without what follows it.
+    first: usize,
+    gathered: Vec<u8>,
+    digest: Arc<SocketDigest>,
+    h2: bool,
+    read_end: bool,
+}
+
+impl Conn {
+    /// Takes over an accepted socket.
+    pub fn new(socket: TcpStream, peer: SocketAddr) -> Self {
+        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+        let known = digest.peer_addr.set(Some(PingoraAddr::Inet(peer)));
+        debug_assert!(known.is_ok(), "a new digest knows nothing");
+        Self {
+            socket: Some(socket),
+            ahead: BytesMut::new(),
+            first: 0,
+            gathered: Vec::new(),
+            digest: Arc::new(digest),
+            h2: false,
+            read_end: false,
+        }
+    }
+
+    /// What was read and not yet taken.
+    pub fn ahead(&self) -> &[u8] {
+        &self.ahead
+    }
+
+    /// Reads more into [`Conn::ahead`]; `false` at the end of the stream.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn read_ahead(&mut self) -> io::Result<bool> {
+        const STEP: usize = 4096;
+        self.ahead.reserve(STEP);
+        let Some(socket) = &mut self.socket else {
+            return Ok(false);
+        };
+        let read = socket.read_buf(&mut self.ahead).await;
+        self.read_end = !matches!(read, Ok(1..));
+        Ok(read? > 0)
+    }
+
+    /// Drops the first `bytes` of what was read ahead.
+    pub fn skip(&mut self, bytes: usize) {
+        self.ahead.advance(bytes);
+    }
+
+    /// Lets the session have the first `bytes` by themselves, before all that follows.
+    pub fn give_first(&mut self, bytes: usize) {
+        self.first = bytes;
+    }
+
+    /// Makes Pingora speak HTTP/2 on this connection.
+    pub fn choose_h2(&mut self) {
+        self.h2 = true;
+    }
+
+    fn socket(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        let closed = || io::Error::from(io::ErrorKind::NotConnected);
+        self.socket.as_mut().map(Pin::new).ok_or_else(closed)
+    }
+
+    /// Writes out what was gathered, with `more` behind it; returns how much of `more` went too.
+    fn poll_write_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        more: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let gathered = std::mem::take(&mut self.gathered);
+            let written = if gathered.is_empty() {
+                self.socket()?.poll_write_vectored(cx, more)
+            } else {
+                const SLICES: usize = 8;
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                slices[0] = IoSlice::new(&gathered);
+                let count = more.len().min(SLICES - 1);
+                slices[1..=count].copy_from_slice(&more[..count]);
+                self.socket()?.poll_write_vectored(cx, &slices[..=count])
+            };
+            let before = gathered.len();
+            self.gathered = gathered;
+            let written = ready!(written)?;
+            if written == 0 && (before > 0 || more.iter().any(|slice| !slice.is_empty())) {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            if written < before {
+                self.gathered.drain(..written);
+                continue;
+            }
+            self.gathered.clear();
+            if self.gathered.capacity() > GATHER_BYTES_KEPT {
+                self.gathered = Vec::new();
+            }
+            let of_more = written - before;
+            if of_more > 0 || more.iter().all(|slice| slice.is_empty()) {
+                return Poll::Ready(Ok(of_more));
+            }
+        }
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            let before = buf.filled().len();
+            let read = ready!(self.socket()?.poll_read(cx, buf));
+            self.read_end = read.is_err() || buf.filled().len() == before;
+            return Poll::Ready(read);
+        }
+        let available = match self.first {
+            0 => self.ahead.len(),
+            first => first,
+        };
+        let count = available.min(buf.remaining());
+        buf.put_slice(&self.ahead[..count]);
+        self.ahead.advance(count);
+        self.first = self.first.saturating_sub(count);
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let more: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if self.gathered.len() + more > GATHER_BYTES_MAX {
+            return self.poll_write_out(cx, bufs);
+        }
+        for buf in bufs {
+            self.gathered.extend_from_slice(buf);
+        }
+        Poll::Ready(Ok(more))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.gathered.is_empty() {
+            ready!(self.poll_write_out(cx, &[]))?;
+        }
+        self.socket()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        self.socket()?.poll_shutdown(cx)
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        let Some(socket) = self.socket.take() else {
+            return;
+        };
+        if !self.read_end
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(tokio::time::timeout(LINGER, linger(socket)));
+        }
+    }
+}
+
+/// Ends our side and reads on until the client ends its own.
+async fn linger(mut socket: TcpStream) -> io::Result<()> {
+    socket.shutdown().await?;
+    let mut scrap = [0; 4096];
+    let mut left = LINGER_BYTES_MAX;
+    while left > 0 {
+        match socket.read(&mut scrap).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(())
+}
+
+#[async_trait::async_trait]
+impl Shutdown for Conn {
+    async fn shutdown(&mut self) {
+        if let Err(error) = AsyncWriteExt::shutdown(self).await {
+            tracing::debug!(%error, "a client's connection could not be shut down");
+        }
+    }
+}
+
+impl UniqueID for Conn {
+    fn id(&self) -> UniqueIDType {
+        self.socket.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    }
+}
+
+impl Ssl for Conn {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.h2.then_some(ALPN::H2)
+    }
+}
+
+impl GetTimingDigest for Conn {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Conn {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Conn {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.digest))
+    }
+}
+
+impl Peek for Conn {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (Conn, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (socket, peer) = accepted.unwrap();
+        (Conn::new(socket, peer), client.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_follows_the_head_is_given_only_after_it() {
+        let (mut conn, mut client) = pair().await;
+        client.write_all(b"HEADbody").await.unwrap();
+        while conn.ahead().len() < 8 {
+            assert!(conn.read_ahead().await.unwrap());
+        }
+        conn.give_first(4);
+        let mut buf = [0; 16];
+        let read = conn.read(&mut buf).await.unwrap();
+        assert_eq!(&buf[..read], b"HEAD");
+        let read = conn.read(&mut buf).await.unwrap();
+        assert_eq!(&buf[..read], b"body");
+    }
+
+    #[tokio::test]
+    async fn small_writes_wait_for_the_flush_and_order_is_kept() {
+        let (mut conn, mut client) = pair().await;
+        conn.write_all(b"small,").await.unwrap();
+        let mut nothing = [0; 1];
+        let silent = client.try_read(&mut nothing).unwrap_err();
+        assert_eq!(silent.kind(), io::ErrorKind::WouldBlock);
+        let large = vec![b'x'; 3_000_000];
+        let (sent, received) = tokio::join!(
+            async {
+                conn.write_all(&large).await?;
+                conn.write_all(b"end").await?;
+                AsyncWriteExt::shutdown(&mut conn).await
+            },
+            async {
+                let mut all = Vec::new();
+                client.read_to_end(&mut all).await.map(|_| all)
+            }
+        );
+        sent.unwrap();
+        let received = received.unwrap();
+        assert_eq!(received.len(), 6 + large.len() + 3);
+        assert!(received.starts_with(b"small,xxx") && received.ends_with(b"xend"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_still_sends_gets_the_answer_and_not_a_reset() {
+        let (mut conn, mut client) = pair().await;
+        client.write_all(&[b'u'; 100_000]).await.unwrap();
+        conn.write_all(b"413").await.unwrap();
+        conn.flush().await.unwrap();
+        drop(conn);
+        client.write_all(&[b'u'; 100_000]).await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"413");
+    }
+}

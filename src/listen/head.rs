@@ -1,0 +1,242 @@
+//! A request's head, read whole before Pingora sees it: one deadline and one size for all of it,
+//! and no bare line feeds. Pingora's own limits are 60 s between two reads and 1 MiB.
+
+use super::conn::Conn;
+use memchr::memchr;
+use std::io;
+use std::time::Duration;
+use tokio::time::timeout;
+
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Head {
+    /// A whole HTTP/1 head, ready to be parsed.
+    Http1,
+    /// The client speaks HTTP/2.
+    Http2,
+    /// The client left between requests, or stayed silent.
+    Closed,
+    /// The head can't be taken.
+    Refused(Fault),
+}
+
+/// Why a head can't be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It isn't HTTP/1: a line ends without CR (RFC 9112, section 2.2).
+    BareLineFeed,
+    /// It is larger than `limits.header_bytes`.
+    TooLarge,
+    /// It took longer than `timeouts.client_header`.
+    TooSlow,
+}
+
+/// Bounds of a head.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Until its first byte.
+    pub idle: Duration,
+    /// From its first byte to its end.
+    pub complete: Duration,
+    /// Its size.
+    pub bytes_max: usize,
+    /// HTTP/2 may be spoken.
+    pub h2: bool,
+}
+
+/// Reads until a head is complete.
+///
+/// # Errors
+/// What the socket says.
+pub async fn read(conn: &mut Conn, bounds: Bounds) -> io::Result<Head> {
+    if conn.ahead().is_empty() {
+        match timeout(bounds.idle, conn.read_ahead()).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) | Err(_) => return Ok(Head::Closed),
+            Ok(Err(error)) => return Err(error),
+        }
+    }
+    let mut scan = Scan::default();
+    if let Some(head) = scan.step(conn, bounds) {
+        return Ok(head);
+    }
+    let rest = async {
+        loop {
+            if !conn.read_ahead().await? {
+                return Ok(Head::Closed);
+            }
+            if let Some(head) = scan.step(conn, bounds) {
+                return Ok(head);
+            }
+        }
+    };
+    match timeout(bounds.complete, rest).await {
+        Ok(head) => head,
+        Err(_) => Ok(Head::Refused(Fault::TooSlow)),
+    }
+}
+
+/// How far the head was looked at.
+#[derive(Debug, Default)]
+struct Scan {
+    line: usize,
+}
+
+impl Scan {
+    fn step(&mut self, conn: &mut Conn, bounds: Bounds) -> Option<Head> {
+        // RFC 9112, section 2.2: an empty line before a request line is to be ignored.
+        while self.line == 0 && conn.ahead().starts_with(b"\r\n") {
+            conn.skip(2);
+        }
+        if bounds.h2 && conn.ahead().starts_with(b"PRI ") {
+            let known = conn.ahead().len().min(H2_PREFACE.len());
+            if conn.ahead()[..known] == H2_PREFACE[..known] {
+                return (known == H2_PREFACE.len()).then(|| {
+                    conn.choose_h2();
+                    Head::Http2
+                });
+            }
+        }
+        let ahead = conn.ahead();
+        while let Some(at) = memchr(b'\n', &ahead[self.line..]) {
+            let end = self.line + at;
+            if end == 0 || ahead[end - 1] != b'\r' {
+                return Some(Head::Refused(Fault::BareLineFeed));
+            }
+            let empty = end - 1 == self.line;
+            self.line = end + 1;
+            if empty {
+                let head = self.line;
+                if head > bounds.bytes_max {
+                    return Some(Head::Refused(Fault::TooLarge));
+                }
+                conn.give_first(head);
+                return Some(Head::Http1);
+            }
+        }
+        (ahead.len() > bounds.bytes_max).then_some(Head::Refused(Fault::TooLarge))
+    }
+}
+
+impl Fault {
+    /// Status, code and sentence of the answer.
+    pub fn answer(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Self::BareLineFeed => (
+                400,
+                "invalid_request",
+                "The request's head has a line that doesn't end in CR LF.",
+            ),
+            Self::TooLarge => (
+                431,
+                "header_too_large",
+                "The request's head is larger than this server takes.",
+            ),
+            Self::TooSlow => (
+                408,
+                "client_timeout",
+                "The request's head didn't arrive in time.",
+            ),
+        }
+    }
+
+    /// The whole answer as bytes, in OpenAI's shape; the connection ends after it.
+    pub fn response(self) -> Vec<u8> {
+        let (status, code, message) = self.answer();
+        let reason = http::StatusCode::from_u16(status)
+            .ok()
+            .and_then(|status| status.canonical_reason())
+            .unwrap_or_default();
+        let body = serde_json::json!({"error": {
+            "message": message, "type": "invalid_request_error", "param": null, "code": code,
+        }})
+        .to_string();
+        format!(
+            "HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\nx-weir-error: {code}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    const BOUNDS: Bounds = Bounds {
+        idle: Duration::from_secs(75),
+        complete: Duration::from_secs(10),
+        bytes_max: 64,
+        h2: true,
+    };
+
+    async fn pair() -> (Conn, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (socket, peer) = accepted.unwrap();
+        (Conn::new(socket, peer), client.unwrap())
+    }
+
+    async fn head_of(bytes: &[u8]) -> Head {
+        let (mut conn, mut client) = pair().await;
+        client.write_all(bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        read(&mut conn, BOUNDS).await.unwrap()
+    }
+
+    fn sized(bytes: usize) -> Vec<u8> {
+        let mut head = b"GET / HTTP/1.1\r\na: ".to_vec();
+        head.resize(bytes - 4, b'x');
+        head.extend_from_slice(b"\r\n\r\n");
+        head
+    }
+
+    #[tokio::test]
+    async fn a_head_at_the_limit_is_taken_and_one_past_it_is_refused() {
+        assert_eq!(head_of(&sized(64)).await, Head::Http1);
+        assert_eq!(head_of(&sized(65)).await, Head::Refused(Fault::TooLarge));
+        let endless = vec![b'x'; 65];
+        assert_eq!(head_of(&endless).await, Head::Refused(Fault::TooLarge));
+    }
+
+    #[tokio::test]
+    async fn bare_line_feeds_are_refused_and_leading_empty_lines_ignored() {
+        let bare = Head::Refused(Fault::BareLineFeed);
+        assert_eq!(head_of(b"GET / HTTP/1.1\n\n").await, bare);
+        assert_eq!(head_of(b"GET / HTTP/1.1\r\na: b\n\r\n").await, bare);
+        assert_eq!(head_of(b"\n\n").await, bare);
+        assert_eq!(head_of(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n").await, Head::Http1);
+    }
+
+    #[tokio::test]
+    async fn the_preface_of_http2_is_known_and_half_of_it_is_waited_for() {
+        assert_eq!(head_of(H2_PREFACE).await, Head::Http2);
+        assert_eq!(head_of(&H2_PREFACE[..20]).await, Head::Closed);
+        assert_eq!(head_of(b"PRI /x HTTP/1.1\r\n\r\n").await, Head::Http1);
+    }
+
+    #[tokio::test]
+    async fn a_head_that_trickles_is_refused_when_its_time_is_over() {
+        let (mut conn, mut client) = pair().await;
+        client.write_all(b"GET / HT").await.unwrap();
+        conn.read_ahead().await.unwrap();
+        tokio::time::pause();
+        let head = read(&mut conn, BOUNDS).await.unwrap();
+        assert_eq!(head, Head::Refused(Fault::TooSlow));
+        client.write_all(b"TP/1.1\r\n\r\n").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_silent_client_is_let_go_without_an_answer() {
+        let (mut conn, client) = pair().await;
+        tokio::time::pause();
+        assert_eq!(read(&mut conn, BOUNDS).await.unwrap(), Head::Closed);
+        drop(client);
+    }
+}

@@ -1,0 +1,11 @@
+//! Accepting clients: sockets, deadlines and caps before any HTTP is understood. Pingora's HTTP
+//! service takes over once a request's head is complete. Called by `app`.
+
+pub mod accept;
+pub mod conn;
+pub mod head;
+pub mod settings;
+
+pub use accept::{Acceptor, bind};
+pub use conn::Conn;
+pub use settings::Settings;

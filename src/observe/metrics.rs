@@ -1,0 +1,223 @@
+//! The metrics of `/metrics`.
+
+use super::access::{Record, Usage};
+use super::names;
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+/// All metrics, registered in a registry of their own.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    tokens: IntCounterVec,
+    latency: HistogramVec,
+    first_token: HistogramVec,
+    inter_token: HistogramVec,
+    upstream_errors: IntCounterVec,
+    overhead: prometheus::Histogram,
+    reloads: IntCounterVec,
+    in_flight: IntGauge,
+    buffered_bytes: IntGauge,
+    /// Open client connections; the accept loop keeps it.
+    pub connections: IntGauge,
+    /// Access log records that were lost.
+    pub access_log_dropped: IntCounter,
+}
+
+/// Gauges that are read when somebody asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Bytes held in request buffers.
+    pub buffered_bytes: usize,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let build_info = kept(&registry, IntGaugeVec::new(
+            Opts::new(names::BUILD_INFO, "Always 1; the version is a label."),
+            &["version"],
+        ));
+        build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        let reloads = counters(
+            &registry,
+            names::RELOADS,
+            "Reloads of the configuration by result.",
+            &["result"],
+        );
+        for result in ["ok", "refused"] {
+            reloads.with_label_values(&[result]).reset();
+        }
+        Self {
+            requests: counters(
+                &registry,
+                names::REQUESTS,
+                "Requests by outcome.",
+                names::REQUEST_LABELS,
+            ),
+            tokens: counters(
+                &registry,
+                names::TOKENS,
+                "Tokens by kind and by who counted them.",
+                names::TOKEN_LABELS,
+            ),
+            latency: times(
+                &registry,
+                names::LATENCY,
+                "From arrival to the answer's last byte.",
+                names::TIME_BUCKETS,
+            ),
+            first_token: times(
+                &registry,
+                names::FIRST_TOKEN,
+                "From arrival to the first byte of the answer's body.",
+                names::TIME_BUCKETS,
+            ),
+            inter_token: times(
+                &registry,
+                names::INTER_TOKEN,
+                "Mean gap between the tokens of a stream.",
+                names::GAP_BUCKETS,
+            ),
+            upstream_errors: counters(
+                &registry,
+                names::UPSTREAM_ERRORS,
+                "Failed tries at upstreams by what went wrong.",
+                names::ERROR_LABELS,
+            ),
+            overhead: kept(&registry, prometheus::Histogram::with_opts(
+                HistogramOpts::new(
+                    names::OVERHEAD,
+                    "From a request's last byte to the choice of an upstream.",
+                )
+                .buckets(names::OVERHEAD_BUCKETS.to_vec()),
+            )),
+            reloads,
+            in_flight: gauge(&registry, names::IN_FLIGHT, "Requests in flight."),
+            buffered_bytes: gauge(
+                &registry,
+                names::BUFFERED_BYTES,
+                "Bytes held in request buffers.",
+            ),
+            connections: gauge(&registry, names::CONNECTIONS, "Open client connections."),
+            access_log_dropped: kept(&registry, IntCounter::new(
+                names::ACCESS_LOG_DROPPED,
+                "Access log records that were lost.",
+            )),
+            registry,
+        }
+    }
+
+    /// Counts one request.
+    pub(super) fn request(&self, record: &Record<'_>) {
+        let mut status = itoa::Buffer::new();
+        let (team, model) = (
+            record.team.unwrap_or(names::OTHER),
+            record.model_label.unwrap_or(names::OTHER),
+        );
+        let provider = record.provider.unwrap_or(names::OTHER);
+        self.requests
+            .with_label_values(&[team, model, provider, status.format(record.status)])
+            .inc();
+        if let Some(usage) = &record.usage {
+            self.usage(usage, team, model, provider);
+        }
+        if record.provider.is_some() {
+            let labels = &[model, provider];
+            self.latency
+                .with_label_values(labels)
+                .observe(record.latency.as_secs_f64());
+            if let Some(first) = record.first_byte {
+                self.first_token
+                    .with_label_values(labels)
+                    .observe(first.as_secs_f64());
+            }
+            if let Some(gap) = record.inter_token() {
+                self.inter_token
+                    .with_label_values(labels)
+                    .observe(gap.as_secs_f64());
+            }
+        }
+        if let Some(overhead) = record.overhead {
+            self.overhead.observe(overhead.as_secs_f64());
+        }
+    }
+
+    fn usage(&self, usage: &Usage, team: &str, model: &str, provider: &str) {
+        for (kind, tokens) in [
+            ("input", usage.input),
+            ("output", usage.output),
+            ("cached", usage.cached),
+            ("reasoning", usage.reasoning),
+        ] {
+            if tokens > 0 {
+                self.tokens
+                    .with_label_values(&[team, model, provider, kind, usage.source])
+                    .inc_by(tokens);
+            }
+        }
+    }
+
+    /// Counts a failed try.
+    pub fn upstream_error(&self, provider: &str, error_type: &str) {
+        self.upstream_errors
+            .with_label_values(&[provider, error_type])
+            .inc();
+    }
+
+    /// Counts a reload.
+    pub fn reload(&self, applied: bool) {
+        let result = if applied { "ok" } else { "refused" };
+        self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self, now: Now) -> Vec<u8> {
+        self.in_flight.set(gauge_value(now.in_flight));
+        self.buffered_bytes.set(gauge_value(now.buffered_bytes));
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be written");
+        }
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn gauge_value(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    kept(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    kept(registry, IntGauge::new(name, help))
+}
+
+fn times(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> HistogramVec {
+    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    kept(registry, HistogramVec::new(options, names::TIME_LABELS))
+}
+
+fn kept<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+    let metric = metric.expect("names and labels are constants that follow Prometheus' rules");
+    registry
+        .register(Box::new(metric.clone()))
+        .expect("each metric is registered once, in a registry of its own");
+    metric
+}

@@ -1,0 +1,61 @@
+//! What weir tells of itself: metrics, the access log, the program's own log. It decides nothing.
+//! `proxy::settle` records each request once; changes outside requests use handles given at build.
+
+pub mod access;
+pub mod metrics;
+pub mod names;
+pub mod program_log;
+pub mod settings;
+pub mod sink;
+
+pub use access::Record;
+pub use metrics::Metrics;
+pub use settings::Settings;
+pub use sink::Sink;
+
+use settings::Format;
+use std::sync::Arc;
+
+/// All places where weir tells something.
+#[derive(Debug)]
+pub struct Observer {
+    /// Counters, gauges and histograms.
+    pub metrics: Metrics,
+    access: Sink,
+    format: Format,
+}
+
+impl Observer {
+    /// Opens the access log and registers the metrics.
+    ///
+    /// # Errors
+    /// When the log's file can't be opened for writing: says which and why.
+    pub fn new(settings: &Settings) -> std::io::Result<Arc<Self>> {
+        let metrics = Metrics::new();
+        let access = Sink::open(settings.file.as_ref(), metrics.access_log_dropped.clone())?;
+        Ok(Arc::new(Self {
+            metrics,
+            access,
+            format: settings.format,
+        }))
+    }
+
+    /// Tells of one request: metrics and one line in the access log.
+    pub fn request(&self, record: &Record<'_>) {
+        self.metrics.request(record);
+        self.access.write(|line| match self.format {
+            Format::Json => record.write_json(line),
+            Format::Text => record.write_text(line),
+        });
+    }
+
+    /// Opens the access log's file anew, as after a rotation by somebody else.
+    pub fn reopen(&self) {
+        self.access.reopen();
+    }
+
+    /// Returns when all that was told so far is written.
+    pub fn flush(&self) {
+        self.access.flush();
+    }
+}

@@ -1,0 +1,59 @@
+//! Every metric and every label, once. Names follow Prometheus: a unit at the end, `_total` for counters.
+//!
+//! A label's value comes from the configuration or from a closed set, never from text that a client
+//! chose: a model that no route names is [`OTHER`].
+
+/// The value of a label whose true value a client chose, or that doesn't exist.
+pub const OTHER: &str = "other";
+
+/// Requests by outcome.
+pub const REQUESTS: &str = "llm_requests_total";
+/// Tokens by kind and by who counted them.
+pub const TOKENS: &str = "llm_token_usage_total";
+/// From the request's arrival to the answer's last byte.
+pub const LATENCY: &str = "llm_request_latency_seconds";
+/// From the request's arrival to the first byte of the answer's body.
+pub const FIRST_TOKEN: &str = "llm_time_to_first_token_seconds";
+/// Mean gap between the tokens of a stream.
+pub const INTER_TOKEN: &str = "llm_inter_token_seconds";
+/// Failed tries by what went wrong.
+pub const UPSTREAM_ERRORS: &str = "llm_upstream_error_total";
+/// Requests in flight.
+pub const IN_FLIGHT: &str = "weir_in_flight";
+/// Bytes held in request buffers.
+pub const BUFFERED_BYTES: &str = "weir_buffered_bytes";
+/// Open client connections.
+pub const CONNECTIONS: &str = "weir_connections";
+/// weir's own share of a request: from its last byte to the choice of an upstream.
+pub const OVERHEAD: &str = "weir_overhead_seconds";
+/// Reloads by result.
+pub const RELOADS: &str = "weir_config_reload_total";
+/// Always 1; the version is a label.
+pub const BUILD_INFO: &str = "weir_build_info";
+/// Access log records that were lost because the log's disk didn't keep up or failed.
+pub const ACCESS_LOG_DROPPED: &str = "weir_access_log_dropped_total";
+
+/// Labels of [`REQUESTS`].
+pub const REQUEST_LABELS: &[&str] = &["team", "model", "provider", "status"];
+/// Labels of [`TOKENS`].
+pub const TOKEN_LABELS: &[&str] = &["team", "model", "provider", "kind", "source"];
+/// Labels of the histograms of a request.
+pub const TIME_LABELS: &[&str] = &["model", "provider"];
+/// Labels of [`UPSTREAM_ERRORS`].
+pub const ERROR_LABELS: &[&str] = &["provider", "error_type"];
+
+/// Bounds of [`LATENCY`] and [`FIRST_TOKEN`], seconds: OpenTelemetry's gen_ai advice, with finer
+/// steps at the low end for embeddings.
+pub const TIME_BUCKETS: &[f64] = &[
+    0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+    163.84, 327.68,
+];
+/// Bounds of [`INTER_TOKEN`], seconds.
+pub const GAP_BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5,
+];
+/// Bounds of [`OVERHEAD`], seconds.
+pub const OVERHEAD_BUCKETS: &[f64] = &[
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05,
+    0.1, 0.5,
+];

@@ -1,0 +1,202 @@
+//! Third step, once for each try: the next candidate, its road, its peer.
+
+use super::journey::Journey;
+use super::peek::Body;
+use super::refuse::Refusal;
+use super::replay::{FIRST_BYTE_LATE, IDLE, TOTAL};
+use crate::egress::{ConnectError, Road, RoadError};
+use crate::upstream::{Attempt, Choice, Outcome};
+use bytes::Bytes;
+use pingora::prelude::HttpPeer;
+use pingora::protocols::ALPN;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The current try.
+#[derive(Debug)]
+pub struct Try {
+    /// The endpoint's permit; tells it how the try ended.
+    pub attempt: Attempt,
+    /// Which candidate it is.
+    pub choice: Choice,
+    /// How it is reached.
+    pub road: Road,
+    /// It is in the intranet.
+    pub intranet: bool,
+    /// The body for this upstream, where it isn't the client's.
+    pub body: Option<Bytes>,
+    /// weir asked for usage in the client's stead.
+    pub strip_usage: bool,
+    /// Which try this is, from 1.
+    pub number: u32,
+}
+
+/// The peer of the next candidate that has a road.
+///
+/// # Errors
+/// A [`Refusal`] as the cause, when no candidate is left.
+pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
+    let snapshot = Arc::clone(&journey.snapshot);
+    let mut last = None;
+    loop {
+        let number = journey.attempt.take().map_or(0, |before| before.number) + 1;
+        let Some(plan) = journey.plan.as_mut() else {
+            return Err(Refusal::NoRoute(journey.arrival.path.clone()).into());
+        };
+        let Some(choice) = plan.candidates.get(plan.next).cloned() else {
+            let refusal = last.unwrap_or_else(|| Refusal::UpstreamFailed("no endpoint is left".into()));
+            return Err(refusal.into());
+        };
+        plan.next += 1;
+        let exit = snapshot.exit(choice.endpoint);
+        let way = match snapshot.egress.way(&exit.endpoint).await {
+            Ok(way) => way,
+            Err(error) => {
+                tell(journey, &choice, error_type_of_road(&error), &error);
+                last = Some(Refusal::from(error));
+                continue;
+            }
+        };
+        let mut peer = way.peer(&exit.endpoint, &exit.limits);
+        if plan.upgrade {
+            // Other protocols are taken over from HTTP/1.1 only.
+            peer.options.alpn = ALPN::H1;
+        }
+        let mut strip_usage = false;
+        let mut body = None;
+        if let Body::Held(held) = &plan.body {
+            let ask = plan.surface.metered().is_some()
+                && plan
+                    .body
+                    .asked()
+                    .is_some_and(|asked| asked.can_ask_usage() && !asked.include_usage);
+            body = held.edited(choice.model.as_deref(), ask);
+            strip_usage = ask;
+        }
+        plan.overhead
+            .get_or_insert_with(|| Instant::now().saturating_duration_since(plan.ready));
+        journey.attempt = Some(Try {
+            attempt: snapshot.upstreams.attempt(&choice),
+            choice,
+            road: way.road,
+            intranet: way.is_intranet(),
+            body,
+            strip_usage,
+            number,
+        });
+        return Ok(Box::new(peer));
+    }
+}
+
+/// A connection could not be made: the next candidate, if there is one.
+pub fn failed(journey: &mut Journey, mut error: Box<Error>) -> Box<Error> {
+    let left = journey
+        .plan
+        .as_ref()
+        .is_some_and(|plan| plan.next < plan.candidates.len());
+    error.set_retry(left);
+    ended(journey, Outcome::Failed);
+    if let Some(current) = &journey.attempt {
+        tell(journey, &current.choice, error_type(&error), &error);
+    }
+    error
+}
+
+/// A connection broke after it was made. Only a pooled connection that had died unnoticed, and said
+/// nothing before, gets a second chance, at the same endpoint.
+pub fn broke(
+    session: &Session,
+    journey: &mut Journey,
+    mut error: Box<Error>,
+    reused: bool,
+) -> Box<Error> {
+    let died = matches!(
+        error.etype(),
+        ErrorType::ConnectionClosed
+            | ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::H2Error
+            | ErrorType::InvalidH2
+    );
+    let from_upstream = *error.esource() == ErrorSource::Upstream;
+    let silent = session.response_written().is_none() && !journey.reply.began();
+    let mut again = false;
+    if let Some(plan) = journey.plan.as_mut() {
+        let repeatable = matches!(plan.body, Body::Held(_));
+        again = reused && died && from_upstream && silent && repeatable && !plan.second_chance;
+        if again {
+            plan.second_chance = true;
+            plan.next -= 1;
+        }
+    }
+    error.set_retry(again);
+    if from_upstream || is_late(&error) {
+        ended(journey, Outcome::Failed);
+        if let Some(current) = &journey.attempt {
+            tell(journey, &current.choice, error_type(&error), &error);
+        }
+    }
+    error
+}
+
+/// True for weir's own deadlines on an upstream's answer.
+pub fn is_late(error: &Error) -> bool {
+    [FIRST_BYTE_LATE, IDLE, TOTAL].contains(error.etype())
+        || *error.etype() == ErrorType::ReadTimedout && *error.esource() == ErrorSource::Upstream
+}
+
+fn ended(journey: &mut Journey, outcome: Outcome) {
+    if let Some(current) = journey.attempt.as_mut() {
+        current.attempt.ended(outcome);
+    }
+}
+
+/// Counts and logs a failed try.
+fn tell(journey: &Journey, choice: &Choice, kind: &'static str, error: &dyn std::fmt::Display) {
+    let endpoint = journey.snapshot.upstreams.endpoint(choice.endpoint);
+    let provider = &journey.snapshot.upstreams.provider(endpoint.provider).name;
+    journey.snapshot.observer.metrics.upstream_error(provider, kind);
+    tracing::warn!(
+        request_id = journey.arrival.request_id,
+        %provider,
+        endpoint = %endpoint.name,
+        kind,
+        %error,
+        "a try at an upstream failed"
+    );
+}
+
+fn error_type_of_road(error: &RoadError) -> &'static str {
+    match error {
+        RoadError::NotFound { .. } | RoadError::Dns { .. } => "dns",
+        RoadError::NoProxy { .. } => "no_proxy",
+    }
+}
+
+/// The `error_type` label: a closed set.
+fn error_type(error: &Error) -> &'static str {
+    if let Some(cause) = ConnectError::within(error) {
+        return cause.as_str();
+    }
+    match error.etype() {
+        ErrorType::ConnectTimedout => "connect_timeout",
+        ErrorType::ConnectRefused => "connect_refused",
+        ErrorType::ConnectNoRoute => "connect_no_route",
+        ErrorType::TLSHandshakeFailure
+        | ErrorType::TLSHandshakeTimedout
+        | ErrorType::InvalidCert
+        | ErrorType::HandshakeError => "tls",
+        ErrorType::ConnectProxyFailure => "proxy",
+        etype if *etype == FIRST_BYTE_LATE => "first_byte_timeout",
+        etype if *etype == IDLE => "idle_timeout",
+        etype if *etype == TOTAL => "total_timeout",
+        ErrorType::ReadTimedout => "first_byte_timeout",
+        ErrorType::WriteTimedout => "write_timeout",
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => "closed",
+        ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H2Error => "protocol",
+        ErrorType::ConnectError | ErrorType::SocketError | ErrorType::InternalError => "connect",
+        _ => "other",
+    }
+}

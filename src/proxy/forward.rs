@@ -1,0 +1,200 @@
+//! Fourth step: the request as the upstream gets it.
+
+use super::journey::Journey;
+use super::peek::Body;
+use super::plan::model_in_path;
+use super::refuse::Refusal;
+use crate::egress::Road;
+use crate::route::join;
+use crate::types::{HeaderEdits, Piece, Template};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Uri, header};
+use pingora::Result;
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// What a client says about where it comes from; believed from trusted proxies only.
+const FORWARDED: [&str; 6] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-real-ip",
+];
+
+/// Rewrites the head: URL, host, credentials, framing, tracing, the operator's edits. Pingora has
+/// already dropped what is hop-by-hop (RFC 9110, section 7.6.1).
+pub fn head(_session: &Session, request: &mut RequestHeader, journey: &Journey) -> Result<()> {
+    let (Some(plan), Some(current)) = (&journey.plan, &journey.attempt) else {
+        return Err(Refusal::NoRoute(journey.arrival.path.clone()).into());
+    };
+    let endpoint = current.attempt.endpoint();
+    let provider = journey.snapshot.upstreams.provider(endpoint.provider);
+    request.set_uri(url(journey, &endpoint.base.path, current.choice.model.as_deref())?);
+    request.insert_header(header::HOST, &endpoint.host_header)?;
+    if let Some(authorization) = &provider.authorization {
+        request.insert_header(header::AUTHORIZATION, authorization)?;
+        request.remove_header("x-api-key");
+        request.remove_header("api-key");
+    }
+    request.remove_header(&header::PROXY_AUTHORIZATION);
+    request.remove_header(&header::EXPECT);
+    frame(request, plan, current)?;
+    if plan.surface.metered().is_some() {
+        // A compressed answer can't be metered as it passes.
+        request.insert_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
+    }
+    origin(request, journey, current.road)?;
+    request.insert_header("x-request-id", journey.arrival.request_id.as_str())?;
+    let trace = &journey.arrival.trace;
+    let parent: u64 = rand::random::<u64>().max(1);
+    let traceparent = format!("00-{}-{parent:016x}-{:02x}", trace.id, trace.flags);
+    request.insert_header("traceparent", traceparent)?;
+    edit(request, &journey.snapshot.corridor.request_headers, journey)?;
+    edit(request, &provider.headers, journey)
+}
+
+/// Swaps the body for the one that this upstream gets.
+pub fn body(body: &mut Option<Bytes>, journey: &mut Journey) -> Result<()> {
+    let Some(plan) = journey.plan.as_mut() else {
+        return Ok(());
+    };
+    if let Body::Streamed { bytes_max, passed } = &mut plan.body {
+        *passed += body.as_ref().map_or(0, |piece| piece.len() as u64);
+        if *passed > *bytes_max as u64 && !plan.upgrade {
+            return Err(Refusal::BodyTooLarge(*bytes_max).into());
+        }
+    }
+    if let Some(edited) = journey.attempt.as_ref().and_then(|current| current.body.as_ref()) {
+        *body = Some(edited.clone());
+    }
+    Ok(())
+}
+
+/// The length of a held body is known; what streams keeps its own framing.
+fn frame(
+    request: &mut RequestHeader,
+    plan: &super::plan::Plan,
+    current: &super::connect::Try,
+) -> Result<()> {
+    let Body::Held(held) = &plan.body else {
+        return Ok(());
+    };
+    let length = match &current.body {
+        Some(edited) => {
+            request.remove_header(&header::CONTENT_ENCODING);
+            edited.len()
+        }
+        None => held.bytes.len(),
+    };
+    request.remove_header(&header::TRANSFER_ENCODING);
+    if length > 0 || request.headers.contains_key(header::CONTENT_LENGTH) {
+        request.insert_header(header::CONTENT_LENGTH, length)?;
+    }
+    Ok(())
+}
+
+fn url(journey: &Journey, base: &str, model: Option<&str>) -> Result<Uri> {
+    let arrival = &journey.arrival;
+    let path = match (model, model_in_path(&arrival.path)) {
+        (Some(model), Some(named)) => Cow::Owned(with_model(&arrival.path, named, model)),
+        _ => Cow::Borrowed(arrival.path.as_str()),
+    };
+    let joined = join(base, &path, arrival.query.as_deref());
+    Uri::from_maybe_shared(Bytes::from(joined))
+        .map_err(|_| Refusal::invalid("the path can't be part of a URL").into())
+}
+
+/// The path with another model's name in the place of the one it has.
+fn with_model(path: &str, named: &str, model: &str) -> String {
+    const KEPT: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    let at = named.as_ptr() as usize - path.as_ptr() as usize;
+    let model = percent_encoding::utf8_percent_encode(model, KEPT);
+    format!("{}{model}{}", &path[..at], &path[at + named.len()..])
+}
+
+/// Who asks: told to intranet hosts, never to the outside.
+fn origin(request: &mut RequestHeader, journey: &Journey, road: Road) -> Result<()> {
+    let chain = request
+        .headers
+        .get("x-forwarded-for")
+        .filter(|_| journey.arrival.trusted)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    for name in FORWARDED {
+        request.remove_header(name);
+    }
+    let intranet = journey
+        .attempt
+        .as_ref()
+        .is_some_and(|current| road == Road::Direct && current.intranet);
+    if let (true, Some(client)) = (intranet, journey.arrival.client) {
+        let value = chain.unwrap_or_else(|| client.to_string());
+        request.insert_header("x-forwarded-for", value)?;
+    }
+    Ok(())
+}
+
+fn edit(request: &mut RequestHeader, edits: &HeaderEdits, journey: &Journey) -> Result<()> {
+    for name in &edits.remove {
+        request.remove_header(name);
+    }
+    for (name, template) in &edits.set {
+        if let Some(value) = rendered(template, journey) {
+            request.insert_header(HeaderName::clone(name), value)?;
+        }
+    }
+    Ok(())
+}
+
+/// A header's value with its placeholders filled in. What a client chose (a model's name) and no
+/// header can carry is left out; so is a header of which nothing is left.
+pub fn rendered(template: &Template, journey: &Journey) -> Option<HeaderValue> {
+    let mut value = String::new();
+    for piece in &template.pieces {
+        match piece {
+            Piece::Text(text) => value.push_str(text),
+            Piece::RequestId => value.push_str(&journey.arrival.request_id),
+            Piece::ClientIp => {
+                if let Some(client) = journey.arrival.client {
+                    let _ = write!(value, "{client}");
+                }
+            }
+            Piece::Model => {
+                let model = journey.plan.as_ref().and_then(|plan| plan.model.as_deref());
+                let printable = model.unwrap_or_default().chars();
+                value.extend(printable.filter(|c| c.is_ascii_graphic() || *c == ' '));
+            }
+            // Nobody has a team or a key yet.
+            Piece::Team | Piece::Key => {}
+        }
+    }
+    HeaderValue::from_str(&value).ok().filter(|value| !value.is_empty())
+}
+
+/// The model that the upstream is asked for, when it isn't the client's name.
+pub fn upstream_model(journey: &Journey) -> Option<&str> {
+    journey.attempt.as_ref()?.choice.model.as_deref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_model;
+
+    #[test]
+    fn a_mapped_model_takes_its_place_in_the_path() {
+        let path = "/openai/deployments/gpt-4o/chat/completions";
+        let named = super::model_in_path(path).unwrap();
+        assert_eq!(
+            with_model(path, named, "my gpt/4o"),
+            "/openai/deployments/my%20gpt%2F4o/chat/completions"
+        );
+    }
+}

@@ -1,0 +1,264 @@
+//! Second step: may this request go on, which model does it name, and where can it go?
+
+use super::journey::Journey;
+use super::peek::{self, Body};
+use super::refuse::{self, Refusal};
+use crate::govern::Denied;
+use crate::route::{Found, NotFound};
+use crate::snapshot::Snapshot;
+use crate::tokens::meter;
+use crate::upstream::Choice;
+use http::Method;
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Where a request may go.
+#[derive(Debug)]
+pub struct Plan {
+    /// Which API its path belongs to.
+    pub surface: Surface,
+    /// The model as the client named it.
+    pub model: Option<String>,
+    /// The route's name for logs and metrics.
+    pub label: Option<Arc<str>>,
+    /// What to try, best first.
+    pub candidates: Vec<Choice>,
+    /// The next candidate's place.
+    pub next: usize,
+    /// The same candidate was given a second chance after a pooled connection had died.
+    pub second_chance: bool,
+    /// The request's body, whole or passing through.
+    pub body: Body,
+    /// It asks for another protocol (WebSocket).
+    pub upgrade: bool,
+    /// When the request's last byte (that weir waits for) was here.
+    pub ready: Instant,
+    /// weir's own share: from `ready` to the choice of an upstream.
+    pub overhead: Option<Duration>,
+}
+
+/// What happens after this step.
+pub enum Step {
+    /// The request goes to an upstream.
+    Onward,
+    /// weir has answered it.
+    Answered,
+}
+
+/// Which API a path belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/completions`
+    Completions,
+    /// `/v1/embeddings`
+    Embeddings,
+    /// `/v1/messages`: refusals are in Anthropic's shape.
+    Messages,
+    /// `/v1/models`
+    Models,
+    /// `/healthz`
+    Health,
+    /// Anything else.
+    Other,
+}
+
+/// Applies limits and rules of routing.
+///
+/// # Errors
+/// The refusal to answer with.
+pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, Refusal> {
+    let snapshot = Arc::clone(&journey.snapshot);
+    let surface = Surface::of(&journey.arrival.path);
+    if surface == Surface::Health {
+        return local(refuse::text(session, journey, "OK").await);
+    }
+    let client = journey.arrival.client;
+    let grant = snapshot.governor.admit(client, journey.arrival.started);
+    journey.grant = Some(grant.map_err(Refusal::from)?);
+    if surface == Surface::Models
+        && journey.arrival.method == Method::GET
+        && let Some(answer) = models(&snapshot, &journey.arrival.path)
+    {
+        return local(refuse::json(session, journey, answer?).await);
+    }
+    let upgrade = session.is_upgrade_req();
+    let body = peek::body(session, journey, surface).await?;
+    let ready = Instant::now();
+    let model = named_model(journey, &body, upgrade);
+    let found = snapshot
+        .routes
+        .find(&journey.arrival.path, model.as_deref())
+        .map_err(|missing| match (missing, &model) {
+            (NotFound::Model, Some(model)) => Refusal::ModelNotFound(model.clone()),
+            _ => Refusal::NoRoute(journey.arrival.path.clone()),
+        })?;
+    let label = match found {
+        Found::Model(route) => Some(Arc::clone(&snapshot.routes.models.route(route).pattern)),
+        Found::Path(..) | Found::Default(_) => None,
+    };
+    let mut plan = Plan {
+        surface,
+        label,
+        candidates: snapshot.group(found).candidates(),
+        next: 0,
+        second_chance: false,
+        body,
+        upgrade,
+        ready,
+        overhead: None,
+        model,
+    };
+    plan.body.install(session, &snapshot.corridor.timeouts);
+    journey.plan = Some(plan);
+    Ok(Step::Onward)
+}
+
+fn local(written: Result<()>) -> Result<Step, Refusal> {
+    if let Err(error) = written {
+        tracing::debug!(%error, "a client left before its answer");
+    }
+    Ok(Step::Answered)
+}
+
+/// The model that a request names: in its body, its path, or (where there is no body yet, as for a
+/// WebSocket) its query.
+fn named_model(journey: &Journey, body: &Body, upgrade: bool) -> Option<String> {
+    let arrival = &journey.arrival;
+    if let Some(model) = body.model() {
+        return Some(model.to_owned());
+    }
+    if let Some(model) = model_in_path(&arrival.path) {
+        return Some(percent_decoded(model).into_owned());
+    }
+    let query = arrival.query.as_deref().filter(|_| upgrade)?;
+    let value = query.split('&').find_map(|pair| pair.strip_prefix("model="))?;
+    Some(percent_decoded(value).into_owned())
+}
+
+/// The model that a path names, as it stands there: Azure's
+/// `/openai/deployments/{model}/…`, Gemini's `/v1beta/models/{model}:method`.
+pub fn model_in_path(path: &str) -> Option<&str> {
+    if let Some(rest) = path.strip_prefix("/openai/deployments/") {
+        let (model, _) = rest.split_once('/')?;
+        return Some(model).filter(|model| !model.is_empty());
+    }
+    let rest = path
+        .strip_prefix("/v1beta/models/")
+        .or_else(|| path.strip_prefix("/v1/models/"))?;
+    let (model, _method) = rest.rsplit_once(':')?;
+    Some(model).filter(|model| !model.is_empty())
+}
+
+fn percent_decoded(text: &str) -> Cow<'_, str> {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy()
+}
+
+/// The answer to `GET /v1/models` and `GET /v1/models/{model}`; `None` lets an upstream answer.
+fn models(snapshot: &Snapshot, path: &str) -> Option<Result<bytes::Bytes, Refusal>> {
+    let list = snapshot.model_list.as_ref()?;
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    let Some(model) = path.strip_prefix("/models/") else {
+        return Some(Ok(list.clone()));
+    };
+    let model = percent_decoded(model);
+    let known: serde_json::Value = serde_json::from_slice(list).unwrap_or_default();
+    let found = known["data"]
+        .as_array()
+        .and_then(|models| models.iter().find(|entry| entry["id"] == *model));
+    Some(match found {
+        Some(entry) => Ok(entry.to_string().into()),
+        None => Err(Refusal::ModelNotFound(model.into_owned())),
+    })
+}
+
+impl Surface {
+    /// The surface of a path, with or without `/v1`, and of Azure's deployments.
+    pub fn of(path: &str) -> Self {
+        let short = path
+            .strip_prefix("/openai/deployments/")
+            .and_then(|rest| rest.find('/').map(|slash| &rest[slash..]))
+            .or_else(|| path.strip_prefix("/v1"))
+            .unwrap_or(path);
+        match short {
+            "/chat/completions" => Self::Chat,
+            "/completions" => Self::Completions,
+            "/embeddings" => Self::Embeddings,
+            "/messages" | "/messages/count_tokens" => Self::Messages,
+            "/models" => Self::Models,
+            "/healthz" if path == "/healthz" => Self::Health,
+            _ if short.starts_with("/models/") && !short.contains(':') => Self::Models,
+            _ => Self::Other,
+        }
+    }
+
+    /// How its answers are metered; `None` where they aren't.
+    pub fn metered(self) -> Option<meter::Surface> {
+        match self {
+            Self::Chat => Some(meter::Surface::Chat),
+            Self::Completions => Some(meter::Surface::Completions),
+            Self::Embeddings => Some(meter::Surface::Embeddings),
+            Self::Messages | Self::Models | Self::Health | Self::Other => None,
+        }
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::RateLimited(wait) => Self::RateLimited(wait),
+            Denied::InFlight => Self::Overloaded("requests in flight"),
+        }
+    }
+}
+
+/// The head of an answer that weir makes by itself.
+pub(super) fn own_head(status: u16, fields: usize) -> Result<ResponseHeader> {
+    ResponseHeader::build(status, Some(fields))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_has_its_surface_with_and_without_v1() {
+        for (path, surface) in [
+            ("/v1/chat/completions", Surface::Chat),
+            ("/chat/completions", Surface::Chat),
+            ("/openai/deployments/gpt-4o/chat/completions", Surface::Chat),
+            ("/v1/completions", Surface::Completions),
+            ("/embeddings", Surface::Embeddings),
+            ("/v1/messages", Surface::Messages),
+            ("/v1/models", Surface::Models),
+            ("/v1/models/gpt-4o", Surface::Models),
+            ("/v1/models/gemini:generateContent", Surface::Other),
+            ("/healthz", Surface::Health),
+            ("/v1/healthz", Surface::Other),
+            ("/v1/chat/completions/x", Surface::Other),
+            ("/v10/completions", Surface::Other),
+        ] {
+            assert_eq!(Surface::of(path), surface, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_can_name_the_model() {
+        for (path, model) in [
+            ("/openai/deployments/gpt-4o/embeddings", Some("gpt-4o")),
+            ("/openai/deployments/gpt-4o", None),
+            ("/openai/deployments//x", None),
+            ("/v1beta/models/gemini-2.5-pro:streamGenerateContent", Some("gemini-2.5-pro")),
+            ("/v1beta/models/a:b:c", Some("a:b")),
+            ("/v1beta/models/gemini", None),
+            ("/v1/models", None),
+        ] {
+            assert_eq!(model_in_path(path), model, "{path}");
+        }
+    }
+}

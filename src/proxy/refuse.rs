@@ -1,0 +1,439 @@
+//! When weir answers instead of an upstream: which status, which code, in which shape.
+//!
+//! Rooms return errors of their own; this is the only file that knows statuses. Each refusal has
+//! two texts: one for the caller, one (with the cause) for the log.
+
+use super::connect;
+use super::journey::Journey;
+use super::plan::{Surface, own_head};
+use super::replay::{FIRST_BYTE_LATE, IDLE, TOTAL};
+use crate::dialect::multipart::FormError;
+use crate::dialect::openai::request::AskedError;
+use crate::egress::{ConnectError, RoadError};
+use crate::observe::access::End;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use pingora::proxy::{FailToProxy, Session};
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use serde_json::json;
+use std::fmt;
+use std::time::Duration;
+
+/// Why a request isn't served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The body should be JSON and isn't.
+    InvalidJson(String),
+    /// A deciding field is there twice.
+    DuplicateField(&'static str),
+    /// Something else is wrong with the request.
+    InvalidRequest(String),
+    /// No route serves this model.
+    ModelNotFound(String),
+    /// No route serves this path.
+    NoRoute(String),
+    /// The client was too slow, or left in the middle of its body.
+    ClientTimeout,
+    /// The body is larger than this many bytes.
+    BodyTooLarge(usize),
+    /// Too many requests; the next one may come after this long.
+    RateLimited(Duration),
+    /// The host has no room for this now.
+    Overloaded(&'static str),
+    /// The upstream could not be reached or broke.
+    UpstreamFailed(String),
+    /// The upstream was too slow.
+    UpstreamTimeout(&'static str),
+}
+
+/// A host that is full now may have room in this long.
+const OVERLOADED_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Refusal {
+    /// A request that is wrong in the way that `text` says.
+    pub fn invalid(text: &str) -> Self {
+        Self::InvalidRequest(text.to_owned())
+    }
+
+    /// What a client's connection that broke in its body comes to.
+    pub fn client_broke(error: &Error) -> Self {
+        match error.etype() {
+            ErrorType::ReadTimedout => Self::ClientTimeout,
+            ErrorType::ConnectionClosed | ErrorType::ReadError => Self::ClientTimeout,
+            _ => Self::InvalidRequest("the request's body is malformed".into()),
+        }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::InvalidJson(_) | Self::DuplicateField(_) | Self::InvalidRequest(_) => 400,
+            Self::ModelNotFound(_) | Self::NoRoute(_) => 404,
+            Self::ClientTimeout => 408,
+            Self::BodyTooLarge(_) => 413,
+            Self::RateLimited(_) => 429,
+            Self::UpstreamFailed(_) => 502,
+            Self::Overloaded(_) => 503,
+            Self::UpstreamTimeout(_) => 504,
+        }
+    }
+
+    /// `x-weir-error`, and `code` in the body.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidJson(_) => "invalid_json",
+            Self::DuplicateField(_) => "duplicate_field",
+            Self::InvalidRequest(_) => "invalid_request",
+            Self::ModelNotFound(_) => "model_not_found",
+            Self::NoRoute(_) => "no_route",
+            Self::ClientTimeout => "client_timeout",
+            Self::BodyTooLarge(_) => "body_too_large",
+            Self::RateLimited(_) => "rate_limited",
+            Self::UpstreamFailed(_) => "upstream_failed",
+            Self::Overloaded(_) => "overloaded",
+            Self::UpstreamTimeout(_) => "upstream_timeout",
+        }
+    }
+
+    /// OpenAI's `type`.
+    fn openai_type(&self) -> &'static str {
+        match self.status() {
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// Anthropic's `type`.
+    fn anthropic_type(&self) -> &'static str {
+        match self.status() {
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// The field that is wrong, for OpenAI's `param`.
+    fn param(&self) -> Option<&'static str> {
+        match self {
+            Self::DuplicateField(field) => Some(field),
+            Self::ModelNotFound(_) => Some("model"),
+            _ => None,
+        }
+    }
+
+    /// When to come back, rounded up so that whoever waits that long gets in.
+    fn retry_after(&self) -> Option<u64> {
+        let wait = match self {
+            Self::RateLimited(wait) => *wait,
+            Self::Overloaded(_) => OVERLOADED_RETRY_AFTER,
+            _ => return None,
+        };
+        Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
+    }
+
+    /// The body of the answer in the client's dialect.
+    fn body(&self, surface: Surface) -> Bytes {
+        let message = self.to_string();
+        let body = match surface {
+            Surface::Messages => json!({
+                "type": "error",
+                "error": {"type": self.anthropic_type(), "message": message},
+            }),
+            _ => json!({"error": {
+                "message": message,
+                "type": self.openai_type(),
+                "param": self.param(),
+                "code": self.code(),
+            }}),
+        };
+        body.to_string().into()
+    }
+}
+
+impl fmt::Display for Refusal {
+    /// The sentence for the caller.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidJson(what) => write!(f, "The request's body is not valid JSON: {what}."),
+            Self::DuplicateField(field) => write!(
+                f,
+                "The request's body has the field `{field}` more than once; send it once."
+            ),
+            Self::InvalidRequest(what) => write!(f, "The request can't be served: {what}."),
+            Self::ModelNotFound(model) => {
+                let shown: String = model.chars().take(128).collect();
+                write!(f, "The model `{shown}` does not exist here; see GET /v1/models.")
+            }
+            Self::NoRoute(path) => {
+                let shown: String = path.chars().take(128).collect();
+                write!(f, "No route serves the path `{shown}`.")
+            }
+            Self::ClientTimeout => f.write_str("The request's body didn't arrive in time."),
+            Self::BodyTooLarge(max) => {
+                write!(f, "The request's body is larger than {max} bytes.")
+            }
+            Self::RateLimited(_) => f.write_str(
+                "Too many requests from this address; wait as Retry-After says and try again.",
+            ),
+            Self::Overloaded(what) => write!(
+                f,
+                "The server is at its limit ({what}); wait as Retry-After says and try again."
+            ),
+            Self::UpstreamFailed(what) => write!(f, "The model server could not be used: {what}."),
+            Self::UpstreamTimeout(what) => write!(f, "The model server was too slow: {what}."),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Refusal> for Box<Error> {
+    fn from(refusal: Refusal) -> Self {
+        Error::because(
+            ErrorType::HTTPStatus(refusal.status()),
+            refusal.code(),
+            refusal,
+        )
+    }
+}
+
+impl From<AskedError> for Refusal {
+    fn from(error: AskedError) -> Self {
+        match error {
+            AskedError::InvalidJson { at, what } => Self::InvalidJson(format!("byte {at}: {what}")),
+            AskedError::DuplicateField(field) => Self::DuplicateField(field),
+            AskedError::NotAString(field) => {
+                Self::InvalidRequest(format!("`{field}` must be a string"))
+            }
+            AskedError::TooDeep => Self::InvalidJson("it is nested too deep".into()),
+        }
+    }
+}
+
+impl From<FormError> for Refusal {
+    fn from(error: FormError) -> Self {
+        match error {
+            FormError::Boundary => Self::invalid("the form's boundary is not a valid one"),
+            FormError::Malformed { at, what } => {
+                Self::InvalidRequest(format!("the form is malformed at byte {at}: {what}"))
+            }
+            FormError::DuplicateField(field) => Self::DuplicateField(field),
+            FormError::NotText(field) => Self::InvalidRequest(format!("`{field}` must be text")),
+        }
+    }
+}
+
+impl From<RoadError> for Refusal {
+    fn from(error: RoadError) -> Self {
+        Self::UpstreamFailed(match error {
+            RoadError::NotFound { .. } => "its name is not known".into(),
+            RoadError::Dns { .. } => "its name could not be resolved".into(),
+            RoadError::NoProxy { .. } => "it needs an egress proxy and none is configured".into(),
+        })
+    }
+}
+
+/// Answers with a refusal; Pingora's sign that the request is done.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn answer(session: &mut Session, journey: &mut Journey, refusal: Refusal) -> Result<bool> {
+    let surface = Surface::of(&journey.arrival.path);
+    let body = refusal.body(surface);
+    let mut head = own_head(refusal.status(), 8)?;
+    head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    head.insert_header("x-weir-error", refusal.code())?;
+    head.insert_header("x-request-id", journey.arrival.request_id.as_str())?;
+    if let Some(seconds) = refusal.retry_after() {
+        head.insert_header(header::RETRY_AFTER, seconds)?;
+    }
+    journey.reply.status = refusal.status();
+    journey.reply.end = Some(End::Refused(refusal.code()));
+    tracing::debug!(
+        request_id = journey.arrival.request_id,
+        code = refusal.code(),
+        %refusal,
+        "refused"
+    );
+    write(session, journey, head, body).await?;
+    Ok(true)
+}
+
+/// Answers with JSON that weir made.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn json(session: &mut Session, journey: &mut Journey, body: Bytes) -> Result<()> {
+    own(session, journey, body, "application/json").await
+}
+
+/// Answers with a word.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn text(session: &mut Session, journey: &mut Journey, word: &'static str) -> Result<()> {
+    own(session, journey, Bytes::from_static(word.as_bytes()), "text/plain").await
+}
+
+async fn own(
+    session: &mut Session,
+    journey: &mut Journey,
+    body: Bytes,
+    media: &'static str,
+) -> Result<()> {
+    let mut head = own_head(200, 4)?;
+    head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(media))?;
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    head.insert_header("x-request-id", journey.arrival.request_id.as_str())?;
+    journey.reply.status = 200;
+    journey.reply.end = Some(End::Complete);
+    write(session, journey, head, body).await
+}
+
+async fn write(
+    session: &mut Session,
+    journey: &mut Journey,
+    head: pingora::http::ResponseHeader,
+    body: Bytes,
+) -> Result<()> {
+    let head_only = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(head), head_only).await?;
+    if !head_only {
+        journey.reply.bytes_out = body.len() as u64;
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Answers for an upstream that failed: with a refusal where nothing was sent yet, with an error
+/// event where a stream had begun, with the connection's end where nothing else would be honest.
+pub async fn failed(session: &mut Session, journey: &mut Journey, error: &Error) -> FailToProxy {
+    let from_client = *error.esource() == ErrorSource::Downstream && !connect::is_late(error);
+    let own = own_refusal(error);
+    let client_left = from_client && own.is_none();
+    let mut status = 0;
+    let mut can_reuse_downstream = false;
+    if client_left {
+        journey.reply.end.get_or_insert(End::ClientClosed);
+    } else if session.response_written().is_some() {
+        journey.reply.end = Some(End::UpstreamBroke);
+        if journey.reply.stream && !journey.reply.is_complete() {
+            let event = stream_error(journey, "The upstream broke off its stream.");
+            journey.reply.bytes_out += event.len() as u64;
+            if let Err(error) = session.write_response_body(Some(event), true).await {
+                tracing::debug!(%error, "a client left before the error event");
+            }
+        }
+    } else {
+        let refusal = own.unwrap_or_else(|| from_upstream(error));
+        status = refusal.status();
+        match answer(session, journey, refusal).await {
+            Ok(_) => can_reuse_downstream = true,
+            Err(error) => tracing::debug!(%error, "a client left before its refusal"),
+        }
+    }
+    FailToProxy {
+        error_code: status,
+        can_reuse_downstream,
+    }
+}
+
+fn own_refusal(error: &Error) -> Option<Refusal> {
+    error
+        .cause
+        .as_deref()
+        .and_then(|cause| cause.downcast_ref::<Refusal>())
+        .cloned()
+}
+
+fn from_upstream(error: &Error) -> Refusal {
+    let failed = |what: &str| Refusal::UpstreamFailed(what.to_owned());
+    if let Some(cause) = ConnectError::within(error) {
+        // The caller isn't told of proxies, hosts and ports; the log is.
+        return failed(match cause {
+            ConnectError::Endpoint { .. } => "it could not be reached",
+            ConnectError::ProxyDenied { .. } => "the egress proxy doesn't allow it",
+            ConnectError::ProxyFailed { .. } => "the egress proxy could not reach it",
+            _ => "the egress proxy could not be used",
+        });
+    }
+    match error.etype() {
+        etype if *etype == FIRST_BYTE_LATE => Refusal::UpstreamTimeout("no answer in time"),
+        etype if *etype == IDLE => Refusal::UpstreamTimeout("it fell silent"),
+        etype if *etype == TOTAL => Refusal::UpstreamTimeout("the request took too long"),
+        ErrorType::ReadTimedout => Refusal::UpstreamTimeout("no answer in time"),
+        ErrorType::WriteTimedout => Refusal::UpstreamTimeout("it didn't take the request"),
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
+            failed("it didn't take a connection in time")
+        }
+        ErrorType::InvalidCert => failed("its certificate is not valid"),
+        ErrorType::TLSHandshakeFailure | ErrorType::HandshakeError => failed("TLS failed"),
+        ErrorType::ConnectRefused => failed("it refused the connection"),
+        ErrorType::ConnectNoRoute | ErrorType::ConnectError | ErrorType::SocketError => {
+            failed("it could not be reached")
+        }
+        ErrorType::ConnectProxyFailure => failed("the egress proxy refused"),
+        ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H2Error => {
+            failed("its answer is not valid HTTP")
+        }
+        _ => failed("it broke the connection"),
+    }
+}
+
+/// The event that ends a stream which broke, in the client's dialect; no `[DONE]` follows.
+pub fn stream_error(journey: &Journey, message: &str) -> Bytes {
+    let surface = journey.plan.as_ref().map_or(Surface::Other, |plan| plan.surface);
+    let event = match surface {
+        Surface::Messages => {
+            let data = json!({
+                "type": "error",
+                "error": {"type": "api_error", "message": message},
+            });
+            // The empty line before it ends an event that was cut in the middle.
+            format!("\n\nevent: error\ndata: {data}\n\n")
+        }
+        _ => {
+            let data = json!({"error": {
+                "message": message,
+                "type": "server_error",
+                "param": null,
+                "code": "upstream_failed",
+            }});
+            format!("\n\ndata: {data}\n\n")
+        }
+    };
+    event.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_as_told_gets_in() {
+        for (wait, seconds) in [(0, 1), (1, 1), (200, 1), (1000, 1), (1001, 2)] {
+            let refusal = Refusal::RateLimited(Duration::from_millis(wait));
+            assert_eq!(refusal.retry_after(), Some(seconds), "{wait} ms");
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_the_shape_of_the_clients_dialect() {
+        let refusal = Refusal::ModelNotFound("x".repeat(1000));
+        let read = |surface| -> serde_json::Value {
+            serde_json::from_slice(&refusal.body(surface)).unwrap()
+        };
+        let openai = read(Surface::Chat);
+        assert_eq!(openai["error"]["code"], "model_not_found");
+        assert_eq!(openai["error"]["param"], "model");
+        assert!(openai["error"]["message"].as_str().unwrap().len() < 200);
+        let anthropic = read(Surface::Messages);
+        assert_eq!(anthropic["type"], "error");
+        assert_eq!(anthropic["error"]["type"], "not_found_error");
+    }
+}

@@ -1,0 +1,337 @@
+//! A downstream session whose request body has been read: it gives the body again for each try at
+//! an upstream, and watches the clock while the answer is awaited.
+//!
+//! Pingora sends a body that was read in `request_filter` only from its retry buffer, which holds
+//! 64 KiB. A custom session stands in for the real one between `request_filter` and `logging` and
+//! answers with the whole body instead. Its other reason: Pingora's read timeout is one number for
+//! the first byte and for each gap, and a session is polled while neither side moves.
+
+use super::settings::Timeouts;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::HeaderMap;
+use parking_lot::Mutex;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
+use pingora::protocols::http::custom::CustomMessageWrite;
+use pingora::protocols::http::custom::server::Session as CustomSession;
+use pingora::protocols::http::{HttpTask, ServerSession};
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// The upstream was silent until its first byte was due.
+pub const FIRST_BYTE_LATE: ErrorType = ErrorType::Custom("FirstByteLate");
+/// The upstream fell silent in the middle of its answer.
+pub const IDLE: ErrorType = ErrorType::Custom("Idle");
+/// The request as a whole took too long.
+pub const TOTAL: ErrorType = ErrorType::Custom("Total");
+
+/// Where the real session waits to come back.
+#[derive(Default)]
+pub struct Slot(Arc<Mutex<Option<Box<ServerSession>>>>);
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").finish_non_exhaustive()
+    }
+}
+
+struct Replay {
+    /// Taken only by `drop`.
+    inner: Option<Box<ServerSession>>,
+    body: Bytes,
+    back: Arc<Mutex<Option<Box<ServerSession>>>>,
+    clock: Clock,
+}
+
+/// Puts a replaying session in the place of the real one. After this `set_keepalive` and the like
+/// have no effect.
+pub fn install(session: &mut Session, body: Bytes, first_byte: Timeouts) -> Slot {
+    let slot = Slot::default();
+    let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
+    let inner = std::mem::replace(&mut session.downstream_session, placeholder);
+    let replay = Replay {
+        inner: Some(inner),
+        body,
+        back: Arc::clone(&slot.0),
+        clock: Clock::new(first_byte),
+    };
+    *session.downstream_session = ServerSession::new_custom(Box::new(replay));
+    slot
+}
+
+impl Slot {
+    /// Puts the real session back, so that its connection can serve the next request.
+    pub fn restore(&self, session: &mut Session) {
+        let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
+        drop(std::mem::replace(&mut session.downstream_session, placeholder));
+        if let Some(inner) = self.0.lock().take() {
+            session.downstream_session = inner;
+        }
+    }
+}
+
+impl Replay {
+    fn inner(&self) -> &ServerSession {
+        self.inner.as_deref().expect("the inner session is taken only by drop")
+    }
+
+    fn inner_mut(&mut self) -> &mut ServerSession {
+        self.inner.as_deref_mut().expect("the inner session is taken only by drop")
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        *self.back.lock() = self.inner.take();
+    }
+}
+
+/// Deadlines of an answer. One timer that is moved only when it fires: a stream's events cost a
+/// look at the clock each, not a timer.
+struct Clock {
+    timeouts: Timeouts,
+    began: Instant,
+    /// When the current wait began: a try's start, or the last byte to the client.
+    since: Instant,
+    answering: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Clock {
+    fn new(timeouts: Timeouts) -> Self {
+        let now = Instant::now();
+        Self {
+            timeouts,
+            began: now,
+            since: now,
+            answering: false,
+            timer: None,
+        }
+    }
+
+    /// A try begins.
+    fn restart(&mut self) {
+        self.since = Instant::now();
+        self.answering = false;
+    }
+
+    /// Something went to the client.
+    fn moved(&mut self) {
+        self.since = Instant::now();
+        self.answering = true;
+    }
+
+    fn due(&self) -> (Instant, ErrorType) {
+        let (wait, late) = if self.answering {
+            (self.timeouts.idle, IDLE)
+        } else {
+            (self.timeouts.first_byte, FIRST_BYTE_LATE)
+        };
+        let due = self.since + wait;
+        let whole = self.began + self.timeouts.total;
+        if self.timeouts.total > Duration::ZERO && whole < due {
+            (whole, TOTAL)
+        } else {
+            (due, late)
+        }
+    }
+
+    /// Resolves when a deadline is over.
+    async fn over(&mut self) -> ErrorType {
+        loop {
+            let (due, late) = self.due();
+            if due <= Instant::now() {
+                return late;
+            }
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            if timer.is_elapsed() || timer.deadline() > due {
+                timer.as_mut().reset(due);
+            }
+            timer.await;
+        }
+    }
+}
+
+#[async_trait]
+impl CustomSession for Replay {
+    // What makes it a replay.
+
+    fn get_retry_buffer(&self) -> Option<Bytes> {
+        (!self.body.is_empty()).then(|| self.body.clone())
+    }
+
+    fn retry_buffer_truncated(&self) -> bool {
+        false
+    }
+
+    /// Pingora calls this once for each try, when the request's head has gone to the upstream.
+    fn enable_retry_buffering(&mut self) {
+        self.clock.restart();
+    }
+
+    fn is_body_done(&mut self) -> bool {
+        true
+    }
+
+    fn is_body_empty(&mut self) -> bool {
+        self.body.is_empty()
+    }
+
+    /// Waits for the client to leave, or for a deadline.
+    async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
+        let inner = self.inner.as_deref_mut().expect("the inner session is taken only by drop");
+        tokio::select! {
+            biased;
+            gone = inner.read_body_or_idle(true) => gone,
+            late = self.clock.over() => Error::e_explain(late, "no byte in time"),
+        }
+    }
+
+    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    async fn drain_request_body(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    // The rest is the real session's.
+
+    fn req_header(&self) -> &RequestHeader {
+        self.inner().req_header()
+    }
+
+    fn req_header_mut(&mut self) -> &mut RequestHeader {
+        self.inner_mut().req_header_mut()
+    }
+
+    async fn write_response_header(&mut self, head: Box<ResponseHeader>, _end: bool) -> Result<()> {
+        self.clock.moved();
+        self.inner_mut().write_response_header(head).await
+    }
+
+    async fn write_response_header_ref(&mut self, head: &ResponseHeader, _end: bool) -> Result<()> {
+        self.clock.moved();
+        self.inner_mut().write_response_header_ref(head).await
+    }
+
+    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        self.clock.moved();
+        self.inner_mut().write_response_body(data, end).await
+    }
+
+    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        self.inner_mut().write_response_trailers(trailers).await
+    }
+
+    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        let written = self.inner_mut().response_duplex_vec(tasks).await;
+        self.clock.moved();
+        written
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) {
+        self.inner_mut().set_read_timeout(timeout);
+    }
+
+    fn get_read_timeout(&self) -> Option<Duration> {
+        self.inner().get_read_timeout()
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
+        self.inner_mut().set_write_timeout(timeout);
+    }
+
+    fn get_write_timeout(&self) -> Option<Duration> {
+        self.inner().get_write_timeout()
+    }
+
+    fn set_total_drain_timeout(&mut self, timeout: Option<Duration>) {
+        self.inner_mut().set_total_drain_timeout(timeout);
+    }
+
+    fn get_total_drain_timeout(&self) -> Option<Duration> {
+        self.inner().get_total_drain_timeout()
+    }
+
+    fn request_summary(&self) -> String {
+        self.inner().request_summary()
+    }
+
+    fn response_written(&self) -> Option<&ResponseHeader> {
+        self.inner().response_written()
+    }
+
+    async fn shutdown(&mut self, _code: u32, _context: &str) {
+        self.inner_mut().shutdown().await;
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.inner_mut().finish_body().await
+    }
+
+    fn body_bytes_sent(&self) -> usize {
+        self.inner().body_bytes_sent()
+    }
+
+    fn body_bytes_read(&self) -> usize {
+        self.inner().body_bytes_read()
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        self.inner().digest()
+    }
+
+    fn digest_mut(&mut self) -> Option<&mut Digest> {
+        self.inner_mut().digest_mut()
+    }
+
+    fn client_addr(&self) -> Option<&SocketAddr> {
+        self.inner().client_addr()
+    }
+
+    fn server_addr(&self) -> Option<&SocketAddr> {
+        self.inner().server_addr()
+    }
+
+    fn pseudo_raw_h1_request_header(&self) -> Bytes {
+        self.inner().to_h1_raw()
+    }
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_reader(
+        &mut self,
+    ) -> Option<Box<dyn futures_core::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>>
+    {
+        None
+    }
+
+    fn restore_custom_message_reader(
+        &mut self,
+        _reader: Box<dyn futures_core::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        None
+    }
+
+    fn restore_custom_message_writer(
+        &mut self,
+        _writer: Box<dyn CustomMessageWrite>,
+    ) -> Result<()> {
+        Ok(())
+    }
+}

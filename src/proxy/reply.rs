@@ -1,0 +1,180 @@
+//! Fifth step: the answer as the client gets it, and what it tells of itself.
+
+use super::forward::{rendered, upstream_model};
+use super::journey::Journey;
+use super::refuse::stream_error;
+use crate::observe::access::End;
+use crate::tokens::meter::{Ending, Meter};
+use crate::upstream::Outcome;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, header};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use std::time::Instant;
+
+/// What the client got.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// Status that was sent.
+    pub status: u16,
+    /// The answer is a stream of events.
+    pub stream: bool,
+    /// When the first byte of its body came.
+    pub first_byte: Option<Instant>,
+    /// Body bytes for the client.
+    pub bytes_out: u64,
+    /// What was used.
+    pub meter: Option<Meter>,
+    /// How it ended, once somebody knows.
+    pub end: Option<End<'static>>,
+    /// The last byte was handed on.
+    complete: bool,
+}
+
+impl Reply {
+    /// True once an upstream's answer is being passed on.
+    pub fn began(&self) -> bool {
+        self.status != 0
+    }
+
+    /// True once the answer was handed on whole.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+}
+
+/// Headers that concern one connection only; Pingora makes the client's own.
+const HOP_BY_HOP: [HeaderName; 3] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Learns what kind of answer it is, and adds weir's headers.
+pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Journey) -> Result<()> {
+    if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS
+    {
+        return Ok(());
+    }
+    let stream = response
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| is_event_stream(value.as_bytes()));
+    journey.reply.status = response.status.as_u16();
+    journey.reply.stream = stream;
+    if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        return mark(response, journey);
+    }
+    for name in HOP_BY_HOP {
+        response.remove_header(&name);
+    }
+    let encoded = response.headers.contains_key(header::CONTENT_ENCODING);
+    let head_only = session.req_header().method == http::Method::HEAD;
+    journey.reply.meter = None;
+    if response.status.is_success()
+        && !encoded
+        && !head_only
+        && let (Some(plan), Some(current)) = (&journey.plan, &journey.attempt)
+        && let Some(surface) = plan.surface.metered()
+    {
+        let model = upstream_model(journey).or(plan.model.as_deref()).unwrap_or_default();
+        let strip = current.strip_usage && stream;
+        journey.reply.meter = Some(Meter::new(surface, model, stream, strip));
+    }
+    if stream {
+        // Its length can change (usage taken out, an error event put in).
+        response.remove_header(&header::CONTENT_LENGTH);
+        response.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
+        response.insert_header("x-accel-buffering", HeaderValue::from_static("no"))?;
+    }
+    mark(response, journey)
+}
+
+/// Passes a piece of the answer on, and meters it.
+pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) {
+    let reply = &mut journey.reply;
+    if let Some(piece) = body.as_mut().filter(|piece| !piece.is_empty()) {
+        reply.first_byte.get_or_insert_with(Instant::now);
+        if let Some(meter) = reply.meter.as_mut() {
+            *piece = meter.feed(std::mem::take(piece));
+        }
+    }
+    if end && let Some(last) = last_bytes(journey) {
+        *body = Some(match body.take() {
+            Some(piece) if !piece.is_empty() => {
+                let mut joined = BytesMut::with_capacity(piece.len() + last.len());
+                joined.extend_from_slice(&piece);
+                joined.extend_from_slice(&last);
+                joined.freeze()
+            }
+            _ => last,
+        });
+    }
+    journey.reply.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
+}
+
+/// An HTTP/2 upstream may end its answer with trailers instead of a last piece.
+pub fn ended_by_trailers(journey: &mut Journey) -> Option<Bytes> {
+    if journey.reply.complete {
+        return None;
+    }
+    let last = last_bytes(journey)?;
+    journey.reply.bytes_out += last.len() as u64;
+    Some(last)
+}
+
+/// The upstream has ended its answer in good form: what was still held, and an error event if the
+/// stream by its own account isn't over. A cut answer never looks like a whole one.
+fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
+    let reply = &mut journey.reply;
+    reply.complete = true;
+    let mut outcome = Outcome::Answered;
+    let mut last = Bytes::new();
+    let mut cut = false;
+    if let Some(meter) = reply.meter.as_mut().filter(|_| reply.stream) {
+        last = meter.end();
+        cut = meter.saw_finish() == Ending::Open;
+    }
+    if cut {
+        reply.end = Some(End::UpstreamBroke);
+        outcome = Outcome::Failed;
+        let mut joined = BytesMut::from(&last[..]);
+        joined.extend_from_slice(&stream_error(journey, "The upstream ended its stream early."));
+        last = joined.freeze();
+    }
+    if let Some(current) = journey.attempt.as_mut() {
+        current.attempt.ended(outcome);
+    }
+    Some(last).filter(|last| !last.is_empty())
+}
+
+/// weir's own headers, and the operator's edits.
+fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
+    let snapshot = &journey.snapshot;
+    response.insert_header("x-request-id", journey.arrival.request_id.as_str())?;
+    if let Some(label) = journey.plan.as_ref().and_then(|plan| plan.label.as_deref()) {
+        response.insert_header("x-weir-model", label)?;
+    }
+    if let Some(current) = &journey.attempt {
+        let provider = snapshot.upstreams.provider(current.attempt.endpoint().provider);
+        response.insert_header("x-weir-provider", &*provider.name)?;
+        let mut number = itoa::Buffer::new();
+        response.insert_header("x-weir-attempts", number.format(current.number))?;
+    }
+    for name in &snapshot.corridor.response_headers.remove {
+        response.remove_header(name);
+    }
+    for (name, template) in &snapshot.corridor.response_headers.set {
+        if let Some(value) = rendered(template, journey) {
+            response.insert_header(name.clone(), value)?;
+        }
+    }
+    Ok(())
+}
+
+/// True for `text/event-stream`, with or without parameters.
+fn is_event_stream(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|b| *b == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}

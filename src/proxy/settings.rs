@@ -1,0 +1,34 @@
+//! What the corridor itself must know: deadlines, header edits, whom to believe.
+//! Filled by `config::check`.
+
+use crate::types::HeaderEdits;
+use ipnet::IpNet;
+use std::time::Duration;
+
+/// Settings of every request.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who may say whose request it forwards (`X-Forwarded-For`, `X-Real-IP`, `X-Request-Id`).
+    pub trusted_proxies: Vec<IpNet>,
+    /// Edits of every request to an upstream.
+    pub request_headers: HeaderEdits,
+    /// Edits of every answer to a client.
+    pub response_headers: HeaderEdits,
+    /// General deadlines.
+    pub timeouts: Timeouts,
+}
+
+/// Deadlines of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// The whole request body must be here by then.
+    pub client_body: Duration,
+    /// TCP, CONNECT and TLS to an upstream together.
+    pub connect: Duration,
+    /// From the sent request to the first byte of the answer.
+    pub first_byte: Duration,
+    /// Between two bytes of an answer, and of a client that doesn't read.
+    pub idle: Duration,
+    /// The whole request; zero = no limit.
+    pub total: Duration,
+}

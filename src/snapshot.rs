@@ -1,0 +1,85 @@
+//! All that a request needs to know, immutable: one configuration, ready to be used. A request pins
+//! the snapshot that is live when it arrives and keeps it to its end, so no reload changes it midway.
+//! Built by `app`, read by `proxy` and `admin`.
+
+use crate::egress::{self, Egress};
+use crate::govern::Governor;
+use crate::observe::Observer;
+use crate::proxy::settings::Settings as Corridor;
+use crate::route::{Found, ProviderIndex, Table};
+use crate::upstream::{EndpointId, Group, Upstreams};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// One configuration.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Deadlines, header edits and whom to believe.
+    pub corridor: Corridor,
+    /// The tables of routing.
+    pub routes: Table,
+    /// Providers and endpoints.
+    pub upstreams: Upstreams,
+    /// The road to each endpoint, by [`EndpointId`].
+    pub exits: Vec<Exit>,
+    /// Whose turn it is, by `RouteIndex`.
+    pub route_groups: Vec<Group>,
+    /// Whose turn it is for requests that name no model, by `ProviderIndex`.
+    pub provider_groups: Vec<Group>,
+    /// Which road, and how it is walked.
+    pub egress: Egress,
+    /// Limits; shared by all snapshots.
+    pub governor: Arc<Governor>,
+    /// Metrics and logs; shared by all snapshots.
+    pub observer: Arc<Observer>,
+    /// The answer to `GET /v1/models`; `None` when no model has a name that can be listed.
+    pub model_list: Option<Bytes>,
+}
+
+/// An endpoint as the road sees it.
+#[derive(Debug)]
+pub struct Exit {
+    /// Where, and how it is verified.
+    pub endpoint: egress::Endpoint,
+    /// Deadlines of its connections.
+    pub limits: egress::Limits,
+}
+
+impl Snapshot {
+    /// The road to an endpoint.
+    pub fn exit(&self, id: EndpointId) -> &Exit {
+        &self.exits[id.0]
+    }
+
+    /// The group that takes turns for what routing found.
+    pub fn group(&self, found: Found) -> &Group {
+        match found {
+            Found::Model(route) => &self.route_groups[route.0],
+            Found::Path(ProviderIndex(provider), _) | Found::Default(ProviderIndex(provider)) => {
+                &self.provider_groups[provider]
+            }
+        }
+    }
+}
+
+/// The snapshot that new requests get.
+#[derive(Debug)]
+pub struct Live(ArcSwap<Snapshot>);
+
+impl Live {
+    /// Begins with `first`.
+    pub fn new(first: Snapshot) -> Self {
+        Self(ArcSwap::from_pointee(first))
+    }
+
+    /// The live snapshot, for as long as the caller wants.
+    pub fn pin(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Replaces it for requests that come from now on.
+    pub fn swap(&self, next: Snapshot) {
+        self.0.store(Arc::new(next));
+    }
+}

@@ -1,0 +1,403 @@
+//! Follows one answer on its way to the client and knows what it used.
+//!
+//! Sans-IO: the caller feeds what the upstream sends and passes on what comes back. The result does
+//! not depend on how the bytes were cut. At most one event is held, and nothing of a JSON body.
+//! Where the upstream reports usage that is the truth; else what was delivered can be counted.
+//! Prompts are not the meter's business. Called by the proxy's reply step, one meter an attempt.
+//!
+//! ```text
+//! feed ─ events ─┬ of the known shape ──────────── text ─┐
+//!      │         └ else framer → reader ─ usage, end, ───┼─ tally (counts only when asked)
+//!      └ body ──── reader ──────────────── text ─────────┘
+//! ```
+
+mod outlet;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+use bytes::{Bytes, BytesMut};
+
+use self::outlet::Outlet;
+use self::tally::Tally;
+use crate::dialect::openai::answer::{Choices, Facts, Field, Reader};
+use crate::dialect::openai::shape::Shape;
+use crate::dialect::openai::usage::Reported;
+use crate::dialect::sse::{self, Framer, Line};
+use crate::tokens::count::{self, Family};
+
+/// What a request used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt, those from a cache included.
+    pub input: Option<u64>,
+    /// Tokens of the answer, reasoning included.
+    pub output: Option<u64>,
+    /// Tokens of the prompt that came from a cache.
+    pub cached: Option<u64>,
+    /// Tokens of the prompt that were written to a cache.
+    pub cache_write: Option<u64>,
+    /// Tokens of the answer that were reasoning.
+    pub reasoning: Option<u64>,
+    /// Who says so.
+    pub source: Source,
+}
+
+/// Where the numbers of a [`Usage`] come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The upstream reported them.
+    Upstream,
+    /// Counted with the model's own vocabulary.
+    Counted,
+    /// Counted with the nearest vocabulary.
+    Estimated,
+}
+
+/// What the client's path asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surface {
+    Chat,
+    Completions,
+    Embeddings,
+    /// Anything else: reported usage is seen, text is not counted.
+    Other,
+}
+
+/// How far an answer has come by its own account; whether the connection broke is not known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing says that it is complete: a stream that ends now may have been cut.
+    Open,
+    /// Each choice has its finish reason, or the JSON body is closed.
+    Finished,
+    /// `[DONE]` was seen.
+    Done,
+    /// The upstream reported an error inside the answer; more need not come.
+    Error,
+}
+
+/// See the module. Dropping it at any time is right.
+#[derive(Debug)]
+pub struct Meter {
+    surface: Surface,
+    /// A stream of events, not a JSON body.
+    events: bool,
+    strip: bool,
+    model: Box<str>,
+    family: Option<Family>,
+    framer: Framer,
+    reader: Reader,
+    shape: Shape,
+    tally: Tally,
+    /// The beginning of an event, as far as it came.
+    held: Vec<u8>,
+    /// The event at hand is too long to be held and passes unread.
+    blind: bool,
+    /// Where edited bytes are put together.
+    edited: BytesMut,
+    reported: Option<Reported>,
+    done: bool,
+    error: bool,
+    said: bool,
+}
+
+/// Longer events pass unread.
+pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Escaped text that waits uncounted; in a stream the counters hold some KiB more.
+const STREAM_WAITING_BYTES_MAX: usize = 1024;
+/// A body's answer is there at once and its usage near the end, so it waits for that.
+const BODY_WAITING_BYTES_MAX: usize = 64 * 1024;
+/// The room for held events that a meter keeps between events.
+const HELD_BYTES_KEPT_MAX: usize = 2048;
+
+/// What becomes of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    Drop,
+    /// These places go, the rest stays.
+    Cut([Option<(usize, usize)>; 2]),
+}
+
+// === impl Meter ===
+
+impl Meter {
+    /// A meter for the answer of `model` (the name that the upstream knows). `sse`: the answer is
+    /// `text/event-stream`. `strip_usage`: usage was asked for in the client's stead, so that it
+    /// is taken out of a stream again.
+    pub fn new(surface: Surface, model: &str, sse: bool, strip_usage: bool) -> Meter {
+        let room = if sse {
+            STREAM_WAITING_BYTES_MAX
+        } else {
+            BODY_WAITING_BYTES_MAX
+        };
+        Meter {
+            surface,
+            events: sse,
+            strip: strip_usage && sse,
+            model: model.into(),
+            family: None,
+            framer: Framer::default(),
+            reader: if sse {
+                Reader::of_events()
+            } else {
+                Reader::of_body()
+            },
+            shape: Shape::default(),
+            tally: Tally::new(room),
+            held: Vec::new(),
+            blind: false,
+            edited: BytesMut::new(),
+            reported: None,
+            done: false,
+            error: false,
+            said: false,
+        }
+    }
+
+    /// Takes the next bytes from the upstream and gives what may go to the client now: the same
+    /// bytes, uncopied, unless usage is stripped. Only then is the beginning of an event held.
+    pub fn feed(&mut self, chunk: Bytes) -> Bytes {
+        if !self.events {
+            self.body(&chunk);
+            return chunk;
+        }
+        let mut edited = std::mem::take(&mut self.edited);
+        let mut outlet = Outlet::new(&chunk, self.held.len(), self.strip, &mut edited);
+        let mut at = 0;
+        if self.blind || !self.held.is_empty() {
+            at = self.resume(&chunk, &mut outlet);
+        }
+        while at < chunk.len() {
+            let rest = &chunk[at..];
+            let (end, fate) = match self.known(rest) {
+                Some(known) => known,
+                None => match self.framer.next(rest) {
+                    Some(end) => (end, self.event(&rest[..end])),
+                    None => {
+                        self.hold(rest, at, &mut outlet);
+                        break;
+                    }
+                },
+            };
+            outlet.keep_of(at, at + end, fate);
+            at += end;
+        }
+        let out = outlet.finish();
+        self.edited = edited;
+        out
+    }
+
+    /// The upstream ended cleanly: what was still held for the client.
+    pub fn end(&mut self) -> Bytes {
+        let held = std::mem::take(&mut self.held);
+        if held.is_empty() {
+            return Bytes::new();
+        }
+        let fate = self.event(&held);
+        let nothing = Bytes::new();
+        let mut outlet = Outlet::new(&nothing, held.len(), self.strip, &mut self.edited);
+        outlet.add(&held, fate);
+        outlet.finish()
+    }
+
+    /// How far the answer has come by its own account.
+    pub fn saw_finish(&self) -> Ending {
+        match () {
+            () if self.error => Ending::Error,
+            () if self.done => Ending::Done,
+            () if self.events && self.reader.all_finished() => Ending::Finished,
+            () if !self.events && self.reader.facts().closed => Ending::Finished,
+            () => Ending::Open,
+        }
+    }
+
+    /// What the upstream has reported so far, if anything. In a stream the last report counts.
+    pub fn usage(&self) -> Option<Usage> {
+        self.reported
+            .map(|reported| usage(reported, Source::Upstream))
+    }
+
+    /// The tokens of the text that was delivered, as if the answer ended here. Counts what waits;
+    /// the first call may have to wait for the vocabulary. Half of a surrogate pair that still
+    /// misses the other is U+FFFD, for good.
+    pub fn delivered(&mut self) -> u64 {
+        let family = family(&mut self.family, &self.model);
+        self.tally.total(family.encoding)
+    }
+
+    /// The usage to settle with, when nothing more comes: the upstream's report, else counts of
+    /// what was delivered and of the prompt (`prompt` is asked only where it is needed).
+    pub fn settle(&mut self, prompt: impl FnOnce() -> u64) -> Usage {
+        let reported = self.reported.unwrap_or_default();
+        if reported.input.is_some() && reported.output.is_some() {
+            return usage(reported, Source::Upstream);
+        }
+        let source = match family(&mut self.family, &self.model).exact {
+            true => Source::Counted,
+            false => Source::Estimated,
+        };
+        let input = reported.input.unwrap_or_else(prompt);
+        let output = reported.output.unwrap_or_else(|| self.delivered());
+        usage(
+            Reported {
+                input: Some(input),
+                output: Some(output),
+                ..reported
+            },
+            source,
+        )
+    }
+
+    /// Whether any text has been delivered.
+    pub fn first_token_seen(&self) -> bool {
+        self.said
+    }
+
+    /// Goes on with the event that was begun; gives where the next one begins.
+    fn resume(&mut self, chunk: &Bytes, outlet: &mut Outlet<'_>) -> usize {
+        let end = self.framer.next(chunk);
+        let piece = &chunk[..end.unwrap_or(chunk.len())];
+        if self.blind {
+            outlet.keep(0, piece.len());
+            self.blind = end.is_none();
+            return piece.len();
+        }
+        self.hold(piece, 0, outlet);
+        if end.is_some() {
+            // Whole now, unless it has just become too long.
+            if !std::mem::take(&mut self.blind) {
+                let mut held = std::mem::take(&mut self.held);
+                let fate = match self.known(&held) {
+                    Some((_, fate)) => fate,
+                    None => self.event(&held),
+                };
+                outlet.add(&held, fate);
+                held.clear();
+                held.shrink_to(HELD_BYTES_KEPT_MAX);
+                self.held = held;
+            }
+        }
+        piece.len()
+    }
+
+    /// Keeps a piece of an event, which stands at `at` in the chunk, until the rest comes.
+    fn hold(&mut self, piece: &[u8], at: usize, outlet: &mut Outlet<'_>) {
+        if self.held.len() + piece.len() > EVENT_BYTES_MAX {
+            outlet.add(&std::mem::take(&mut self.held), Fate::Keep);
+            outlet.keep(at, at + piece.len());
+            self.blind = true;
+            return;
+        }
+        self.held.extend_from_slice(piece);
+    }
+
+    /// Takes an event of the known shape from the beginning of `bytes`; gives its length.
+    fn known(&mut self, bytes: &[u8]) -> Option<(usize, Fate)> {
+        let fit = self.shape.fit(bytes)?;
+        self.say(fit.choice, fit.field, &bytes[fit.text]);
+        let fate = match fit.usage_at.filter(|_| self.strip) {
+            None => Fate::Keep,
+            cut => Fate::Cut([cut, None]),
+        };
+        Some((fit.len, fate))
+    }
+
+    /// Reads a whole event.
+    fn event(&mut self, event: &[u8]) -> Fate {
+        self.reader.begin();
+        let mut lines = 0;
+        for line in sse::lines(event) {
+            match line {
+                Line::Event(name) => self.error |= name == b"error",
+                Line::Data(_, b"[DONE]") => self.done = true,
+                Line::Data(at, content) => {
+                    if lines > 0 {
+                        self.reader.push(at, b"\n");
+                    }
+                    self.reader.push(at, content);
+                    lines += 1;
+                }
+            }
+        }
+        if lines == 0 {
+            return Fate::Keep;
+        }
+        self.heed(event);
+        self.shape.learn(event, &self.reader);
+        if self.strip {
+            fate(self.reader.facts())
+        } else {
+            Fate::Keep
+        }
+    }
+
+    /// Reads a piece of a JSON body.
+    fn body(&mut self, piece: &[u8]) {
+        if !self.reader.facts().closed {
+            self.reader.push(0, piece);
+            self.heed(piece);
+        }
+    }
+
+    /// Takes over what the reader found in `bytes`.
+    fn heed(&mut self, bytes: &[u8]) {
+        let facts = self.reader.facts();
+        self.error |= facts.error;
+        if let Some(later) = facts.reported {
+            self.reported = Some(self.reported.unwrap_or_default().updated(later));
+        }
+        for text in 0..facts.texts.len() {
+            let text = self.reader.facts().texts[text].clone();
+            self.say(text.choice, text.field, &bytes[text.at]);
+        }
+    }
+
+    fn say(&mut self, choice: u32, field: Field, raw: &[u8]) {
+        if raw.is_empty() || !matches!(self.surface, Surface::Chat | Surface::Completions) {
+            return;
+        }
+        self.said = true;
+        let (known, model) = (&mut self.family, &self.model);
+        self.tally
+            .add(choice, field, raw, || family(known, model).encoding);
+    }
+}
+
+/// The family of `model`, looked up once, and only when something is counted.
+fn family(known: &mut Option<Family>, model: &str) -> Family {
+    *known.get_or_insert_with(|| count::family(model))
+}
+
+fn usage(reported: Reported, source: Source) -> Usage {
+    let Reported {
+        input,
+        output,
+        cached,
+        cache_write,
+        reasoning,
+    } = reported;
+    Usage {
+        input,
+        output,
+        cached,
+        cache_write,
+        reasoning,
+        source,
+    }
+}
+
+/// What becomes of an event whose usage the client didn't ask for.
+fn fate(facts: &Facts) -> Fate {
+    if facts.usage_at[0].is_none() {
+        return Fate::Keep;
+    }
+    let separate = facts.usage_given && facts.choices != Choices::Some && !facts.error;
+    if separate {
+        Fate::Drop
+    } else {
+        Fate::Cut(facts.usage_at)
+    }
+}

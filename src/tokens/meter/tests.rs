@@ -1,0 +1,293 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::tokens::count::{Encoding, count};
+
+fn chunk(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn chat(strip: bool) -> Meter {
+    Meter::new(Surface::Chat, "gpt-4o", true, strip)
+}
+
+fn said(choice: u32, content: &str) -> String {
+    format!(
+        "data: {{\"choices\":[{{\"index\":{choice},\"delta\":{{\"content\":\"{content}\"}},\
+         \"finish_reason\":null}}],\"usage\":null}}\n\n"
+    )
+}
+
+fn tokens(text: &str) -> u64 {
+    count(Encoding::O200k, text)
+}
+
+#[test]
+fn the_beginning_of_an_event_is_held_only_when_usage_is_stripped() {
+    let event = said(0, "Hi");
+    let (left, right) = event.split_at(30);
+    let mut open = chat(false);
+    assert_eq!(open.feed(chunk(left)), left);
+    assert_eq!(open.feed(chunk(right)), right);
+    let mut strict = chat(true);
+    assert_eq!(strict.feed(chunk(left)), "");
+    assert_eq!(
+        strict.feed(chunk(right)),
+        event.replace(",\"usage\":null", "")
+    );
+}
+
+#[test]
+fn what_is_held_when_the_upstream_ends_still_goes_out() {
+    let mut meter = chat(true);
+    assert_eq!(meter.feed(chunk(": bye")), "");
+    assert_eq!(meter.end(), ": bye");
+    assert_eq!(meter.end(), "");
+}
+
+#[test]
+fn an_event_is_complete_for_its_client_before_the_next_one_comes() {
+    let mut meter = chat(true);
+    for content in ["a", "b"] {
+        let event = said(0, content);
+        assert_eq!(
+            meter.feed(chunk(&event)),
+            event.replace(",\"usage\":null", "")
+        );
+    }
+}
+
+#[test]
+fn an_event_at_the_cap_is_read_and_one_past_it_passes_unread() {
+    let tail = "\"}}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\n";
+    let head = "data: {\"choices\":[{\"delta\":{\"content\":\"";
+    for (more, read) in [(0, true), (1, false)] {
+        let len = EVENT_BYTES_MAX - head.len() - tail.len() + more;
+        let event = format!("{head}{}{tail}", "x ".repeat(len / 2 + 1).split_at(len).0);
+        let mut meter = chat(true);
+        let mut out = Vec::new();
+        for piece in event.as_bytes().chunks(65_536) {
+            out.extend_from_slice(&meter.feed(Bytes::copy_from_slice(piece)));
+        }
+        assert_eq!(meter.usage().is_some(), read, "{more} past the cap");
+        assert_eq!(out == event.as_bytes(), !read, "{more} past the cap");
+        assert!(meter.held.capacity() <= HELD_BYTES_KEPT_MAX);
+        let next = said(0, "on");
+        assert_eq!(
+            meter.feed(chunk(&next)),
+            next.replace(",\"usage\":null", "")
+        );
+    }
+}
+
+#[test]
+fn a_cut_stream_is_told_from_a_whole_one() {
+    let finish = |choice: u32| {
+        format!("data: {{\"choices\":[{{\"finish_reason\":\"stop\",\"index\":{choice}}}]}}\n\n")
+    };
+    let mut meter = chat(false);
+    let mut after = |text: &str| {
+        meter.feed(chunk(text));
+        meter.saw_finish()
+    };
+    assert_eq!(after(": hi\n\n"), Ending::Open);
+    assert_eq!(after(&said(0, "a")), Ending::Open);
+    assert_eq!(after(&said(1, "b")), Ending::Open);
+    assert_eq!(after(&finish(1)), Ending::Open);
+    assert_eq!(after(&finish(0)), Ending::Finished);
+    assert_eq!(after("data: [DO"), Ending::Finished);
+    assert_eq!(after("NE]\n\n"), Ending::Done);
+    assert_eq!(after("data: {\"error\":\"late\"}\n\n"), Ending::Error);
+    let mut body = Meter::new(Surface::Chat, "gpt-4o", false, false);
+    body.feed(chunk("{\"choices\":[]"));
+    assert_eq!(body.saw_finish(), Ending::Open);
+    body.feed(chunk("}"));
+    assert_eq!(body.saw_finish(), Ending::Finished);
+}
+
+#[test]
+fn each_choice_and_field_is_counted_by_itself() {
+    let mut meter = chat(false);
+    for (choice, content) in [
+        (0, "un"),
+        (1, "in"),
+        (0, "believ"),
+        (1, "cred"),
+        (0, "able"),
+    ] {
+        meter.feed(chunk(&said(choice, content)));
+    }
+    assert!(meter.first_token_seen());
+    assert_eq!(meter.delivered(), tokens("unbelievable") + tokens("incred"));
+}
+
+#[test]
+fn half_of_a_surrogate_pair_at_the_end_counts_as_a_replacement_character() {
+    let mut meter = chat(false);
+    meter.feed(chunk(&said(0, "Hi \\ud83d")));
+    assert_eq!(meter.delivered(), tokens("Hi \u{fffd}"));
+}
+
+#[test]
+fn the_same_reasoning_under_two_names_counts_once() {
+    let mut meter = chat(false);
+    let delta = "data: {\"choices\":[{\"delta\":{\"reasoning\":\"So it is\",\
+                 \"reasoning_content\":\"So it is\"}}]}\n\n";
+    meter.feed(chunk(delta));
+    assert_eq!(meter.delivered(), tokens("So it is"));
+}
+
+#[test]
+fn long_texts_count_as_the_whole_text_would() {
+    let words = [
+        "water",
+        " über",
+        " \\n",
+        "漢字",
+        " 12345",
+        "\\ud83c\\udf0a",
+        " the",
+        "'s",
+    ];
+    let plain = [
+        "water", " über", " \n", "漢字", " 12345", "🌊", " the", "'s",
+    ];
+    let mut meter = chat(false);
+    let mut text = String::new();
+    for turn in 0..5000 {
+        let word = turn * 7 % 11 % words.len();
+        meter.feed(chunk(&said(0, words[word])));
+        text.push_str(plain[word]);
+    }
+    assert_eq!(meter.delivered(), tokens(&text));
+    assert!(
+        meter.tally.bytes() <= 2 * STREAM_WAITING_BYTES_MAX,
+        "text is not kept"
+    );
+}
+
+#[test]
+fn the_report_settles_and_counts_fill_what_it_leaves_out() {
+    let mut meter = chat(false);
+    meter.feed(chunk(&said(0, "Hello there")));
+    let counted = meter.settle(|| 7);
+    assert_eq!(
+        (counted.input, counted.output),
+        (Some(7), Some(tokens("Hello there")))
+    );
+    assert_eq!(counted.source, Source::Counted);
+    meter.feed(chunk(
+        "data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":9}}\n\n",
+    ));
+    let reported = meter.settle(|| unreachable!("nothing to count"));
+    assert_eq!((reported.input, reported.output), (Some(5), Some(9)));
+    assert_eq!(reported.source, Source::Upstream);
+    let mut other = Meter::new(Surface::Chat, "qwen-plus", true, false);
+    other.feed(chunk(&said(0, "Hello")));
+    assert_eq!(other.settle(|| 1).source, Source::Estimated);
+}
+
+#[test]
+fn half_a_report_is_none() {
+    let mut body = Meter::new(Surface::Chat, "gpt-4o", false, false);
+    body.feed(chunk(
+        "{\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":12",
+    ));
+    assert_eq!(body.usage(), None);
+    body.feed(chunk("3}"));
+    assert_eq!(body.usage().and_then(|usage| usage.output), Some(123));
+}
+
+#[test]
+fn a_later_empty_report_takes_nothing_back() {
+    let mut meter = chat(false);
+    meter.feed(chunk(
+        "data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":9}}\n\n",
+    ));
+    meter.feed(chunk("data: {\"usage\":null}\n\ndata: {\"usage\":{}}\n\n"));
+    assert_eq!(meter.usage().and_then(|usage| usage.output), Some(9));
+}
+
+#[test]
+fn bytes_that_are_no_json_pass_and_say_nothing() {
+    for junk in [
+        "<html>}}]]\"",
+        "data: {\"choices\":[{]}\n\ndata: ]\n\ndata: \\\n\n",
+        "{{{{",
+        "\0",
+    ] {
+        for sse in [false, true] {
+            let mut meter = Meter::new(Surface::Chat, "gpt-4o", sse, false);
+            let bytes = chunk(&junk.repeat(50));
+            assert_eq!(meter.feed(bytes.clone()), bytes);
+            assert_eq!((meter.usage(), meter.delivered()), (None, 0), "{junk}");
+        }
+    }
+}
+
+#[test]
+fn a_quiet_stream_costs_little_memory() {
+    assert!(
+        std::mem::size_of::<Meter>() <= 1024,
+        "{}",
+        std::mem::size_of::<Meter>()
+    );
+    let mut meter = chat(true);
+    for _ in 0..1000 {
+        meter.feed(chunk(": ping\n\n"));
+    }
+    assert_eq!(
+        (
+            meter.held.capacity(),
+            meter.edited.capacity(),
+            meter.tally.bytes()
+        ),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn an_event_that_fits_a_shape_says_what_reading_it_would_say() {
+    let events = [
+        said(0, "Hi"),
+        said(0, " \\ud83d"),
+        said(1, "").replace("null}],", "\"stop\"}],"),
+        said(0, "a").replace("}\n\n", ",\"p\":\"xy\"}\n\n"),
+        "data: {\"choices\":[{\"text\":\"a\"}],\"usage\":{\"prompt_tokens\":1}}\n\n".to_owned(),
+    ];
+    let mut fitted = 0;
+    for event in &events {
+        for at in 0..event.len() {
+            for byte in b"\"\\{}[],:\n\rx1\xff" {
+                let mut changed = event.as_bytes().to_vec();
+                changed[at] = *byte;
+                for strip in [false, true] {
+                    let stream = [event.as_bytes(), &changed, event.as_bytes()];
+                    let run = |forget: bool| {
+                        let mut meter = chat(strip);
+                        let mut out = Vec::new();
+                        for piece in stream {
+                            if forget {
+                                meter.shape = Shape::default();
+                            }
+                            out.extend_from_slice(&meter.feed(Bytes::copy_from_slice(piece)));
+                        }
+                        out.extend_from_slice(&meter.end());
+                        let facts = (meter.usage(), meter.saw_finish(), meter.delivered());
+                        (out, facts)
+                    };
+                    assert_eq!(
+                        run(false),
+                        run(true),
+                        "{}",
+                        String::from_utf8_lossy(&changed)
+                    );
+                    let mut meter = chat(strip);
+                    meter.feed(chunk(event));
+                    fitted += usize::from(meter.shape.fit(&changed).is_some());
+                }
+            }
+        }
+    }
+    assert!(fitted > 100, "shapes fit only {fitted} events");
+}

@@ -1,0 +1,78 @@
+//! One try at one endpoint. It opens when it is made and closes when it is dropped, so nothing
+//! leaks when a client vanishes between two bytes.
+
+use super::Endpoint;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// What an endpoint carries; shared by all configurations that know it.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    in_flight: AtomicUsize,
+    failures: AtomicU64,
+}
+
+impl Endpoint {
+    /// Requests that it carries now.
+    pub fn in_flight(&self) -> usize {
+        self.load.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Attempts that failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.load.failures.load(Ordering::Relaxed)
+    }
+}
+
+/// A try at an endpoint; see [`Upstreams::attempt`](super::Upstreams::attempt).
+#[derive(Debug)]
+pub struct Attempt {
+    endpoint: Arc<Endpoint>,
+    outcome: Outcome,
+}
+
+/// How a try ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nobody said: the client left, or the request was given up.
+    Abandoned,
+    /// It answered whole.
+    Answered,
+    /// It could not be reached, broke off or was too slow.
+    Failed,
+}
+
+impl Attempt {
+    pub(super) fn begin(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self {
+            endpoint,
+            outcome: Outcome::Abandoned,
+        }
+    }
+
+    /// Where it goes.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The same, to be kept when the attempt is over.
+    pub fn shared_endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(&self.endpoint)
+    }
+
+    /// Says how it ended; the last word counts.
+    pub fn ended(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let load = &self.endpoint.load;
+        load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.outcome == Outcome::Failed {
+            load.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

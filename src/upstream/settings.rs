@@ -1,0 +1,81 @@
+//! The providers as the operator named them. Filled by `config::check`.
+
+use crate::types::{BaseUrl, HeaderEdits, Secret};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All providers; the implicit ones of `target_map` and `model_routes` URLs included.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// In the order of the file; `route::ProviderIndex` points here.
+    pub providers: Vec<Provider>,
+}
+
+/// One provider: an API at one or more base URLs.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// Name in logs, metrics and `x-weir-provider`. A provider made from a bare URL is named by its
+    /// host (and port, when it isn't the scheme's own).
+    pub name: String,
+    /// Equal endpoints, used in turns. Never empty.
+    pub urls: Vec<BaseUrl>,
+    /// Sent as `Authorization: Bearer`; without it the client's own credential is passed on.
+    pub api_key: Option<Secret<String>>,
+    /// Edits of the request's headers for this provider, after the general ones.
+    pub headers: HeaderEdits,
+    /// `egress:` of the provider.
+    pub egress: Egress,
+    /// `tls:` of the provider.
+    pub tls: Tls,
+    /// Each replaces the general one.
+    pub timeouts: Timeouts,
+}
+
+/// Which road a provider is reached by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Egress {
+    /// By the rules of the road.
+    #[default]
+    Auto,
+    /// Never through a proxy.
+    Direct,
+    /// Always through `proxy_url`.
+    Proxy,
+    /// Always through this proxy; may hold a password.
+    Url(Secret<String>),
+}
+
+/// How a provider's TLS is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM file of roots that replaces the system's for this provider.
+    pub ca: Option<PathBuf>,
+    /// PEM files of the client certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Name to verify and to send as SNI, when it isn't the URL's host.
+    pub server_name: Option<String>,
+    /// `false` accepts any certificate.
+    pub verify: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            ca: None,
+            client: None,
+            server_name: None,
+            verify: true,
+        }
+    }
+}
+
+/// A provider's own deadlines; `None` takes the general one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, CONNECT and TLS together.
+    pub connect: Option<Duration>,
+    /// From the sent request to the first byte of the answer.
+    pub first_byte: Option<Duration>,
+    /// Between two bytes of the answer.
+    pub idle: Option<Duration>,
+}

@@ -1,0 +1,897 @@
+//! The configuration as operators write it: what loads, and what is told of what doesn't.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use weir::config::{Mistakes, Settings, from_env, load, parse, schema};
+use weir::route::settings::{Balance, ProviderIndex};
+
+fn no_env(_: &str) -> Option<String> {
+    None
+}
+
+fn read(text: &str) -> Result<Settings, Mistakes> {
+    parse(text, "weir.yaml", &no_env)
+}
+
+#[track_caller]
+fn settings(text: &str) -> Settings {
+    read(text).unwrap_or_else(|mistakes| panic!("mistakes in a sound file:\n{mistakes}"))
+}
+
+/// What is told of a file, with one line a mistake.
+#[track_caller]
+fn told(text: &str) -> String {
+    match read(text) {
+        Ok(_) => panic!("no mistake was found in:\n{text}"),
+        Err(mistakes) => mistakes.to_string(),
+    }
+}
+
+#[track_caller]
+fn tells(text: &str, mistake: &str) {
+    assert_eq!(told(text), mistake, "for the file:\n{text}");
+}
+
+fn conf(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name)
+}
+
+/// The configuration that users of go-llm-proxy already have.
+const GO_LLM_PROXY: &str = r#"# proxy_url: "http://proxy.example.com:8080"
+port: 8000
+rate_limit: { rate: 5, burst: 10 }
+target_map:
+  "/chat/completions": "https://ark.cn-beijing.volces.com/api/v3"
+  "/v1/search": "https://api.firecrawl.dev"
+  "/embeddings": "https://open.bigmodel.cn/api/paas/v4"
+  "/v1/embeddings": "http://10.236.50.39:10032"
+model_routes:
+  "gpt-4": "https://api.openai.com/v1"
+  "claude-3-opus-20240229": "https://api.anthropic.com/v1"
+  "embedding-2":
+    urls: ["https://open.bigmodel.cn/api/paas/v3", "https://open.bigmodel.cn/api/paas/v4"]
+"#;
+
+// === what loads ===
+
+#[test]
+fn the_reference_loads_and_has_the_defaults_of_an_empty_file() {
+    let reference = load(&conf("weir.yaml"), &no_env).unwrap_or_else(|it| panic!("{it}"));
+    assert_eq!(format!("{reference:#?}"), format!("{:#?}", settings("")));
+}
+
+#[test]
+fn the_reference_names_every_key_of_the_schema() {
+    let text = std::fs::read_to_string(conf("weir.yaml")).expect("conf/weir.yaml");
+    let schema: serde_json::Value = serde_json::from_str(&schema()).expect("JSON");
+    let mut keys = Vec::new();
+    properties(&schema, &mut keys);
+    assert!(keys.len() > 80, "the schema has {} keys", keys.len());
+    // `url` is named beside `urls`, as are `rate` and `requests_per_minute`.
+    let absent: Vec<_> = keys.iter().filter(|key| !text.contains(&format!("{key}:"))).collect();
+    assert!(absent.is_empty(), "missing in conf/weir.yaml: {absent:?}");
+}
+
+fn properties(schema: &serde_json::Value, keys: &mut Vec<String>) {
+    match schema {
+        serde_json::Value::Object(object) => {
+            if let Some(serde_json::Value::Object(properties)) = object.get("properties") {
+                keys.extend(properties.keys().cloned());
+            }
+            object.values().for_each(|value| properties_of(value, keys));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|it| properties_of(it, keys)),
+        _ => {}
+    }
+}
+
+fn properties_of(schema: &serde_json::Value, keys: &mut Vec<String>) {
+    properties(schema, keys);
+}
+
+#[test]
+fn the_reference_loads_with_its_examples_too() {
+    let text = std::fs::read_to_string(conf("weir.yaml")).expect("conf/weir.yaml");
+    let mut uncommented = String::new();
+    for line in text.lines() {
+        let example = line.trim_start().strip_prefix("# ").filter(|rest| {
+            let word = rest.trim_start().trim_start_matches("- ").split(':').next();
+            let key = word.unwrap_or_default();
+            rest.contains(':')
+                && key.starts_with(|first: char| first.is_ascii_lowercase() || "/{".contains(first))
+                && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-/{".contains(&byte))
+                && !rest.starts_with("yaml-language-server")
+        });
+        let indent = line.len() - line.trim_start().len();
+        match example {
+            Some(rest) => writeln!(uncommented, "{:indent$}{rest}", "").expect("a String"),
+            None => writeln!(uncommented, "{line}").expect("a String"),
+        }
+    }
+    // Keys of which the examples are another form, and keys that exclude each other.
+    for line in ["providers: []", "model_routes: {}", "target_map: {}", "port: 8080"] {
+        let at = uncommented.find(&format!("\n{line}")).expect(line) + 1;
+        uncommented.replace_range(at..at + line.len(), "");
+    }
+    let env = |name: &str| (name == "OPENAI_API_KEY").then(|| "sk-1".to_owned());
+    let mistakes = parse(&uncommented, "w", &env).expect_err("some keys aren't built");
+    let other: Vec<String> = mistakes
+        .0
+        .iter()
+        .map(ToString::to_string)
+        .filter(|line| !line.contains("not built yet: "))
+        // The examples name what only the reader has.
+        .filter(|line| !line.contains("azure-east"))
+        .collect();
+    assert!(other.is_empty(), "{}\n{uncommented}", other.join("\n"));
+    assert!(mistakes.0.len() >= 12, "{mistakes}");
+}
+
+#[test]
+fn the_minimal_file_loads_with_a_key() {
+    let env = |name: &str| (name == "OPENAI_API_KEY").then(|| "sk-1".to_owned());
+    let settings = load(&conf("minimal.yaml"), &env).unwrap_or_else(|it| panic!("{it}"));
+    assert_eq!(settings.route.default_provider, Some(ProviderIndex(0)));
+    let key = settings.upstream.providers[0].api_key.as_ref().map(|key| key.expose().as_str());
+    assert_eq!(key, Some("sk-1"));
+    let mistakes = load(&conf("minimal.yaml"), &no_env).expect_err("no key");
+    assert_eq!(mistakes.0[0].path, "providers[0].api_key");
+    assert!(mistakes.to_string().contains("found ${OPENAI_API_KEY}, which is not set"));
+}
+
+#[test]
+fn the_schema_in_conf_is_fresh() {
+    let path = conf("schema.json");
+    if std::env::var_os("WEIR_BLESS").is_some() {
+        std::fs::write(&path, schema()).expect("conf/schema.json is written");
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == schema(), "conf/schema.json is old: run this test with WEIR_BLESS=1");
+}
+
+#[test]
+fn a_go_llm_proxy_file_works_unchanged() {
+    let settings = settings(GO_LLM_PROXY);
+    assert_eq!(settings.listen.listeners.len(), 1);
+    assert_eq!(settings.listen.listeners[0].address.to_string(), "0.0.0.0:8000");
+    let limit = settings.govern.rate_limit.expect("a rate limit");
+    assert_eq!((limit.per_second, limit.burst), (5.0, 10));
+    let providers = &settings.upstream.providers;
+    let target = |index: ProviderIndex| providers[index.0].urls[0].to_string();
+    let map: Vec<_> = settings.route.target_map.iter().map(|(p, i)| (p.as_str(), target(*i))).collect();
+    assert_eq!(
+        map,
+        [
+            ("/chat/completions", "https://ark.cn-beijing.volces.com/api/v3".to_owned()),
+            ("/v1/search", "https://api.firecrawl.dev".to_owned()),
+            ("/embeddings", "https://open.bigmodel.cn/api/paas/v4".to_owned()),
+            ("/v1/embeddings", "http://10.236.50.39:10032".to_owned()),
+        ]
+    );
+    let routes = &settings.route.models;
+    assert_eq!(routes.len(), 3);
+    assert_eq!(target(routes[0].targets[0].provider), "https://api.openai.com/v1");
+    let equal = &providers[routes[2].targets[0].provider.0];
+    assert_eq!(equal.urls.len(), 2);
+    assert_eq!(equal.name, "open.bigmodel.cn");
+    assert_eq!((routes[2].retries, routes[2].balance), (2, Balance::RoundRobin));
+    assert_eq!(providers[3].name, "10.236.50.39:10032");
+}
+
+#[test]
+fn an_empty_file_has_the_defaults() {
+    for text in ["", "# only a comment\n", "---\n", "{}"] {
+        let settings = settings(text);
+        assert_eq!(settings.listen.listeners[0].address.to_string(), "0.0.0.0:8080");
+        assert!(settings.listen.listeners[0].h2);
+        let admin = settings.admin.expect("an admin listener");
+        assert_eq!(admin.address.to_string(), "127.0.0.1:9900");
+        assert!(admin.token.is_none());
+        assert_eq!(settings.listen.connections_max, 10_000);
+        assert_eq!(settings.listen.header_bytes_max, 64 << 10);
+        assert_eq!(settings.listen.client_header, Duration::from_secs(10));
+        assert_eq!(settings.listen.drain, Duration::from_secs(3600));
+        assert_eq!(settings.govern.body_bytes_max, 32 << 20);
+        assert_eq!(settings.govern.buffered_bytes_max, 1 << 30);
+        assert_eq!(settings.govern.in_flight_max, 10_000);
+        assert!(settings.govern.rate_limit.is_none());
+        assert_eq!(settings.proxy.timeouts.first_byte, Duration::from_secs(300));
+        assert_eq!(settings.proxy.timeouts.total, Duration::ZERO);
+        assert_eq!(settings.egress.dns.max_ttl, Duration::from_secs(300));
+        assert!(settings.threads >= 1 && !settings.watch);
+        assert_eq!(settings.state_dir, Path::new("/var/lib/weir"));
+    }
+}
+
+#[test]
+fn the_complete_form_is_understood() {
+    let folder = Folder::new("complete");
+    let ca = folder.write("ca.pem", "-----BEGIN CERTIFICATE-----\n");
+    folder.write("token", "admin-token\n");
+    let path = folder.write(
+        "weir.yaml",
+        r#"
+listen: ["127.0.0.1:0", {address: "[::1]:8443", h2: off}]
+admin: {address: "127.0.0.1:9901", token: "file:token"}
+trusted_proxies: [10.1.2.3/8, 192.0.2.1]
+threads: "${THREADS}"
+watch: "${WATCH:-true}"
+limits: {in_flight: 0, body_bytes: 1MB}
+proxy_url: "http://user:${PROXY_PASSWORD}@egress.corp.example:3128"
+egress: {direct: [".corp.example", "100.64.0.0/10"]}
+dns: {servers: [192.0.2.53, "192.0.2.54:5353"]}
+rate_limit: {requests_per_minute: 60}
+target_map: {/v1/search: "openai"}
+routing: {default_provider: azure-east}
+providers:
+  - name: openai
+    urls: [https://one.example/v1, https://two.example/v1]
+    api_key: file:token
+    models: [gpt-4o-mini, "o?-*"]
+    headers: {set: {OpenAI-Organization: org-1, X-Id: "{request_id}"}, remove: [X-Internal]}
+    timeouts: {first_byte: 60s}
+    egress: "http://other:secret@proxy:3128"
+    tls: {ca: ca.pem, server_name: api.example, verify: false}
+  - {name: azure-east, base_url: https://azure.example, dialect: openai, egress: direct}
+model_routes:
+  fast: quick
+  quick: gpt-4o-mini
+  tiny: o9-mini
+  gpt-4o:
+    targets:
+      - {provider: openai, weight: 3}
+      - {provider: azure-east, model: my-gpt4o}
+    balance: random
+    retries: 0
+  again: {url: https://one.example/v1}
+  other: https://one.example/v1
+logging: {level: debug, format: text, file: {path: /tmp/a.log, max_size: 1MiB, keep: 3, compress: no}}
+"#,
+    );
+    let env = |name: &str| match name {
+        "THREADS" => Some("3".to_owned()),
+        "PROXY_PASSWORD" => Some("p%40ss".to_owned()),
+        _ => None,
+    };
+    let settings = load(&path, &env).unwrap_or_else(|it| panic!("{it}"));
+    assert!(!settings.listen.listeners[1].h2);
+    let admin = settings.admin.as_ref().expect("an admin listener");
+    assert_eq!(admin.token.as_ref().map(|it| it.expose().as_str()), Some("admin-token"));
+    let nets: Vec<_> = settings.proxy.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(nets, ["10.0.0.0/8", "192.0.2.1/32"]);
+    assert_eq!((settings.threads, settings.watch), (3, true));
+    assert_eq!((settings.govern.in_flight_max, settings.govern.body_bytes_max), (0, 1_000_000));
+    let limit = settings.govern.rate_limit.expect("a rate limit");
+    assert_eq!((limit.per_second, limit.burst), (1.0, 10));
+    assert_eq!(settings.egress.proxy.as_ref().map(|it| it.port), Some(3128));
+    let dns: Vec<_> = settings.egress.dns.servers.iter().map(ToString::to_string).collect();
+    assert_eq!(dns, ["192.0.2.53:53", "192.0.2.54:5353"]);
+    let openai = &settings.upstream.providers[0];
+    assert_eq!(openai.urls.len(), 2);
+    assert_eq!(openai.headers.set.len(), 2);
+    assert_eq!(openai.timeouts.first_byte, Some(Duration::from_secs(60)));
+    assert_eq!(openai.tls.ca.as_deref(), Some(ca.as_path()));
+    assert!(!openai.tls.verify);
+    assert_eq!(settings.route.target_map, [("/v1/search".to_owned(), ProviderIndex(0))]);
+    assert_eq!(settings.route.default_provider, Some(ProviderIndex(1)));
+    let aliases: Vec<_> = settings.route.aliases.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(aliases, ["fast", "quick", "tiny"]);
+    let patterns: Vec<_> = settings.route.models.iter().map(|it| it.pattern.as_str()).collect();
+    assert_eq!(patterns, ["gpt-4o", "again", "other", "gpt-4o-mini", "o?-*"]);
+    let targets = &settings.route.models[0].targets;
+    assert_eq!((targets[0].weight, targets[1].weight), (3, 1));
+    assert_eq!(targets[1].model.as_deref(), Some("my-gpt4o"));
+    assert_eq!(settings.route.models[0].balance, Balance::Random);
+    let (again, other) = (&settings.route.models[1], &settings.route.models[2]);
+    assert_eq!(again.targets[0].provider, other.targets[0].provider, "the same URL");
+    assert_eq!(settings.upstream.providers.len(), 3);
+    let log = settings.observe.file.as_ref().expect("a log file");
+    assert_eq!((log.size_bytes_max, log.keep, log.compress), (1 << 20, 3, false));
+    let printed = format!("{settings:?}");
+    for secret in ["admin-token", "p%40ss", "secret", "org-1"] {
+        assert!(!printed.contains(secret), "{secret} in {printed}");
+    }
+}
+
+#[test]
+fn anchors_and_merge_keys_are_followed() {
+    let settings = settings(
+        "providers:
+  - &one {name: one, base_url: https://one.example, timeouts: &t {connect: 1s, idle: 2s}}
+  - {<<: *one, name: two, timeouts: {<<: [*t], idle: 3s}}
+",
+    );
+    let two = &settings.upstream.providers[1];
+    assert_eq!((two.name.as_str(), two.urls[0].host.as_ref()), ("two", "one.example"));
+    assert_eq!(two.timeouts.connect, Some(Duration::from_secs(1)));
+    assert_eq!(two.timeouts.idle, Some(Duration::from_secs(3)));
+}
+
+#[test]
+fn off_is_off() {
+    assert!(settings("admin: off").admin.is_none());
+    assert!(settings("admin: false").admin.is_none());
+    settings(
+        "limits: {in_flight_tokens: 0, queue: null}
+teams: []
+prices: {}
+shared_state: null
+usage: null
+tracing: {otlp_endpoint: null}
+logging: {bodies: false}
+listen: [{address: 0.0.0.0:80, proxy_protocol: false, tls: null}]
+providers: [{name: a, base_url: http://a, max_in_flight: 0, breaker: null, health: null}]
+model_routes: {m: {url: http://a, fallback: [], balance: round_robin}}
+",
+    );
+}
+
+#[test]
+fn the_environment_alone_is_enough() {
+    let with = |pairs: &'static [(&str, &str)]| {
+        from_env(&|name| {
+            let found = pairs.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    };
+    assert!(with(&[]).is_none());
+    assert!(with(&[("OPENAI_API_KEY", "")]).is_none());
+    let settings = with(&[("OPENAI_API_KEY", "sk-1")]).expect("set").expect("sound");
+    assert_eq!(settings.listen.listeners[0].address.port(), 8080);
+    assert_eq!(settings.route.default_provider, Some(ProviderIndex(0)));
+    let provider = &settings.upstream.providers[0];
+    assert_eq!(provider.urls[0].to_string(), "https://api.openai.com/v1");
+    for base in ["http://localhost:11434", "http://localhost:11434/", "http://localhost:11434/v1/"] {
+        let env = |name: &str| (name == "OLLAMA_BASE").then(|| base.to_owned());
+        let settings = from_env(&env).expect("set").expect("sound");
+        let provider = &settings.upstream.providers[0];
+        assert_eq!(provider.name, "ollama");
+        assert_eq!(provider.urls[0].to_string(), "http://localhost:11434/v1");
+        assert!(provider.api_key.is_none());
+    }
+    let both = with(&[
+        ("OPENAI_API_KEY", "sk-1"),
+        ("OPENAI_BASE_URL", "https://gateway.example/v1"),
+        ("OLLAMA_BASE", "http://localhost:11434"),
+    ]);
+    let both = both.expect("set").expect("sound");
+    assert_eq!(both.upstream.providers[0].urls[0].host.as_ref(), "gateway.example");
+    assert_eq!(both.route.default_provider, Some(ProviderIndex(1)));
+    let patterns: Vec<_> = both.route.models.iter().map(|it| it.pattern.as_str()).collect();
+    assert_eq!(patterns, ["gpt-*", "chatgpt-*", "o?", "o?-*", "text-embedding-*"]);
+    let wrong = with(&[("OLLAMA_BASE", "localhost:11434")]).expect("set").expect_err("no URL");
+    assert_eq!(wrong.0[0].path, "providers[0].base_url");
+    assert_eq!(wrong.0[0].file, "environment");
+}
+
+// === mistakes of form ===
+
+#[test]
+fn an_unknown_key_is_told_with_the_nearest_one() {
+    tells(
+        "port: 1\nlimits:\n  bodybytes: 1MiB\n",
+        "weir.yaml:3: limits.bodybytes: found an unknown key; allowed: connections, header_bytes, \
+         body_bytes, buffered_bytes, in_flight, in_flight_tokens, queue (did you mean `body_bytes`?)",
+    );
+    let text = told("providers:\n  - name: a\n    base_url: http://a\n    apikey: sk-secret\n");
+    assert!(text.starts_with("weir.yaml:4: providers[0].apikey: found an unknown key; allowed: name"));
+    assert!(text.ends_with("(did you mean `api_key`?)"), "{text}");
+    assert!(!text.contains("sk-secret"));
+}
+
+#[test]
+fn a_value_of_another_form_is_told() {
+    for (text, mistake) in [
+        (
+            "timeouts:\n  idle: 5\n",
+            "2: timeouts.idle: found 5; allowed: a duration such as 250ms, 30s, 5m, 1h, at most ten years",
+        ),
+        (
+            "timeouts: {idle: -5s}",
+            "1: timeouts.idle: found \"-5s\"; allowed: a duration such as 250ms, 30s, 5m, 1h, at most ten years",
+        ),
+        (
+            "limits: {body_bytes: 1QiB}",
+            "1: limits.body_bytes: found \"1QiB\"; allowed: a size such as 4096, 64KiB, 32MiB, 100MB",
+        ),
+        (
+            "limits: {body_bytes: -1}",
+            "1: limits.body_bytes: found -1; allowed: a size such as 4096, 64KiB, 32MiB, 100MB",
+        ),
+        (
+            "limits: {body_bytes: 99999999999TiB}",
+            "1: limits.body_bytes: found \"99999999999TiB\"; allowed: a size such as 4096, 64KiB, 32MiB, 100MB",
+        ),
+        ("port: [1]", "1: port: found a list; allowed: a whole number, 0 or more"),
+        ("watch: perhaps", "1: watch: found \"perhaps\"; allowed: true or false"),
+        ("threads: 0", "1: threads: found 0; allowed: auto, or a number from 1 to 1024"),
+        ("limits: 5", "1: limits: found 5; allowed: a mapping"),
+        ("providers: {a: b}", "1: providers: found a mapping; allowed: a list"),
+        ("target_map: []", "1: target_map: found a list; allowed: a mapping"),
+        ("admin: on", "1: admin: found \"on\"; allowed: off, or a mapping with address and token"),
+        (
+            "state_dir: 5",
+            "1: state_dir: found 5; allowed: a text (in quotes if it looks like a number)",
+        ),
+        (
+            "logging: {level: inof}",
+            "1: logging.level: found \"inof\"; allowed: error, warn, info, debug, trace (did you mean `info`?)",
+        ),
+        (
+            "listen: [5]",
+            "1: listen[0]: found 5; allowed: an address such as 0.0.0.0:8080, or a mapping with one",
+        ),
+        (
+            "model_routes: {m: 5}",
+            "1: model_routes.m: found 5; allowed: a URL, the name of another route, or a mapping with url, urls or targets",
+        ),
+        (
+            "listen:\n  - 0.0.0.0:80\n  -\n",
+            "3: listen[1]: found nothing; allowed: a value, or no `-` at all",
+        ),
+        ("- a", "1: found a list; allowed: a mapping"),
+        ("port: !env PORT", "1: port: found a value with a `!tag`; allowed: a value without a tag"),
+    ] {
+        tells(text, &format!("weir.yaml:{mistake}"));
+    }
+}
+
+#[test]
+fn what_is_no_yaml_is_told_with_its_line() {
+    let text = told("port: 1\nlimits: {a: 1\nlogging: x\n");
+    assert!(text.starts_with("weir.yaml:3: found text that isn't YAML (") || text.starts_with("weir.yaml:2: "), "{text}");
+    assert!(told("a: *nowhere").contains("unknown anchor"));
+    assert!(told("a: 1\n---\nb: 2\n").contains("more than one document"));
+    let deep = "[".repeat(100_000);
+    assert!(told(&deep).contains("isn't YAML"));
+}
+
+#[test]
+fn keys_that_stand_twice_are_told_with_both_lines() {
+    tells(
+        "port: 1\nlimits: {in_flight: 1}\nport: 2\nlimits: {in_flight: x}\n",
+        "weir.yaml:3: port: found the key a second time (first on line 1); allowed: each key once\n\
+         weir.yaml:4: limits: found the key a second time (first on line 2); allowed: each key once",
+    );
+}
+
+#[test]
+fn what_a_merge_brings_is_checked_where_it_is_written() {
+    tells(
+        "providers:\n  - &one\n    name: one\n    base_url: ftp://one\n  - <<: *one\n    name: two\n    base_url: http://x\n  - <<: 5\n    name: three\n    base_url: http://y\n",
+        "weir.yaml:4: providers[0].base_url: found \"ftp://one\"; allowed: http:// or https://, not ftp://\n\
+         weir.yaml:8: providers[2].<<: found something else; allowed: a mapping or a list of mappings to merge"
+            .replace("providers[2].<<", "providers[2].\"<<\"")
+            .as_str(),
+    );
+}
+
+#[test]
+fn references_to_nothing_are_told_by_name() {
+    tells(
+        "state_dir: ${NOWHERE}/x\n",
+        "weir.yaml:1: state_dir: found ${NOWHERE}, which is not set; allowed: a variable of the \
+         environment that is set, or ${NAME:-default}",
+    );
+    let text = told("providers: [{name: a, base_url: http://a, api_key: \"file:/nowhere/key\"}]");
+    assert!(
+        text.starts_with("weir.yaml:1: providers[0].api_key: found /nowhere/key, which can't be read ("),
+        "{text}"
+    );
+    let folder = Folder::new("references");
+    folder.write("empty", "\n");
+    let path = folder.write("weir.yaml", "admin: {token: file:empty}");
+    let text = load(&path, &no_env).expect_err("empty").to_string();
+    assert!(text.contains("admin.token: found ") && text.contains("which is empty"), "{text}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_mistake() {
+    let text = load(Path::new("/nowhere/weir.yaml"), &no_env).expect_err("absent").to_string();
+    assert!(text.starts_with("/nowhere/weir.yaml: found no file to read (No such file"), "{text}");
+    let folder = Folder::new("bytes");
+    let path = folder.0.join("weir.yaml");
+    std::fs::write(&path, b"port: 1\nstate_dir: \xff\n").expect("written");
+    let text = load(&path, &no_env).expect_err("not UTF-8").to_string();
+    assert!(text.contains("bytes on line 2 that aren't UTF-8"), "{text}");
+}
+
+// === mistakes of meaning ===
+
+#[test]
+fn listeners_are_checked() {
+    for (text, mistake) in [
+        ("port: 70000", "1: port: found 70000; allowed: a port from 0 (any free one) to 65535"),
+        ("port: 1\nlisten: []", "1: port: found 1; allowed: either `port` or `listen`, not both"),
+        ("listen: []", "1: listen: found an empty list; allowed: at least one address"),
+        (
+            "listen: [localhost:80]",
+            "1: listen[0]: found \"localhost:80\"; allowed: IP:PORT such as 0.0.0.0:8080 or [::]:8080",
+        ),
+        (
+            "listen:\n  - h2: true\n",
+            "2: listen[0].address: found nothing; allowed: IP:PORT such as 0.0.0.0:8080 or [::]:8080",
+        ),
+        (
+            "listen:\n- 0.0.0.0:80\n- {address: \"127.0.0.1:80\"}\n",
+            "3: listen[1].address: found \"127.0.0.1:80\"; allowed: an address that no other listener has",
+        ),
+        (
+            "port: 9900",
+            "1: admin.address: found 127.0.0.1:9900, where clients connect; allowed: an admin address of its own, or `admin: off`",
+        ),
+        (
+            "trusted_proxies: [10.0.0.0/40]",
+            "1: trusted_proxies[0]: found \"10.0.0.0/40\"; allowed: an IP address or a network such as 10.0.0.0/8",
+        ),
+        (
+            "admin: {token: \"a b\"}",
+            "1: admin.token: found a value that isn't shown; allowed: visible ASCII without spaces",
+        ),
+    ] {
+        tells(text, &format!("weir.yaml:{mistake}"));
+    }
+}
+
+#[test]
+fn bounds_are_checked_at_the_limit_and_past_it() {
+    settings("limits: {header_bytes: 1KiB}");
+    settings("limits: {header_bytes: 1MiB}");
+    settings("rate_limit: {rate: 0.5, burst: 1}");
+    settings("dns: {min_ttl: 5m, max_ttl: 5m}");
+    for (text, mistake) in [
+        ("limits: {header_bytes: 1023}", "1: limits.header_bytes: found 1023; allowed: a size from 1KiB to 1MiB"),
+        ("limits: {header_bytes: 1048577}", "1: limits.header_bytes: found 1048577; allowed: a size from 1KiB to 1MiB"),
+        ("limits: {body_bytes: 0}", "1: limits.body_bytes: found 0; allowed: a size from 1 to 1TiB"),
+        ("timeouts: {connect: 0s}", "1: timeouts.connect: found \"0s\"; allowed: a duration above zero, such as 10s"),
+        ("rate_limit: {rate: 0}", "1: rate_limit.rate: found 0; allowed: a number above 0: at least one request a day, at most a million a second"),
+        ("rate_limit: {rate: -1}", "1: rate_limit.rate: found -1; allowed: a number, 0 or more"),
+        ("rate_limit: {rate: .inf}", "1: rate_limit.rate: found .inf; allowed: a number, 0 or more"),
+        ("rate_limit: {rate: 1, burst: 0}", "1: rate_limit.burst: found 0; allowed: a whole number from 1 to 4294967295"),
+        ("rate_limit: {burst: 1}", "1: rate_limit: found neither `rate` nor `requests_per_minute`; allowed: one of them"),
+        ("rate_limit: {rate: 1, requests_per_minute: 1}", "1: rate_limit.requests_per_minute: found 1; allowed: either `rate` or `requests_per_minute`, not both"),
+        ("dns: {min_ttl: 6m}", "1: dns.min_ttl: found \"6m\"; allowed: a min_ttl that isn't longer than max_ttl"),
+        ("dns: {max_ttl: 1ms}", "1: dns.max_ttl: found \"1ms\"; allowed: a min_ttl that isn't longer than max_ttl"),
+        ("dns: {servers: [one.example]}", "1: dns.servers[0]: found \"one.example\"; allowed: the IP or IP:PORT of a DNS server"),
+        ("tracing: {sample: 1.5}", "1: tracing.sample: found 1.5; allowed: a number from 0 to 1"),
+        ("logging: {file: {keep: 3}}", "1: logging.file.path: found nothing; allowed: the path of a file"),
+        ("logging: {file: {path: a, keep: 10001}}", "1: logging.file.keep: found 10001; allowed: a number from 0 to 10000"),
+        ("state_dir: \"\"", "1: state_dir: found \"\"; allowed: the path of a folder"),
+    ] {
+        tells(text, &format!("weir.yaml:{mistake}"));
+    }
+}
+
+#[test]
+fn providers_are_checked() {
+    for (fields, mistake) in [
+        ("base_url: http://a", "providers[0].name: found nothing; allowed: a name of 1 to 64 letters, digits and . _ - :"),
+        ("name: a b, base_url: http://a", "providers[0].name: found \"a b\"; allowed: a name of 1 to 64 letters, digits and . _ - :"),
+        ("name: a", "providers[0].base_url: found nothing; allowed: a URL such as https://host/v1, or several as `urls`"),
+        ("name: a, urls: []", "providers[0].urls: found an empty list; allowed: at least one URL"),
+        ("name: a, base_url: http://a, urls: [http://b]", "providers[0].base_url: found \"http://a\"; allowed: either `base_url` or `urls`, not both"),
+        ("name: a, base_url: \"http://u:secret@a\"", "providers[0].base_url: found \"http://***@a\"; allowed: a URL without user or password (use `api_key`)"),
+        ("name: a, base_url: \"http://a?key=secret\"", "providers[0].base_url: found \"http://a?***\"; allowed: a URL without `?query` or `#fragment`"),
+        ("name: a, urls: [http://a, b]", "providers[0].urls[1]: found \"b\"; allowed: a URL that begins with http:// or https://"),
+        ("name: a, base_url: http://a, api_key: \"sécret\"", "providers[0].api_key: found a value that isn't shown; allowed: visible ASCII without spaces"),
+        ("name: a, base_url: http://a, egress: diret", "providers[0].egress: found \"diret\"; allowed: auto, direct, proxy, or http://[user:password@]host:port (did you mean `direct`?)"),
+        ("name: a, base_url: http://a, egress: proxy", "providers[0].egress: found \"proxy\"; allowed: auto, direct or a proxy's URL (there is no `proxy_url`)"),
+        ("name: a, base_url: http://a, timeouts: {idle: 0}", "providers[0].timeouts.idle: found 0; allowed: a duration above zero, such as 10s"),
+        ("name: a, base_url: http://a, tls: {ca: /nowhere/ca.pem}", "providers[0].tls.ca: found /nowhere/ca.pem, which can't be read (No such file or directory (os error 2)); allowed: the path of a readable PEM file"),
+        ("name: a, base_url: http://a, tls: {ca: /etc/hostname}", "providers[0].tls.ca: found /etc/hostname, which isn't PEM; allowed: the path of a readable PEM file"),
+        ("name: a, base_url: http://a, dialect: opnai", "providers[0].dialect: found \"opnai\"; allowed: openai, anthropic, azure, gemini, ollama, grpc (did you mean `openai`?)"),
+    ] {
+        tells(&format!("providers: [{{{fields}}}]"), &format!("weir.yaml:1: {mistake}"));
+    }
+    tells(
+        "providers:\n  - {name: a, base_url: http://a}\n  - {name: a, base_url: http://b}\n",
+        "weir.yaml:3: providers[1].name: found \"a\"; allowed: a name that no other provider has",
+    );
+    let text = told("providers: [{name: a, base_url: http://a, tls: {client_cert: /nowhere}}]");
+    assert!(text.contains("providers[0].tls.client_key: found nothing; allowed: the key of `client_cert`"), "{text}");
+}
+
+#[test]
+fn routes_are_checked() {
+    let provider = "providers: [{name: openai, base_url: http://a, models: [m1]}]\n";
+    for (text, mistake) in [
+        ("routing: {default_provider: opnai}", "routing.default_provider: found \"opnai\"; allowed: a provider: openai (did you mean `openai`?)"),
+        ("model_routes: {a: {targets: [{provider: x}]}}", "model_routes.a.targets[0].provider: found \"x\"; allowed: a provider: openai"),
+        ("model_routes: {a: {targets: [{weight: 1}]}}", "model_routes.a.targets[0].provider: found nothing; allowed: a provider's name"),
+        ("model_routes: {a: {targets: [{provider: openai, weight: 0}]}}", "model_routes.a.targets[0].weight: found 0; allowed: a weight from 1 to 1000"),
+        ("model_routes: {a: {targets: [{provider: openai, weight: 1001}]}}", "model_routes.a.targets[0].weight: found 1001; allowed: a weight from 1 to 1000"),
+        ("model_routes: {a: {targets: []}}", "model_routes.a.targets: found an empty list; allowed: at least one target"),
+        ("model_routes: {a: {urls: []}}", "model_routes.a.urls: found an empty list; allowed: at least one URL"),
+        ("model_routes: {a: {}}", "model_routes.a: found none of `url`, `urls` and `targets`; allowed: one of them"),
+        ("model_routes: {a: {url: http://a, urls: [http://b]}}", "model_routes.a: found more than one of `url`, `urls` and `targets`; allowed: one of them"),
+        ("model_routes: {a: {url: http://a, retries: 21}}", "model_routes.a.retries: found 21; allowed: a number from 0 to 20"),
+        ("model_routes: {a: ftp://host}", "model_routes.a: found \"ftp://host\"; allowed: http:// or https://, not ftp://"),
+        ("model_routes: {a: }", "model_routes.a: found nothing; allowed: a URL, the name of another route, or a mapping with url, urls or targets"),
+        ("model_routes: {\"\": http://a}", "model_routes.\"\": found an empty name; allowed: a model's name or a glob"),
+        ("model_routes: {a: m2}", "model_routes.a: found \"m2\"; allowed: a URL with http:// or https://, or the name of another route (did you mean `m1`?)"),
+        ("model_routes: {\"a*\": m1}", "model_routes.\"a*\": found \"m1\"; allowed: a URL or a mapping (an alias has an exact name, no glob)"),
+        ("model_routes: {a: b, b: c, c: a}", "model_routes.a: found an alias that leads back to itself (a → b → c → a); allowed: the name of another route"),
+        ("model_routes: {a: a}", "model_routes.a: found an alias that leads back to itself (a → a); allowed: the name of another route"),
+        ("model_routes: {z: a, a: b, b: a}", "model_routes.a: found an alias that leads back to itself (a → b → a); allowed: the name of another route"),
+        ("target_map: {v1/search: http://a}", "target_map.\"v1/search\": found the path \"v1/search\"; allowed: a path that begins with `/`, without `?query` or `#fragment`"),
+        ("target_map: {/x: opena}", "target_map.\"/x\": found \"opena\"; allowed: a provider: openai (did you mean `openai`?)"),
+        ("target_map: {/x: }", "target_map.\"/x\": found nothing; allowed: a URL, or a provider's name"),
+    ] {
+        tells(&format!("{provider}{text}"), &format!("weir.yaml:2: {mistake}"));
+    }
+    let clash = told(&format!("{provider}model_routes: {{m1: http://b}}"));
+    assert!(clash.starts_with("weir.yaml:1: providers[0].models[0]: found \"m1\"; allowed: a model that has no other route"), "{clash}");
+}
+
+#[test]
+fn headers_and_the_road_are_checked() {
+    for (text, mistake) in [
+        ("headers: {request: {set: {\"a b\": x}}}", "headers.request.set.\"a b\": found the header \"a b\"; allowed: a header's name: letters, digits and `-`"),
+        ("headers: {response: {remove: [Transfer-Encoding]}}", "headers.response.remove[0]: found the header \"Transfer-Encoding\"; allowed: a header that doesn't belong to the connection"),
+        ("headers: {request: {set: {X-A: a, x-a: b}}}", "headers.request.set.x-a: found the same header again; allowed: each header once"),
+        ("headers: {request: {set: {X-A: \"{nobody}\"}}}", "headers.request.set.X-A: found a value that isn't shown; allowed: a header's value: one line of text, with {request_id}, {client_ip}, {team}, {key}, {model}, and {{ for a brace"),
+        ("egress: {direct: [\"a b\"]}", "egress.direct[0]: found \"a b\"; allowed: a host, .suffix, *.suffix, IP address or network such as 10.0.0.0/8, each with or without :port"),
+        ("proxy_url: \"http://user:secret\"", "proxy_url: found \"http://***\"; allowed: http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)"),
+        ("proxy_url: \"user:secret@proxy:3128\"", "proxy_url: found \"***\"; allowed: http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)"),
+    ] {
+        tells(text, &format!("weir.yaml:1: {mistake}"));
+    }
+}
+
+#[test]
+fn keys_of_later_versions_are_answered() {
+    let text = told(
+        r#"listen:
+  - unix:/run/weir.sock
+  - {address: "unix:/run/other.sock", mode: "0660"}
+  - address: 0.0.0.0:8443
+    tls: {certificates: [{cert: a, key: b}], client_auth: optional}
+    proxy_protocol: true
+admin: {address: "unix:/run/admin.sock"}
+limits: {in_flight_tokens: 5, queue: {size: 10, timeout: 1s}}
+teams: [{name: a, budget: {usd: 5, per: month}, keys: [{name: k, sha256: ab}]}]
+prices: {gpt-4o: {input: 2.5}}
+shared_state: redis://:secret@127.0.0.1
+usage: {store: sqlite, retain: 90d}
+tracing: {otlp_endpoint: http://127.0.0.1:4317}
+logging: {bodies: true}
+proxy_url: socks5://user:secret@proxy:1080
+providers:
+  - name: a
+    base_url: https://a.example
+    dialect: anthropic
+    max_in_flight: 5
+    breaker: {failures: 5}
+    health: {interval: 10s}
+    egress: https://proxy:3128
+model_routes:
+  m: {url: http://a, balance: least_loaded, fallback: [n]}
+  n: {url: http://a, balance: hash}
+"#,
+    );
+    let lines: Vec<&str> = text.lines().collect();
+    let expected = [
+        "2: listen[0]: not built yet: listen[] (unix:)",
+        "3: listen[1].address: not built yet: listen[].address (unix:)",
+        "3: listen[1].mode: not built yet: listen[].mode",
+        "5: listen[2].tls: not built yet: listen[].tls",
+        "6: listen[2].proxy_protocol: not built yet: listen[].proxy_protocol",
+        "7: admin.address: not built yet: admin.address (unix:)",
+        "8: limits.in_flight_tokens: not built yet: limits.in_flight_tokens",
+        "8: limits.queue: not built yet: limits.queue",
+        "9: teams: not built yet: teams",
+        "10: prices: not built yet: prices",
+        "11: shared_state: not built yet: shared_state",
+        "12: usage: not built yet: usage",
+        "13: tracing.otlp_endpoint: not built yet: tracing.otlp_endpoint",
+        "14: logging.bodies: not built yet: logging.bodies",
+        "15: proxy_url: not built yet: proxy_url (socks5://)",
+        "19: providers[0].dialect: not built yet: providers[].dialect (anthropic)",
+        "20: providers[0].max_in_flight: not built yet: providers[].max_in_flight",
+        "21: providers[0].breaker: not built yet: providers[].breaker",
+        "22: providers[0].health: not built yet: providers[].health",
+        "23: providers[0].egress: not built yet: providers[].egress (https://)",
+        "25: model_routes.m.balance: not built yet: model_routes.*.balance (least_loaded)",
+        "25: model_routes.m.fallback: not built yet: model_routes.*.fallback",
+        "26: model_routes.n.balance: not built yet: model_routes.*.balance (hash)",
+    ];
+    let expected: Vec<String> = expected.iter().map(|line| format!("weir.yaml:{line}")).collect();
+    assert_eq!(lines, expected);
+}
+
+// === all at once ===
+
+#[test]
+fn twelve_mistakes_are_told_at_once_without_echoes() {
+    let text = r#"prot: 8080
+listen: ["0.0.0.0:80", "0.0.0.0:80"]
+limits: {body_bytes: huge}
+timeouts:
+  connect: 0s
+  first_byt: 3s
+dns: {min_ttl: 10m}
+proxy_url: "${PROXY}"
+providers:
+  - nme: openai
+    base_url: htp://api.openai.com
+  - name: second
+    base_url: https://second.example
+    egress: proxy
+model_routes:
+  a: {targets: [{provider: openai}, {provider: second, weight: 0}]}
+  b: [not, a, route]
+  c: b
+  d: nowhere
+target_map: {v1: https://a.example}
+"#;
+    let mistakes = read(text).expect_err("mistakes");
+    let places: Vec<(usize, &str)> = mistakes
+        .0
+        .iter()
+        .map(|mistake| (mistake.line.expect("a line"), mistake.path.as_str()))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (1, "prot"),
+            (2, "listen[1]"),
+            (3, "limits.body_bytes"),
+            (5, "timeouts.connect"),
+            (6, "timeouts.first_byt"),
+            (7, "dns.min_ttl"),
+            (8, "proxy_url"),
+            (10, "providers[0].nme"),
+            (10, "providers[0].name"),
+            (11, "providers[0].base_url"),
+            (16, "model_routes.a.targets[1].weight"),
+            (17, "model_routes.b"),
+            (19, "model_routes.d"),
+            (20, "target_map.v1"),
+        ],
+        "{mistakes}"
+    );
+}
+
+#[test]
+fn mistakes_can_be_read_by_programs() {
+    let mistakes = read("prot: 1\nteams: [{}]").expect_err("mistakes");
+    let json = serde_json::to_value(&mistakes).expect("JSON");
+    assert_eq!(json[0]["file"], "weir.yaml");
+    assert_eq!(json[0]["line"], 1);
+    assert_eq!(json[0]["path"], "prot");
+    assert_eq!(json[0]["found"], "an unknown key");
+    assert_eq!(json[0]["did_you_mean"], "port");
+    assert_eq!(json[1]["not_built_yet"], "teams");
+}
+
+#[test]
+fn no_mistake_shows_a_secret() {
+    let env = |name: &str| (name == "SECRET").then(|| "geheim 1".to_owned());
+    for text in [
+        "admin: {token: \"${SECRET}\"}",
+        "port: ${SECRET}",
+        "threads: ${SECRET}",
+        "state_dir: [\"${SECRET}\"]",
+        "logging: {level: \"${SECRET}\"}",
+        "proxy_url: \"${SECRET}\"",
+        "proxy_url: \"http://u:${SECRET}@h:x\"",
+        "proxy_url: \"http://geheim:geheim@h:x\"",
+        "proxy_url: \"http://u:geheim:@h:0/geheim\"",
+        "port: ${NOPE:-geheim}",
+        "providers: [{name: \"${SECRET}\", base_url: \"http://${SECRET}\"}]",
+        "providers: [{name: a, base_url: \"http://geheim@h\"}]",
+        "providers: [{name: a, base_url: http://h, api_key: [geheim]}]",
+        "providers: [{name: a, base_url: http://h, api_key: \"geheim \"}]",
+        "providers: [{name: a, base_url: http://h, egress: \"http://geheim@h:p\"}]",
+        "providers: [{name: a, base_url: http://h, egress: \"${SECRET}\"}]",
+        "providers: [{name: a, base_url: http://h, headers: {set: {X-Key: \"geheim {\"}}}]",
+        "headers: {request: {set: {X-A: \"${SECRET}\\u0001\"}}}",
+        "model_routes: {a: \"${SECRET}\"}",
+        "model_routes: {a: \"${SECRET}://x\"}",
+        "target_map: {/a: \"${SECRET}\"}",
+        "routing: {default_provider: \"${SECRET}\"}",
+        "dns: {servers: [\"${SECRET}\"]}",
+        "egress: {direct: [\"${SECRET}\"]}",
+        "listen: [\"${SECRET}\"]",
+        "trusted_proxies: [\"${SECRET}\"]",
+        "providers: [{name: a, base_url: http://h, tls: {ca: \"${SECRET}\"}}]",
+        "providers: [{name: a, base_url: http://h, api_key: \"file:${SECRET}\"}]",
+    ] {
+        let mistakes = parse(text, "w", &env).expect_err(text);
+        let shown = format!("{mistakes} {mistakes:?}");
+        assert!(!shown.contains("geheim"), "{text}\n{shown}");
+    }
+}
+
+#[test]
+fn a_bomb_of_aliases_is_refused_quickly() {
+    let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let below = format!("*a{}", level - 1);
+        let list = vec![below; 9].join(", ");
+        writeln!(text, "a{level}: &a{level} [{list}]").expect("a String");
+    }
+    assert!(told(&text).contains("repetition limit exceeded"));
+    assert!(told("a: &a [*a]").contains("isn't YAML"));
+    let lists = "[".repeat(100) + &"]".repeat(100);
+    assert!(told(&format!("target_map: {lists}")).contains("found a list; allowed: a mapping"));
+}
+
+#[test]
+fn after_many_mistakes_the_rest_is_left() {
+    let mut text = String::new();
+    for key in 0..5000 {
+        writeln!(text, "key{key}: {key}").expect("a String");
+    }
+    assert_eq!(read(&text).expect_err("mistakes").0.len(), 200);
+}
+
+#[test]
+fn no_mutation_of_the_reference_panics() {
+    let reference = std::fs::read_to_string(conf("weir.yaml")).expect("conf/weir.yaml");
+    let env = |name: &str| (name == "OPENAI_API_KEY").then(|| "sk-1".to_owned());
+    let pieces = [
+        "", ":", "- ", "[", "]", "{", "}", "\n", "  ", "'", "\"", "&a ", "*a", "<<: *a", "!x ", "|", ">", "? ",
+        "${", "}", "null", "-1", "1e99", "0x1F", ".nan", "é", "\u{feff}", "\0", "\t", "# ", "---\n", "%", "@",
+        "99999999999999999999", "file:", "unix:", "http://", "true",
+    ];
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let mut refused = 0;
+    for text in [reference.replace("# ", ""), reference, GO_LLM_PROXY.to_owned()] {
+        for _ in 0..400 {
+            let mut bytes: Vec<char> = text.chars().collect();
+            for _ in 0..1 + random.below(4) {
+                let at = random.below(bytes.len());
+                let end = (at + random.below(12)).min(bytes.len());
+                let piece = pieces[random.below(pieces.len())];
+                bytes.splice(at..end, piece.chars());
+            }
+            let mutated: String = bytes.into_iter().collect();
+            if let Err(mistakes) = parse(&mutated, "w", &env) {
+                assert!(!mistakes.0.is_empty());
+                let last = mutated.lines().count() + 1;
+                let lines = mistakes.0.iter().filter_map(|mistake| mistake.line);
+                assert!(lines.clone().all(|line| (1..=last).contains(&line)), "{mistakes}\n{mutated}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 100, "only {refused} mutations were refused");
+}
+
+/// xorshift64*: the same numbers each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
+        (number as usize) % bound.max(1)
+    }
+}
+
+/// A folder that is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("weir-config-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("a file");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

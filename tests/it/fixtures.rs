@@ -1,0 +1,438 @@
+//! Answers of model servers through the meter: our own golden files, and recordings of real
+//! providers where they lie beside the repository (`WEIR_FIXTURES`, else `../shared/fixtures`).
+//!
+//! Each answer is cut at every place in two, at random places, and into single bytes; what comes
+//! out and what is known in the end must not depend on it. `WEIR_ALL_CUTS=1` also cuts long
+//! answers at every place, which takes minutes without optimisation.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use serde_json::{Map, Value};
+use weir::tokens::count;
+use weir::tokens::meter::{Ending, Meter, Source, Surface};
+
+/// `input`, `output`, `cached`, `cache_write`, `reasoning`.
+type Counts = [Option<u64>; 5];
+
+const FIELDS: [&str; 5] = ["input", "output", "cached", "cache_write", "reasoning"];
+
+/// One answer and what must be known of it.
+struct Case {
+    name: String,
+    surface: Surface,
+    model: String,
+    sse: bool,
+    bytes: Bytes,
+    usage: Option<Counts>,
+    /// What the client gets when usage is stripped.
+    stripped: Stripped,
+    ending: Option<Ending>,
+    /// The tokens of the text, if it is known.
+    tokens: Option<u64>,
+}
+
+enum Stripped {
+    Bytes(Vec<u8>),
+    /// Event by event: the text, or the JSON where the text of numbers may differ.
+    Events(Vec<Event>),
+    Unknown,
+}
+
+enum Event {
+    Text(String),
+    Json(Value),
+}
+
+/// What a meter has given and knows.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    bytes: Vec<u8>,
+    usage: Option<Counts>,
+    ending: Ending,
+    first: bool,
+    /// Counted only now and then: it is the slow part.
+    tokens: Option<u64>,
+}
+
+impl Case {
+    fn run<'a>(&self, strip: bool, tokens: bool, pieces: impl Iterator<Item = &'a [u8]>) -> Seen {
+        let mut meter = Meter::new(self.surface, &self.model, self.sse, strip);
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        for piece in pieces {
+            bytes.extend_from_slice(&meter.feed(self.bytes.slice_ref(piece)));
+        }
+        bytes.extend_from_slice(&meter.end());
+        let usage = meter.usage().map(|usage| {
+            assert_eq!(usage.source, Source::Upstream);
+            [
+                usage.input,
+                usage.output,
+                usage.cached,
+                usage.cache_write,
+                usage.reasoning,
+            ]
+        });
+        let tokens = tokens.then(|| meter.delivered());
+        Seen {
+            bytes,
+            usage,
+            ending: meter.saw_finish(),
+            first: meter.first_token_seen(),
+            tokens,
+        }
+    }
+
+    /// Checks the whole answer, then all its cuts against it. Gives the number of cuts.
+    fn check(&self) -> usize {
+        let name = &self.name;
+        let whole = self.run(false, true, std::iter::once(&self.bytes[..]));
+        assert!(whole.bytes == self.bytes, "{name}: bytes changed");
+        assert_eq!(whole.usage, self.usage, "{name}: usage");
+        if let Some(ending) = self.ending {
+            assert_eq!(whole.ending, ending, "{name}: ending");
+        }
+        if let Some(tokens) = self.tokens {
+            assert_eq!(whole.tokens, Some(tokens), "{name}: counted tokens");
+        }
+        let mut stripped = self.run(true, true, std::iter::once(&self.bytes[..]));
+        self.check_stripped(&stripped.bytes);
+        assert_eq!(
+            stripped.tokens, whole.tokens,
+            "{name}: tokens depend on stripping"
+        );
+        let mut cuts = 0;
+        for strip in [false, true] {
+            let expected = if strip {
+                &mut stripped
+            } else {
+                &mut Seen {
+                    tokens: None,
+                    ..copy(&whole)
+                }
+            };
+            expected.tokens = None;
+            for cut in self.places() {
+                let (left, right) = self.bytes.split_at(cut);
+                let seen = self.run(strip, false, [left, right].into_iter());
+                assert!(seen == *expected, "{name}: strip {strip}, cut at {cut}");
+                cuts += 1;
+            }
+            expected.tokens = whole.tokens;
+            let single = self.run(strip, true, self.bytes.chunks(1));
+            assert!(single == *expected, "{name}: strip {strip}, byte by byte");
+            let mut random = Random(0x77656972);
+            let rounds = if cfg!(debug_assertions) { 8 } else { 20 };
+            for round in 0..rounds {
+                let largest = [3, 17, 200, 1500][round % 4];
+                let pieces = random.pieces(&self.bytes, largest);
+                let seen = self.run(strip, true, pieces.into_iter());
+                assert!(
+                    seen == *expected,
+                    "{name}: strip {strip}, random cuts, round {round}"
+                );
+            }
+        }
+        cuts
+    }
+
+    fn check_stripped(&self, bytes: &[u8]) {
+        let name = &self.name;
+        match &self.stripped {
+            Stripped::Unknown => {}
+            Stripped::Bytes(expected) => assert_eq!(
+                String::from_utf8_lossy(bytes),
+                String::from_utf8_lossy(expected),
+                "{name}: stripped"
+            ),
+            Stripped::Events(expected) => {
+                let text = std::str::from_utf8(bytes).expect("UTF-8");
+                let events: Vec<_> = text.split_inclusive("\n\n").collect();
+                assert_eq!(events.len(), expected.len(), "{name}: stripped events");
+                for (event, expected) in events.iter().zip(expected) {
+                    match expected {
+                        Event::Text(expected) => assert_eq!(event, expected, "{name}: stripped"),
+                        Event::Json(expected) => {
+                            assert_eq!(data(event).as_ref(), Some(expected), "{name}: stripped")
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where to cut in two: everywhere, or for long answers at the ends and at as many places as
+    /// the time allows.
+    fn places(&self) -> Vec<usize> {
+        let len = self.bytes.len();
+        let work_max = if cfg!(debug_assertions) {
+            6_000_000
+        } else {
+            200_000_000
+        };
+        if len * len <= work_max || std::env::var_os("WEIR_ALL_CUTS").is_some() {
+            return (0..=len).collect();
+        }
+        let stride = (len * len / work_max) | 1;
+        (0..=len)
+            .filter(|at| at % stride == 0 || *at < 40 || *at + 40 > len)
+            .collect()
+    }
+}
+
+fn copy(seen: &Seen) -> Seen {
+    Seen {
+        bytes: seen.bytes.clone(),
+        ..*seen
+    }
+}
+
+/// A small generator with a fixed seed (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+
+    fn pieces<'a>(&mut self, mut bytes: &'a [u8], largest: usize) -> Vec<&'a [u8]> {
+        let mut pieces = Vec::new();
+        while !bytes.is_empty() {
+            let (piece, rest) = bytes.split_at(bytes.len().min(1 + self.below(largest)));
+            pieces.push(piece);
+            bytes = rest;
+        }
+        pieces
+    }
+}
+
+// === golden files ===
+
+#[test]
+fn golden_answers_pass_unchanged_and_are_measured_wherever_they_are_cut() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/openai");
+    let mut cases: Vec<_> = fs::read_dir(&folder)
+        .expect("the golden folder")
+        .filter_map(|entry| golden(&entry.expect("an entry").path()))
+        .collect();
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    assert!(cases.len() >= 16, "golden files are missing");
+    let cuts: usize = cases.iter().map(Case::check).sum();
+    println!("{} golden answers, {cuts} cuts", cases.len());
+}
+
+fn golden(said: &Path) -> Option<Case> {
+    let name = said.file_name()?.to_str()?.strip_suffix(".said.json")?;
+    let said: Value = serde_json::from_slice(&fs::read(said).ok()?).expect(name);
+    let file = |suffix: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/openai");
+        fs::read(folder.join(format!("{name}.{suffix}"))).ok()
+    };
+    let sse = file("in.sse");
+    let bytes = sse.clone().or_else(|| file("in.json")).expect(name);
+    let model = text(&said, "model");
+    let tokens = said["texts"].as_array().expect(name).iter().map(|said| {
+        count::count(
+            count::family(&model).encoding,
+            said[2].as_str().expect(name),
+        )
+    });
+    Some(Case {
+        name: name.to_owned(),
+        surface: surface(&text(&said, "surface")),
+        sse: sse.is_some(),
+        stripped: Stripped::Bytes(file("stripped.sse").unwrap_or_else(|| bytes.clone())),
+        bytes: bytes.into(),
+        usage: counts(&said["usage"]),
+        ending: Some(match &*text(&said, "ending") {
+            "open" => Ending::Open,
+            "finished" => Ending::Finished,
+            "done" => Ending::Done,
+            "error" => Ending::Error,
+            other => panic!("{name}: {other}"),
+        }),
+        tokens: Some(tokens.sum()),
+        model,
+    })
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_default().to_owned()
+}
+
+fn surface(name: &str) -> Surface {
+    match name {
+        "chat" | "openai-chat" => Surface::Chat,
+        "completions" | "openai-completions" => Surface::Completions,
+        "embeddings" | "openai-embeddings" => Surface::Embeddings,
+        _ => Surface::Other,
+    }
+}
+
+fn counts(usage: &Value) -> Option<Counts> {
+    usage
+        .as_object()
+        .map(|usage| FIELDS.map(|field| usage[field].as_u64()))
+}
+
+// === recordings ===
+
+#[test]
+fn recorded_answers_pass_unchanged_and_are_measured_wherever_they_are_cut() {
+    let Some(folder) = recordings() else { return };
+    let mut cuts = 0;
+    let mut usages = 0;
+    let cases = recorded(&folder);
+    for case in &cases {
+        cuts += case.check();
+        usages += usize::from(case.usage.is_some());
+    }
+    let count = cases.len();
+    println!("{count} recordings byte-exact, {usages} with usage (exact), {cuts} cuts");
+}
+
+#[test]
+fn recorded_requests_are_read_and_edited_without_loss() {
+    use weir::dialect::openai::request;
+    let Some(folder) = recordings() else { return };
+    let index = index(&folder);
+    let mut read = 0;
+    for entry in index
+        .iter()
+        .filter(|entry| text(entry, "api").starts_with("openai-"))
+    {
+        let Ok(body) = fs::read(folder.join(text(entry, "request"))) else {
+            continue;
+        };
+        let Ok(value) = serde_json::from_slice::<Map<String, Value>>(&body) else {
+            continue;
+        };
+        let name = text(entry, "id");
+        let body = Bytes::from(body);
+        let asked = request::read(&body).expect(&name);
+        let model = value.get("model").and_then(Value::as_str);
+        assert_eq!(
+            asked.model.as_ref().map(|named| &*named.name),
+            model,
+            "{name}"
+        );
+        assert_eq!(
+            asked.stream,
+            value.get("stream") == Some(&Value::Bool(true)),
+            "{name}"
+        );
+        assert_eq!(asked.edited(&body, None, false), body, "{name}");
+        let edited = asked.edited(&body, Some("another"), true);
+        let edited: Map<String, Value> = serde_json::from_slice(&edited).expect(&name);
+        for (key, old) in &value {
+            match &**key {
+                "model" => assert_eq!(edited[key], "another", "{name}"),
+                "stream_options" => {}
+                _ => assert_eq!(&edited[key], old, "{name}"),
+            }
+        }
+        if asked.stream {
+            assert_eq!(edited["stream_options"]["include_usage"], true, "{name}");
+        }
+        read += 1;
+    }
+    println!("{read} recorded requests read and edited");
+}
+
+fn recordings() -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures");
+    let folder = std::env::var_os("WEIR_FIXTURES").map_or_else(beside, PathBuf::from);
+    if folder.join("index.json").is_file() {
+        return Some(folder);
+    }
+    println!("skipped: no recordings at {}", folder.display());
+    None
+}
+
+fn index(folder: &Path) -> Vec<Value> {
+    let index = fs::read(folder.join("index.json")).expect("the index");
+    serde_json::from_slice(&index).expect("a list")
+}
+
+fn recorded(folder: &Path) -> Vec<Case> {
+    let cases = index(folder)
+        .into_iter()
+        .filter(|entry| text(entry, "api").starts_with("openai-"));
+    let cases = cases.map(|entry| {
+        let bytes = fs::read(folder.join(text(&entry, "response"))).expect("an answer");
+        let surface = surface(&text(&entry, "api"));
+        let sse = text(&entry, "content_type").starts_with("text/event-stream");
+        let chat = matches!(surface, Surface::Chat | Surface::Completions);
+        Case {
+            name: text(&entry, "id"),
+            surface,
+            model: text(&entry, "model"),
+            sse,
+            stripped: match (sse, chat) {
+                (true, true) => Stripped::Events(without_usage(&bytes)),
+                (true, false) => Stripped::Unknown,
+                (false, _) => Stripped::Bytes(bytes.clone()),
+            },
+            bytes: bytes.into(),
+            usage: counts(&entry["usage"]),
+            ending: None,
+            tokens: None,
+        }
+    });
+    cases.collect()
+}
+
+/// The events of a stream without their usage, made the slow way.
+fn without_usage(stream: &[u8]) -> Vec<Event> {
+    let stream = std::str::from_utf8(stream).expect("UTF-8");
+    let mut events = Vec::new();
+    for event in stream.split_inclusive("\n\n") {
+        let Some(Value::Object(mut object)) = data(event) else {
+            events.push(Event::Text(event.to_owned()));
+            continue;
+        };
+        let written = serde_json::to_string(&object).expect("JSON");
+        let usage = object.shift_remove("usage");
+        let choices = object
+            .get("choices")
+            .and_then(Value::as_array)
+            .is_some_and(|all| !all.is_empty());
+        if usage.as_ref().is_some_and(|usage| !usage.is_null()) && !choices {
+            continue;
+        }
+        events.push(match usage {
+            None => Event::Text(event.to_owned()),
+            Some(_) if event.contains(&written) => {
+                let without = serde_json::to_string(&object).expect("JSON");
+                Event::Text(event.replace(&written, &without))
+            }
+            Some(_) => Event::Json(Value::Object(object)),
+        });
+    }
+    events
+}
+
+fn data(event: &str) -> Option<Value> {
+    let line = event.lines().find_map(|line| line.strip_prefix("data:"))?;
+    serde_json::from_str(line).ok()
+}
+
+#[test]
+fn a_chunk_that_is_not_edited_is_passed_on_uncopied() {
+    let stream = Bytes::from_static(b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n");
+    for strip in [false, true] {
+        let mut meter = Meter::new(Surface::Chat, "gpt-4o", true, strip);
+        let out = meter.feed(stream.clone());
+        assert_eq!((out.as_ptr(), out.len()), (stream.as_ptr(), stream.len()));
+    }
+    let mut whole = BytesMut::from(&stream[..]);
+    whole.extend_from_slice(&stream[..20]);
+    let whole = whole.freeze();
+    let mut meter = Meter::new(Surface::Chat, "gpt-4o", true, true);
+    let out = meter.feed(whole.clone());
+    assert_eq!((out.as_ptr(), out.len()), (whole.as_ptr(), stream.len()));
+}
