@@ -88,6 +88,16 @@ impl Source {
     }
 }
 
+impl Source {
+    /// What the file looks like; taken before it is read, so that no change is missed.
+    fn stamp(&self) -> config::watch::Stamp {
+        match self {
+            Self::File(path) => config::watch::Stamp::of(path),
+            Self::Environment | Self::Given(_) => config::watch::Stamp::default(),
+        }
+    }
+}
+
 /// Runs weir until it is told to stop.
 ///
 /// `started` is called once with the bound addresses, when connections are accepted.
@@ -95,6 +105,7 @@ impl Source {
 /// # Errors
 /// Why it could not start.
 pub fn run(source: &Source, started: impl FnOnce(&Bound)) -> Result<(), Fault> {
+    let stamp = source.stamp();
     let settings = source.load()?;
     program_log::init(&settings.observe);
     // The first provider to be installed wins; Pingora would take ring.
@@ -102,7 +113,7 @@ pub fn run(source: &Source, started: impl FnOnce(&Bound)) -> Result<(), Fault> {
     raise_descriptor_limit();
     std::thread::spawn(crate::tokens::count::load);
     let runtime = runtime(settings.threads)?;
-    let outcome = runtime.block_on(serve(source, settings, started));
+    let outcome = runtime.block_on(serve(source, stamp, settings, started));
     // What still runs has had its time.
     runtime.shutdown_timeout(Duration::from_millis(100));
     outcome
@@ -142,6 +153,7 @@ pub struct Bound {
 
 async fn serve(
     source: &Source,
+    stamp: config::watch::Stamp,
     settings: Settings,
     started: impl FnOnce(&Bound),
 ) -> Result<(), Fault> {
@@ -153,6 +165,8 @@ async fn serve(
     };
     let live = Arc::new(Live::new(shared.build(&settings, None)?));
     let (shutdown, down) = watch::channel(false);
+    // The admin listener goes on answering while clients are drained.
+    let (_admin_shutdown, never) = watch::channel(false);
     let ready = Arc::new(AtomicBool::new(true));
 
     let connections = match settings.listen.connections_max {
@@ -173,7 +187,9 @@ async fn serve(
             h2: listener.h2,
         };
         let acceptor = acceptor(&proxy, &permits, bounds, &observer);
-        bound.clients.push(spawn(acceptor, listener.address, &down)?);
+        bound
+            .clients
+            .push(spawn(acceptor, listener.address, &down)?);
     }
     if let Some(admin) = &settings.admin {
         let app = Admin::new(Arc::clone(&live), Arc::clone(&ready), admin.token.clone());
@@ -185,11 +201,11 @@ async fn serve(
         };
         let own = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
         let acceptor = acceptor(&Arc::new(app), &own, bounds, &observer);
-        // It goes on answering while clients are drained.
-        let never = watch::channel(false).1;
         let address = spawn(acceptor, admin.address, &never);
         bound.admin = Some(address.map_err(|error| {
-            Fault::Unusable(format!("admin: {error}; set another with `admin.address`, or `admin: off`"))
+            Fault::Unusable(format!(
+                "admin: {error}; set another with `admin.address`, or `admin: off`"
+            ))
         })?);
     }
     for address in &bound.clients {
@@ -203,6 +219,7 @@ async fn serve(
     let drain = settings.listen.drain;
     let mut running = Running {
         source,
+        stamp,
         settings,
         shared,
         live,
@@ -265,7 +282,11 @@ fn acceptor<A>(
         open: observer.metrics.connections.clone(),
         refused: Arc::new(move |peer, fault| {
             let (status, code, _) = fault.answer();
-            tell.request(&Record::of_refused_head(peer.ip(), status, End::Refused(code)));
+            tell.request(&Record::of_refused_head(
+                peer.ip(),
+                status,
+                End::Refused(code),
+            ));
         }),
     }
 }
@@ -400,7 +421,11 @@ fn exit(
         provider.tls.server_name.clone(),
         provider.tls.verify,
         provider.tls.ca.as_deref(),
-        provider.tls.client.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path())),
+        provider
+            .tls
+            .client
+            .as_ref()
+            .map(|(cert, key)| (cert.as_path(), key.as_path())),
     )?;
     let general = settings.proxy.timeouts;
     let own = provider.timeouts;
@@ -439,6 +464,8 @@ fn model_list(routes: &Table, upstreams: &Upstreams) -> Option<Bytes> {
 /// A running weir and what it was started with.
 struct Running<'a> {
     source: &'a Source,
+    /// What the file looked like when it was last read.
+    stamp: config::watch::Stamp,
     settings: Settings,
     shared: Shared,
     live: Arc<Live>,
@@ -457,16 +484,11 @@ impl Running<'_> {
     /// Obeys signals and watches the file, until a signal says to stop.
     async fn until_stopped(&mut self) -> Result<Stop, Fault> {
         let mut signals = Signals::new()?;
-        let mut stamp = match self.source {
-            Source::File(path) => config::watch::Stamp::of(path),
-            Source::Environment | Source::Given(_) => config::watch::Stamp::default(),
-        };
         loop {
+            let (source, watch, stamp) = (self.source, self.settings.watch, &mut self.stamp);
             let changed = async {
-                match self.source {
-                    Source::File(path) if self.settings.watch => {
-                        config::watch::changed(path, &mut stamp).await;
-                    }
+                match source {
+                    Source::File(path) if watch => config::watch::changed(path, stamp).await,
                     _ => std::future::pending().await,
                 }
             };
@@ -480,9 +502,7 @@ impl Running<'_> {
                 _ = signals.terminate.recv() => return Ok(Stop::Drain),
                 _ = signals.interrupt.recv() => return Ok(Stop::Now),
             }
-            if let Source::File(path) = self.source {
-                stamp = config::watch::Stamp::of(path);
-            }
+            self.stamp = self.source.stamp();
             let applied = self.reload();
             self.shared.observer.metrics.reload(applied.is_ok());
             match applied {

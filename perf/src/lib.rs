@@ -1,10 +1,12 @@
 //! What the programs of `perf/` share: HTTP/1.1 framing, what simulator and generator agree to say
 //! to each other, and what the kernel knows of a proxy's processes. Nothing here is part of weir.
 //!
+//! - [`client`] sends a request and checks all that comes back.
 //! - [`http`] reads messages, whole and in pieces, and accepts no framing that is not exact.
 //! - [`scene`] writes the simulator's answers and checks that they arrived as they were sent.
 //! - [`process`] reads CPU time and memory of a process tree.
 
+pub mod client;
 pub mod http;
 pub mod process;
 pub mod scene;

@@ -26,7 +26,10 @@ impl Admin {
 
     fn answer(&self, method: &Method, path: &str, authorization: &[u8]) -> Response<Vec<u8>> {
         if !matches!(*method, Method::GET | Method::HEAD) {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+            return plain(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET is answered here\n",
+            );
         }
         match path {
             "/health/live" | "/healthz" => return plain(StatusCode::OK, "OK"),
@@ -58,7 +61,11 @@ impl Admin {
             buffered_bytes: snapshot.governor.buffers().held(),
         };
         let text = snapshot.observer.metrics.render(now);
-        with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+        with_type(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            text,
+        )
     }
 
     fn may(&self, authorization: &[u8]) -> bool {

@@ -33,8 +33,8 @@ impl Demo {
             None => std::env::temp_dir().join("weir-demo.log"),
         };
         let text = self.configuration(model, &log);
-        let settings = config::parse(&text, "the demo's configuration", &|_| None)
-            .map_err(Fault::Mistakes)?;
+        let settings =
+            config::parse(&text, "the demo's configuration", &|_| None).map_err(Fault::Mistakes)?;
         let source = Source::Given(Box::new(settings));
         app::run(&source, |bound| welcome(bound, &log))
     }

@@ -144,10 +144,11 @@ async fn chat(
         }
         Bytes::from(format!("data: {chunk}\n\n"))
     };
-    let delta = |delta: Value, finish: Option<&str>| {
-        json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}])
-    };
-    let hello = chunk(delta(json!({"role": "assistant", "content": ""}), None), None);
+    let delta = |delta: Value, finish: Option<&str>| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}]);
+    let hello = chunk(
+        delta(json!({"role": "assistant", "content": ""}), None),
+        None,
+    );
     session.write_response_body(hello, false).await?;
     for word in heard.split_inclusive(' ') {
         tokio::time::sleep(pace).await;
@@ -175,12 +176,21 @@ async fn whole(session: &mut ServerSession, status: u16, answer: &Value) -> Resu
 
 /// What the user said last, or an invitation.
 fn last_said(asked: &Value) -> String {
-    let messages = asked["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let user = messages.iter().rev().find(|message| message["role"] == "user");
+    let messages = asked["messages"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let user = messages
+        .iter()
+        .rev()
+        .find(|message| message["role"] == "user");
     let text = match user.map(|message| &message["content"]) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(parts)) => {
-            let texts: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
+            let texts: Vec<&str> = parts
+                .iter()
+                .filter_map(|part| part["text"].as_str())
+                .collect();
             texts.join(" ")
         }
         _ => String::new(),

@@ -80,7 +80,10 @@ impl Explain {
                 None => "the client's own",
             };
             println!("            credential: {key}");
-            println!("            road: {}", snapshot.egress.explain(&exit.endpoint).await);
+            println!(
+                "            road: {}",
+                snapshot.egress.explain(&exit.endpoint).await
+            );
         }
     }
 }
@@ -88,7 +91,10 @@ impl Explain {
 fn rule(snapshot: &Snapshot, found: Found, settings: &crate::config::Settings) -> String {
     match found {
         Found::Model(route) => {
-            format!("model_routes \"{}\"", snapshot.routes.models.route(route).pattern)
+            format!(
+                "model_routes \"{}\"",
+                snapshot.routes.models.route(route).pattern
+            )
         }
         Found::Path(_, entry) => {
             format!("target_map \"{}\"", settings.route.target_map[entry].0)

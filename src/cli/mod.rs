@@ -40,7 +40,12 @@ enum Verb {
 struct File {
     /// Configuration file [default: /etc/weir/weir.yaml, or the environment alone where that file
     /// isn't there and OPENAI_API_KEY or OLLAMA_BASE is set]
-    #[arg(short = 'c', long = "config", visible_short_alias = 'f', value_name = "FILE")]
+    #[arg(
+        short = 'c',
+        long = "config",
+        visible_short_alias = 'f',
+        value_name = "FILE"
+    )]
     config: Option<PathBuf>,
 }
 

@@ -1,9 +1,10 @@
 //! The file as it is meant: each room's settings, with every mistake of meaning.
 //!
-//! Goes on after a mistake with whatever comes nearest, so that all are found; what it returns counts
-//! only when nothing was found. What [`super::shape`] reported isn't reported again. Resolves no names
-//! and connects to nothing; reads the files that `file:` and `tls:` name.
+//! Goes on after a mistake with whatever comes nearest, so that all are found; what it returns
+//! counts only when nothing was found. What [`super::shape`] reported isn't reported again.
+//! Resolves no names and connects to nothing; reads the files that `file:` and `tls:` name.
 
+mod aliases;
 mod bounds;
 mod edits;
 mod later;
@@ -15,7 +16,7 @@ mod telling;
 
 use super::Settings;
 use super::file::{File, Threads};
-use super::mistakes::Findings;
+use super::findings::Findings;
 use super::path::Path;
 use super::secrets;
 use super::units::Text;
@@ -100,8 +101,9 @@ impl Check<'_> {
         match text.parse() {
             Ok(url) => Some(url),
             Err(allowed) => {
-                // The sentences of the parser may repeat a scheme, nothing more.
+                // The parser names the scheme that it found, which may come from a variable.
                 let allowed: String = allowed;
+                let allowed = allowed.split(", not ").next().unwrap_or_default();
                 self.findings.wrong(path, allowed);
                 None
             }
@@ -112,7 +114,9 @@ impl Check<'_> {
     fn secret(&mut self, text: Option<&Text>, path: &Path) -> Option<Secret<String>> {
         match secrets::secret(&text?.0, self.folder) {
             Ok(secret) => secret,
-            Err((found, allowed)) => {
+            Err(why) => {
+                let found = format!("{}, which {why}", self.findings.found(path));
+                let allowed = "file:PATH of a readable file with one line of text";
                 self.findings.wrong_because(path, found, allowed);
                 None
             }
@@ -133,17 +137,17 @@ impl Check<'_> {
     fn pem(&mut self, text: Option<&Text>, path: &Path) -> Option<PathBuf> {
         let text = &text?.0;
         let file = self.folder.join(text);
-        let mut wrong = |found: String| {
-            self.findings.wrong_because(path, found, "the path of a readable PEM file");
-            None
+        let why = match std::fs::read(&file) {
+            _ if text.is_empty() || text.contains('\n') => "is no path".to_owned(),
+            Ok(content) if content.windows(11).any(|bytes| bytes == b"-----BEGIN ") => {
+                return Some(file);
+            }
+            Ok(_) => "isn't PEM".to_owned(),
+            Err(error) => format!("can't be read ({error})"),
         };
-        if text.is_empty() || text.contains('\n') {
-            return wrong("text that is no path".to_owned());
-        }
-        match std::fs::read(&file) {
-            Ok(content) if content.windows(11).any(|bytes| bytes == b"-----BEGIN ") => Some(file),
-            Ok(_) => wrong(format!("{}, which isn't PEM", file.display())),
-            Err(error) => wrong(format!("{}, which can't be read ({error})", file.display())),
-        }
+        let found = format!("{}, which {why}", self.findings.found(path));
+        self.findings
+            .wrong_because(path, found, "the path of a readable PEM file");
+        None
     }
 }

@@ -6,8 +6,8 @@
 use super::{Mistakes, Settings, parse};
 
 /// Settings from `OPENAI_API_KEY` (with `OPENAI_BASE_URL`, when it isn't OpenAI's own API) and
-/// `OLLAMA_BASE` (such as `http://localhost:11434`); with both, OpenAI's models go to the first and all
-/// others to the second. `None` when neither is set.
+/// `OLLAMA_BASE` (such as `http://localhost:11434`); with both, OpenAI's models go to the first and
+/// all others to the second. `None` when neither is set.
 pub fn from_env(env: &dyn Fn(&str) -> Option<String>) -> Option<Result<Settings, Mistakes>> {
     let is_set = |name| env(name).is_some_and(|value| !value.trim().is_empty());
     let text = match (is_set("OPENAI_API_KEY"), is_set("OLLAMA_BASE")) {
@@ -27,7 +27,16 @@ pub fn from_env(env: &dyn Fn(&str) -> Option<String>) -> Option<Result<Settings,
             _ => Some(value),
         }
     };
-    Some(parse(&text, "environment", &trimmed))
+    Some(
+        parse(&text, "environment", &trimmed).map_err(|mut mistakes| {
+            // The lines are those of a text that nobody wrote.
+            mistakes
+                .0
+                .iter_mut()
+                .for_each(|mistake| mistake.line = None);
+            mistakes
+        }),
+    )
 }
 
 const ALONE: &str = "port: 8080\nrouting: {default_provider: ";

@@ -1,9 +1,10 @@
 //! The file exactly as it is written: every key, its meaning and its default.
 //!
-//! Nothing is required and nothing is concluded here; that is done by [`super::check`]. The docstrings
-//! are the descriptions in `conf/schema.json`. Read by [`super::shape`].
+//! Nothing is required and nothing is concluded here; that is done by [`super::check`]. The
+//! docstrings are the descriptions in `conf/schema.json`. Read by [`super::shape`].
 
-use super::units::{Flag, Fraction, List, Map, Scalar, Size, Span, Text, Whole, scalar, words};
+use super::lists::{List, Map};
+use super::units::{Flag, Fraction, Scalar, Size, Span, Text, Whole, scalar, words};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
@@ -19,7 +20,8 @@ pub(super) struct File {
     pub(super) listen: Option<List<ListenEntry>>,
     /// Short for one plaintext listener on all IPv4 addresses; instead of `listen`.
     pub(super) port: Option<Whole>,
-    /// The listener for health, metrics and the admin API; `off` for none. Default: `127.0.0.1:9900`.
+    /// The listener for health, metrics and the admin API; `off` for none. Default:
+    /// `127.0.0.1:9900`.
     pub(super) admin: Option<Admin>,
     /// Networks whose `X-Forwarded-For`, `X-Real-IP` and `X-Request-Id` are believed. Default:
     /// `[127.0.0.0/8, "::1/128"]`.
@@ -40,8 +42,8 @@ pub(super) struct File {
     pub(super) dns: Option<Dns>,
     /// Path prefixes, and the URL (or the provider's name) that serves each. Default: none.
     pub(super) target_map: Option<Map<Text>>,
-    /// Models, by exact name or glob, and what serves each: a URL, another route's name (an alias), or
-    /// a mapping. Default: none.
+    /// Models, by exact name or glob, and what serves each: a URL, another route's name (an alias),
+    /// or a mapping. Default: none.
     pub(super) model_routes: Option<Map<Route>>,
     /// What happens to requests that no rule names.
     pub(super) routing: Option<Routing>,
@@ -271,7 +273,8 @@ pub(super) struct RouteForm {
     pub(super) urls: Option<List<Text>>,
     /// Providers that serve the model.
     pub(super) targets: Option<List<Target>>,
-    /// How a target is chosen. Default: `round_robin`. (`least_loaded` and `hash` are not built yet)
+    /// How a target is chosen. Default: `round_robin`. (`least_loaded` and `hash` are not built
+    /// yet)
     pub(super) balance: Option<Balance>,
     /// Other routes, in order, when no target could answer. (not built yet)
     pub(super) fallback: Option<List<Text>>,
@@ -419,8 +422,8 @@ pub(super) struct Headers {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HeaderEdits {
-    /// Names and values; values may use `{request_id}` `{client_ip}` `{team}` `{key}` `{model}` and be
-    /// `file:/path`. Default: `{}`.
+    /// Names and values; values may use `{request_id}` `{client_ip}` `{team}` `{key}` `{model}` and
+    /// be `file:/path`. Default: `{}`.
     pub(super) set: Option<Map<Text>>,
     /// Names. Default: `[]`.
     pub(super) remove: Option<List<Text>>,
@@ -613,8 +616,8 @@ impl<'de> Deserialize<'de> for Admin {
     }
 }
 
-/// Reads `text` from a text (or from `false`), `mapping` from a mapping; the place within the mapping
-/// isn't lost, as it would be with an untagged enum.
+/// Reads `text` from a text (or from `false`), `mapping` from a mapping; the place within the
+/// mapping isn't lost, as it would be with an untagged enum.
 struct TextOrMapping<T, M> {
     allowed: &'static str,
     text: fn(&str) -> Option<T>,

@@ -1,7 +1,7 @@
 //! Which line of the file each place is on.
 //!
-//! The values come from `serde_yaml`, which doesn't keep lines; the events of a second parser do. Where
-//! the two disagree about a file, the line of the nearest place around it is told. Built by
+//! The values come from `serde_yaml`, which doesn't keep lines; the events of a second parser do.
+//! Where the two disagree about a file, the line of the nearest place around it is told. Built by
 //! [`super::tree`].
 
 use super::path::{Path, Step};
@@ -177,10 +177,12 @@ impl Builder {
     /// Where the innermost open mapping or list is.
     fn path(&self) -> Path {
         let around = &self.open[..self.open.len().saturating_sub(1)];
-        around.iter().fold(Path::root(), |path, open| match &open.inside {
-            Inside::Map { key, .. } => path.key(key.as_ref().map_or("?", |(name, _)| name)),
-            Inside::Seq(items) => path.index(items.len()),
-        })
+        around
+            .iter()
+            .fold(Path::root(), |path, open| match &open.inside {
+                Inside::Map { key, .. } => path.key(key.as_ref().map_or("?", |(name, _)| name)),
+                Inside::Seq(items) => path.index(items.len()),
+            })
     }
 
     /// What was complete when the text ended, with what was open closed around it.
@@ -208,10 +210,11 @@ mod tests {
     use super::*;
 
     fn at(keys: &[&str]) -> Path {
-        keys.iter().fold(Path::root(), |path, key| match key.parse() {
-            Ok(index) => path.index(index),
-            Err(_) => path.key(key),
-        })
+        keys.iter()
+            .fold(Path::root(), |path, key| match key.parse() {
+                Ok(index) => path.index(index),
+                Err(_) => path.key(key),
+            })
     }
 
     #[test]
@@ -247,9 +250,6 @@ mod tests {
     fn keys_that_stand_twice_are_found_also_on_one_line() {
         let text = "a: 1\nb:\n  - {c: 1, c: 2}\na: 3\n";
         let twice = Lines::read(text).twice;
-        assert_eq!(
-            twice,
-            [(at(&["b", "0", "c"]), 3, 3), (at(&["a"]), 4, 1)]
-        );
+        assert_eq!(twice, [(at(&["b", "0", "c"]), 3, 3), (at(&["a"]), 4, 1)]);
     }
 }

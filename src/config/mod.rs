@@ -1,22 +1,25 @@
-//! The configuration: a file (or a few variables of the environment) read, checked, and handed out as
-//! each room's settings, or all that is wrong with it.
+//! The configuration: a file (or a few variables of the environment) read, checked, and handed out
+//! as each room's settings, or all that is wrong with it.
 //!
 //! ```text
 //! text ─ tree ─ secrets ─ shape ─ check ─▶ Settings
 //!          └───────┴────────┴───────┴────▶ Mistakes: file, line, path, found, allowed
 //! ```
 //!
-//! Never builds anything from the settings and never keeps them: that is done by whoever calls, at the
-//! start and at each reload.
+//! Never builds anything from the settings and never keeps them: that is done by whoever calls, at
+//! the start and at each reload.
 
 mod check;
 mod environment;
 mod file;
+mod findings;
 mod lines;
+mod lists;
 mod mistakes;
 mod path;
 mod secrets;
 mod shape;
+mod shown;
 mod tree;
 mod units;
 pub mod watch;
@@ -65,10 +68,18 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Setting
     std::fs::File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
         .map_err(|error| {
-            Mistakes::of_file(&origin, format!("no file to read ({error})"), "a readable file")
+            Mistakes::of_file(
+                &origin,
+                format!("no file to read ({error})"),
+                "a readable file",
+            )
         })?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(Mistakes::of_file(&origin, "more than 8 MiB", "a smaller file"));
+        return Err(Mistakes::of_file(
+            &origin,
+            "more than 8 MiB",
+            "a smaller file",
+        ));
     }
     match String::from_utf8(bytes) {
         Ok(text) => parse(&text, &origin, env),
@@ -83,8 +94,8 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Setting
 
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
-/// Reads a configuration from its text; `origin` is what mistakes call it, and the folder of that path
-/// is where relative paths begin.
+/// Reads a configuration from its text; `origin` is what mistakes call it, and the folder of that
+/// path is where relative paths begin.
 ///
 /// # Errors
 /// All mistakes of the text.

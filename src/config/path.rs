@@ -1,5 +1,5 @@
-//! A place in the file: the keys and indexes that lead to it. Made by whoever walks the file, printed
-//! in mistakes.
+//! A place in the file: the keys and indexes that lead to it. Made by whoever walks the file,
+//! printed in mistakes.
 
 use serde_path_to_error::Segment;
 use serde_yaml::Value;
@@ -71,26 +71,30 @@ impl Path {
 
     /// What stands there.
     pub(super) fn find<'v>(&self, tree: &'v Value) -> Option<&'v Value> {
-        self.0.iter().try_fold(tree, |node, step| match (step, node) {
-            (Step::Key(key), Value::Mapping(entries)) => entries
-                .iter()
-                .find(|(name, _)| is_key(name, key))
-                .map(|(_, value)| value),
-            (Step::Index(index), Value::Sequence(items)) => items.get(*index),
-            _ => None,
-        })
+        self.0
+            .iter()
+            .try_fold(tree, |node, step| match (step, node) {
+                (Step::Key(key), Value::Mapping(entries)) => entries
+                    .iter()
+                    .find(|(name, _)| is_key(name, key))
+                    .map(|(_, value)| value),
+                (Step::Index(index), Value::Sequence(items)) => items.get(*index),
+                _ => None,
+            })
     }
 
     /// What stands there, to be replaced.
     pub(super) fn find_mut<'v>(&self, tree: &'v mut Value) -> Option<&'v mut Value> {
-        self.0.iter().try_fold(tree, |node, step| match (step, node) {
-            (Step::Key(key), Value::Mapping(entries)) => entries
-                .iter_mut()
-                .find(|(name, _)| is_key(name, key))
-                .map(|(_, value)| value),
-            (Step::Index(index), Value::Sequence(items)) => items.get_mut(*index),
-            _ => None,
-        })
+        self.0
+            .iter()
+            .try_fold(tree, |node, step| match (step, node) {
+                (Step::Key(key), Value::Mapping(entries)) => entries
+                    .iter_mut()
+                    .find(|(name, _)| is_key(name, key))
+                    .map(|(_, value)| value),
+                (Step::Index(index), Value::Sequence(items)) => items.get_mut(*index),
+                _ => None,
+            })
     }
 }
 

@@ -1,10 +1,10 @@
 //! `${NAME}`, `${NAME:-default}` and `file:/path`: values that stand elsewhere.
 //!
-//! The file keeps the reference, so that mistakes can show it; the value goes into the settings as a
-//! [`Secret`]. A reference that leads to nothing is a mistake, never an empty value. Called by
+//! The file keeps the reference, so that mistakes can show it; the value goes into the settings as
+//! a [`Secret`]. A reference that leads to nothing is a mistake, never an empty value. Called by
 //! [`super::parse`] for the environment and by [`super::check`] for files.
 
-use super::mistakes::Findings;
+use super::findings::Findings;
 use super::path::Path;
 use crate::types::Secret;
 use serde_yaml::Value;
@@ -40,8 +40,8 @@ pub(super) fn fill_in(node: &mut Value, path: &Path, env: Env<'_>, findings: &mu
     }
 }
 
-/// Follows `${…}`; `$${` stands for `${`. `None` when there is nothing to follow; otherwise the mistake:
-/// found, allowed.
+/// Follows `${…}`; `$${` stands for `${`. `None` when there is nothing to follow; otherwise the
+/// mistake: found, allowed.
 fn expand(text: &str, env: Env<'_>) -> Result<Option<String>, (String, &'static str)> {
     if !text.contains("${") {
         return Ok(None);
@@ -91,28 +91,25 @@ fn variable(reference: &str, env: Env<'_>) -> Result<String, (String, &'static s
 }
 
 /// A secret as it stands in the file or in the file that `file:PATH` names (relative to `folder`; a
-/// line break at its end isn't part of it). `Ok(None)` when it is empty in the file itself. The error
-/// is the mistake: found, allowed.
+/// line break at its end isn't part of it). `Ok(None)` when it is empty in the file itself. The
+/// error says what is wrong with the file that is named, without its name: `can't be read`.
 pub(super) fn secret(
     text: &str,
     folder: &std::path::Path,
-) -> Result<Option<Secret<String>>, (String, &'static str)> {
+) -> Result<Option<Secret<String>>, String> {
     let Some(path) = text.strip_prefix("file:") else {
         return Ok((!text.is_empty()).then(|| Secret::new(text.to_owned())));
     };
-    let path = folder.join(path);
-    let mistake = |found: String| (found, "file:PATH of a readable file with one line of text");
-    let name = path.display();
     let mut content = String::new();
-    std::fs::File::open(&path)
+    std::fs::File::open(folder.join(path))
         .and_then(|file| file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut content))
-        .map_err(|error| mistake(format!("{name}, which can't be read ({error})")))?;
+        .map_err(|error| format!("can't be read ({error})"))?;
     let value = content.trim_end_matches(['\r', '\n']);
     if value.is_empty() {
-        return Err(mistake(format!("{name}, which is empty")));
+        return Err("is empty".to_owned());
     }
     if content.len() as u64 > SECRET_BYTES_MAX || value.contains(['\r', '\n']) {
-        return Err(mistake(format!("{name}, which has more than one line of text")));
+        return Err("has more than one line of text".to_owned());
     }
     Ok(Some(Secret::new(value.to_owned())))
 }

@@ -4,12 +4,13 @@
 //! again, so that one run tells all. Called by [`super::parse`].
 
 use super::file::File;
-use super::mistakes::Findings;
+use super::findings::Findings;
 use super::path::Path;
 use super::tree::take_out;
 use serde_yaml::Value;
 
-/// Reads the file's types from a tree; what couldn't be read is missing from them and in `findings`.
+/// Reads the file's types from a tree; what couldn't be read is missing from them and in
+/// `findings`.
 pub(super) fn read(mut tree: Value, findings: &mut Findings) -> File {
     if tree.is_null() {
         return File::default();

@@ -1,11 +1,12 @@
 //! The file's text as a tree of values, with merge keys (`<<`) followed.
 //!
-//! Keys that stand twice don't end the reading: the first one counts, and [`Lines`] knows the others.
-//! Aliases are followed by the parser, within its limits on depth and repetition. Called by
+//! Keys that stand twice don't end the reading: the first one counts, and [`Lines`] knows the
+//! others. Aliases are followed by the parser, within its limits on depth and repetition. Called by
 //! [`super::parse`].
 
+use super::findings::Findings;
 use super::lines::Lines;
-use super::mistakes::{Findings, Mistake, Mistakes, What};
+use super::mistakes::{Mistake, Mistakes, What};
 use super::path::{Path, Step, key_text};
 use serde::de::{EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -18,7 +19,7 @@ pub(super) fn read(text: &str, origin: &str) -> Result<(Value, Findings), Mistak
     let mut tree = match serde_yaml::from_str::<Lenient>(text) {
         Ok(Lenient(tree)) => tree,
         Err(_) if is_empty(text) => Value::Null,
-        Err(error) => return Err(syntax(&error, origin)),
+        Err(error) => return Err(syntax(&error, text, origin)),
     };
     let lines = Lines::read(text);
     let twice = lines.twice.clone();
@@ -37,15 +38,17 @@ pub(super) fn read(text: &str, origin: &str) -> Result<(Value, Findings), Mistak
 
 /// Nothing but comments and document marks.
 fn is_empty(text: &str) -> bool {
-    text.lines().map(|line| line.trim_start_matches('\u{feff}').trim()).all(|line| {
-        line.is_empty() || line.starts_with('#') || line == "---" || line == "..."
-    })
+    text.lines()
+        .map(|line| line.trim_start_matches('\u{feff}').trim())
+        .all(|line| line.is_empty() || line.starts_with('#') || line == "---" || line == "...")
 }
 
-fn syntax(error: &serde_yaml::Error, origin: &str) -> Mistakes {
+fn syntax(error: &serde_yaml::Error, text: &str, origin: &str) -> Mistakes {
+    let last = text.lines().count().max(1);
     Mistakes(vec![Mistake {
         file: origin.to_owned(),
-        line: Some(error.location().map_or(1, |place| place.line())),
+        // The end of the text is told as the line after it.
+        line: Some(error.location().map_or(1, |place| place.line().min(last))),
         path: String::new(),
         what: What::Wrong {
             found: format!("text that isn't YAML ({error})"),

@@ -1,14 +1,13 @@
-//! The small values of the file: durations, sizes, numbers, switches, lists and maps, each with the
+//! The small values of the file: durations, sizes, numbers, switches and words, each with the
 //! sentence that says how it is written.
 //!
 //! A quoted number is a number too: what `${NAME}` brings is always text. Used by [`super::file`].
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::fmt;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 /// `30s`, `5m`, `1h`, `250ms`, `1h30m`; `0`.
@@ -34,12 +33,6 @@ pub(super) struct Flag(pub(super) bool);
 /// A text; numbers must be quoted.
 #[derive(Clone)]
 pub(super) struct Text(pub(super) String);
-
-/// A list; an item that couldn't be read is `None`, so that the others keep their places.
-pub(super) struct List<T>(pub(super) Vec<Option<T>>);
-
-/// A mapping in the order of the file; `None` where nothing stands after the key.
-pub(super) struct Map<T>(pub(super) Vec<(String, Option<T>)>);
 
 // === scalars ===
 
@@ -248,7 +241,9 @@ fn split_digits(text: &str) -> (&str, &str) {
 
 fn digits(text: &str) -> Option<u64> {
     // `parse` would take a `+` too.
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
 // === words ===
@@ -297,107 +292,6 @@ macro_rules! words {
 }
 pub(super) use words;
 
-// === lists and maps ===
-
-impl<T> List<T> {
-    /// The items that could be read, with their places.
-    pub(super) fn items(&self) -> impl Iterator<Item = (usize, &T)> {
-        let items = self.0.iter().enumerate();
-        items.filter_map(|(index, item)| Some((index, item.as_ref()?)))
-    }
-}
-
-impl<T> Default for List<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<T> Default for Map<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ListVisitor(PhantomData))
-    }
-}
-
-struct ListVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
-    type Value = List<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
-            items.push(item);
-        }
-        Ok(List(items))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Map<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(MapVisitor(PhantomData))
-    }
-}
-
-struct MapVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for MapVisitor<T> {
-    type Value = Map<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a mapping")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Map<T>, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Map(entries))
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for List<T> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        format!("List_of_{}", T::schema_name()).into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "array", "items": generator.subschema_for::<T>() })
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for Map<T> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        format!("Map_of_{}", T::schema_name()).into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "object",
-            "additionalProperties": generator.subschema_for::<T>()
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -417,8 +311,19 @@ mod tests {
             assert_eq!(read(text), Some(ms), "{text}");
         }
         for bad in [
-            "", "5", "s", "-5s", "+5s", "1.5s", "5 s", "5x", "5s-", "99999999999999999999s",
-            "18446744073709551615h", "4000d", "é",
+            "",
+            "5",
+            "s",
+            "-5s",
+            "+5s",
+            "1.5s",
+            "5 s",
+            "5x",
+            "5s-",
+            "99999999999999999999s",
+            "18446744073709551615h",
+            "4000d",
+            "é",
         ] {
             assert_eq!(read(bad), None, "{bad}");
         }

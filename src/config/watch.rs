@@ -1,8 +1,8 @@
 //! Waits until the configuration's file has become another one.
 //!
-//! Looks once a second instead of being told: that works on every file system, and however the file is
-//! replaced: written in place, renamed over, or swapped by a symbolic link as Kubernetes does. Never
-//! reads the configuration; whoever waits here loads it.
+//! Looks once a second instead of being told: that works on every file system, and however the file
+//! is replaced: written in place, renamed over, or swapped by a symbolic link as Kubernetes does.
+//! Never reads the configuration; whoever waits here loads it.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::Read;
@@ -10,8 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// A file's state, as far as it tells one content from another; the default is a file that was never
-/// seen.
+/// A file's state, as far as it tells one content from another; the default is a file that was
+/// never seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp(Option<Seen>);
 
@@ -32,7 +32,9 @@ impl Stamp {
             let mut file = std::fs::File::open(path)?;
             let meta = file.metadata()?;
             let mut content = Vec::new();
-            file.by_ref().take(CONTENT_BYTES_MAX).read_to_end(&mut content)?;
+            file.by_ref()
+                .take(CONTENT_BYTES_MAX)
+                .read_to_end(&mut content)?;
             let mut hasher = DefaultHasher::new();
             hasher.write(&content);
             Ok(Seen {
@@ -56,8 +58,8 @@ impl Stamp {
 /// What is longer is refused by whoever loads it.
 const CONTENT_BYTES_MAX: u64 = 16 << 20;
 
-/// Completes when the file at `path` has another content than `since`, and rests: two looks in a row
-/// saw the same. `since` is then the new state. A file that is away is waited for.
+/// Completes when the file at `path` has another content than `since`, and rests: two looks in a
+/// row saw the same. `since` is then the new state. A file that is away is waited for.
 ///
 /// Cancel safe: nothing is lost when the future is dropped.
 pub async fn changed(path: &Path, since: &mut Stamp) {

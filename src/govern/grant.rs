@@ -37,7 +37,11 @@ mod tests {
         let second = Grant::new(&in_flight, 2);
         assert!(first.is_some() && second.is_some());
         assert!(Grant::new(&in_flight, 2).is_none());
-        assert_eq!(in_flight.load(Ordering::Relaxed), 2, "a refusal takes no place");
+        assert_eq!(
+            in_flight.load(Ordering::Relaxed),
+            2,
+            "a refusal takes no place"
+        );
         drop(first);
         assert!(Grant::new(&in_flight, 2).is_some());
         drop(second);

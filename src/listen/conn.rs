@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -44,6 +45,8 @@ pub struct Conn {
     digest: Arc<SocketDigest>,
     h2: bool,
     read_end: bool,
+    /// The current request has been read whole: what comes now belongs to the next one.
+    between: AtomicBool,
 }
 
 impl Conn {
@@ -60,6 +63,7 @@ impl Conn {
             digest: Arc::new(digest),
             h2: false,
             read_end: false,
+            between: AtomicBool::new(false),
         }
     }
 
@@ -88,9 +92,34 @@ impl Conn {
         self.ahead.advance(bytes);
     }
 
-    /// Lets the session have the first `bytes` by themselves, before all that follows.
+    /// Begins a request: the session has its first `bytes`, the head, before all that follows.
     pub fn give_first(&mut self, bytes: usize) {
         self.first = bytes;
+        *self.between.get_mut() = false;
+    }
+
+    /// Says that the current request has been read whole. What the client sends from now on (RFC
+    /// 9112, section 9.3.2: pipelining) waits until the next one begins; the session sees only that
+    /// the client is there, or that it left.
+    pub fn keep_the_rest(&self) {
+        self.between.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads what belongs to the next request; ready only when the client has left, or broke off.
+    fn poll_between(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        /// A client that sends more than this ahead is not read until its turn comes.
+        const AHEAD_BYTES_MAX: usize = 64 << 10;
+        while self.ahead.len() < AHEAD_BYTES_MAX {
+            let mut scrap = [0; 4096];
+            let mut read = ReadBuf::new(&mut scrap);
+            ready!(self.socket()?.poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                self.read_end = true;
+                return Poll::Ready(Ok(()));
+            }
+            self.ahead.extend_from_slice(read.filled());
+        }
+        Poll::Pending
     }
 
     /// Makes Pingora speak HTTP/2 on this connection.
@@ -149,6 +178,9 @@ impl AsyncRead for Conn {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.between.load(Ordering::Relaxed) {
+            return self.poll_between(cx);
+        }
         if self.ahead.is_empty() {
             let before = buf.filled().len();
             let read = ready!(self.socket()?.poll_read(cx, buf));

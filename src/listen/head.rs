@@ -211,7 +211,10 @@ mod tests {
         assert_eq!(head_of(b"GET / HTTP/1.1\n\n").await, bare);
         assert_eq!(head_of(b"GET / HTTP/1.1\r\na: b\n\r\n").await, bare);
         assert_eq!(head_of(b"\n\n").await, bare);
-        assert_eq!(head_of(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n").await, Head::Http1);
+        assert_eq!(
+            head_of(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n").await,
+            Head::Http1
+        );
     }
 
     #[tokio::test]

@@ -183,7 +183,9 @@ impl<'a> Record<'a> {
     fn line(&self) -> Line<'a> {
         let usage = self.usage;
         Line {
-            time: self.time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+            time: self
+                .time
+                .to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             request_id: self.request_id,
             client_ip: self.client_ip,
             method: self.method,

@@ -40,10 +40,13 @@ impl Metrics {
     /// Registers all metrics.
     pub fn new() -> Self {
         let registry = Registry::new();
-        let build_info = kept(&registry, IntGaugeVec::new(
-            Opts::new(names::BUILD_INFO, "Always 1; the version is a label."),
-            &["version"],
-        ));
+        let build_info = kept(
+            &registry,
+            IntGaugeVec::new(
+                Opts::new(names::BUILD_INFO, "Always 1; the version is a label."),
+                &["version"],
+            ),
+        );
         build_info
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
@@ -93,13 +96,16 @@ impl Metrics {
                 "Failed tries at upstreams by what went wrong.",
                 names::ERROR_LABELS,
             ),
-            overhead: kept(&registry, prometheus::Histogram::with_opts(
-                HistogramOpts::new(
-                    names::OVERHEAD,
-                    "From a request's last byte to the choice of an upstream.",
-                )
-                .buckets(names::OVERHEAD_BUCKETS.to_vec()),
-            )),
+            overhead: kept(
+                &registry,
+                prometheus::Histogram::with_opts(
+                    HistogramOpts::new(
+                        names::OVERHEAD,
+                        "From a request's last byte to the choice of an upstream.",
+                    )
+                    .buckets(names::OVERHEAD_BUCKETS.to_vec()),
+                ),
+            ),
             reloads,
             in_flight: gauge(&registry, names::IN_FLIGHT, "Requests in flight."),
             buffered_bytes: gauge(
@@ -108,10 +114,13 @@ impl Metrics {
                 "Bytes held in request buffers.",
             ),
             connections: gauge(&registry, names::CONNECTIONS, "Open client connections."),
-            access_log_dropped: kept(&registry, IntCounter::new(
-                names::ACCESS_LOG_DROPPED,
-                "Access log records that were lost.",
-            )),
+            access_log_dropped: kept(
+                &registry,
+                IntCounter::new(
+                    names::ACCESS_LOG_DROPPED,
+                    "Access log records that were lost.",
+                ),
+            ),
             registry,
         }
     }

@@ -20,9 +20,8 @@ pub fn init(settings: &Settings) {
         Level::Debug | Level::Trace => level,
         _ => "off",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new(format!("{libraries},weir={level},weir_dns={level}"))
-    });
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(format!("{libraries},weir={level},weir_dns={level}")));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

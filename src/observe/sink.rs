@@ -278,7 +278,10 @@ mod tests {
         sink.reopen();
         sink.write(|line| line.extend_from_slice(b"two\n"));
         drop(sink);
-        assert_eq!(std::fs::read_to_string(folder.join("moved")).unwrap(), "one\n");
+        assert_eq!(
+            std::fs::read_to_string(folder.join("moved")).unwrap(),
+            "one\n"
+        );
         assert_eq!(std::fs::read_to_string(&file.path).unwrap(), "two\n");
         std::fs::remove_dir_all(&folder).unwrap();
     }

@@ -175,7 +175,10 @@ mod tests {
 
     #[test]
     fn the_client_is_the_last_address_that_no_trusted_proxy_has() {
-        let trusted = ["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+        let trusted = [
+            "127.0.0.0/8".parse().unwrap(),
+            "10.0.0.0/8".parse().unwrap(),
+        ];
         let client = |pairs: &[(&'static str, &str)]| {
             forwarded_for(&headers(pairs), &trusted).map(|ip| ip.to_string())
         };

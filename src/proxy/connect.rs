@@ -46,7 +46,8 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
             return Err(Refusal::NoRoute(journey.arrival.path.clone()).into());
         };
         let Some(choice) = plan.candidates.get(plan.next).cloned() else {
-            let refusal = last.unwrap_or_else(|| Refusal::UpstreamFailed("no endpoint is left".into()));
+            let refusal =
+                last.unwrap_or_else(|| Refusal::UpstreamFailed("no endpoint is left".into()));
             return Err(refusal.into());
         };
         plan.next += 1;
@@ -157,7 +158,11 @@ fn ended(journey: &mut Journey, outcome: Outcome) {
 fn tell(journey: &Journey, choice: &Choice, kind: &'static str, error: &dyn std::fmt::Display) {
     let endpoint = journey.snapshot.upstreams.endpoint(choice.endpoint);
     let provider = &journey.snapshot.upstreams.provider(endpoint.provider).name;
-    journey.snapshot.observer.metrics.upstream_error(provider, kind);
+    journey
+        .snapshot
+        .observer
+        .metrics
+        .upstream_error(provider, kind);
     tracing::warn!(
         request_id = journey.arrival.request_id,
         %provider,

@@ -33,7 +33,11 @@ pub fn head(_session: &Session, request: &mut RequestHeader, journey: &Journey) 
     };
     let endpoint = current.attempt.endpoint();
     let provider = journey.snapshot.upstreams.provider(endpoint.provider);
-    request.set_uri(url(journey, &endpoint.base.path, current.choice.model.as_deref())?);
+    request.set_uri(url(
+        journey,
+        &endpoint.base.path,
+        current.choice.model.as_deref(),
+    )?);
     request.insert_header(header::HOST, &endpoint.host_header)?;
     if let Some(authorization) = &provider.authorization {
         request.insert_header(header::AUTHORIZATION, authorization)?;
@@ -45,7 +49,10 @@ pub fn head(_session: &Session, request: &mut RequestHeader, journey: &Journey) 
     frame(request, plan, current)?;
     if plan.surface.metered().is_some() {
         // A compressed answer can't be metered as it passes.
-        request.insert_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
+        request.insert_header(
+            header::ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        )?;
     }
     origin(request, journey, current.road)?;
     request.insert_header("x-request-id", journey.arrival.request_id.as_str())?;
@@ -68,7 +75,11 @@ pub fn body(body: &mut Option<Bytes>, journey: &mut Journey) -> Result<()> {
             return Err(Refusal::BodyTooLarge(*bytes_max).into());
         }
     }
-    if let Some(edited) = journey.attempt.as_ref().and_then(|current| current.body.as_ref()) {
+    if let Some(edited) = journey
+        .attempt
+        .as_ref()
+        .and_then(|current| current.body.as_ref())
+    {
         *body = Some(edited.clone());
     }
     Ok(())
@@ -176,7 +187,9 @@ pub fn rendered(template: &Template, journey: &Journey) -> Option<HeaderValue> {
             Piece::Team | Piece::Key => {}
         }
     }
-    HeaderValue::from_str(&value).ok().filter(|value| !value.is_empty())
+    HeaderValue::from_str(&value)
+        .ok()
+        .filter(|value| !value.is_empty())
 }
 
 /// The model that the upstream is asked for, when it isn't the client's name.

@@ -52,7 +52,11 @@ impl ProxyHttp for Proxy {
     /// None of Pingora's modules: bytes pass as they are, compression is the upstream's affair.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    async fn early_request_filter(&self, session: &mut Session, journey: &mut Journey) -> Result<()> {
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        journey: &mut Journey,
+    ) -> Result<()> {
         arrive::arrive(session, journey);
         Ok(())
     }

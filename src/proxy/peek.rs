@@ -71,7 +71,7 @@ pub async fn body(
     let wanted = surface.metered().is_some() || !snapshot.routes.models.is_empty();
     let empty = session.is_body_empty();
     if !empty && wants_continue(session) && session.write_continue_response().await.is_err() {
-        return Err(Refusal::ClientTimeout);
+        return Err(Refusal::ClientLeft);
     }
     if session.is_upgrade_req() || !empty && (media == Media::Opaque || !wanted) {
         return Ok(Body::Streamed {
@@ -176,7 +176,9 @@ impl Media {
         match essence.as_str() {
             "application/json" => Self::Json,
             "multipart/form-data" => multipart::boundary(text).map_or(Self::Opaque, Self::Form),
-            "application/octet-stream" | "application/gzip" | "application/zip"
+            "application/octet-stream"
+            | "application/gzip"
+            | "application/zip"
             | "application/pdf" => Self::Opaque,
             other if other.ends_with("+json") => Self::Json,
             other
@@ -223,7 +225,11 @@ async fn decompressed(
     let Some(encoding) = session.get_header(header::CONTENT_ENCODING) else {
         return Ok((None, hold));
     };
-    let encoding = encoding.to_str().unwrap_or_default().trim().to_ascii_lowercase();
+    let encoding = encoding
+        .to_str()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     if bytes.is_empty() || encoding.is_empty() || encoding == "identity" {
         return Ok((None, hold));
     }
@@ -250,9 +256,9 @@ async fn decompressed(
         let mut decoder = decoder.take(bytes_max as u64 + 1);
         let mut piece = vec![0; 64 << 10];
         loop {
-            let read = decoder
-                .read(&mut piece)
-                .map_err(|error| Refusal::invalid(&format!("the body isn't {encoding}: {error}")))?;
+            let read = decoder.read(&mut piece).map_err(|error| {
+                Refusal::invalid(&format!("the body isn't {encoding}: {error}"))
+            })?;
             if read == 0 {
                 break;
             }

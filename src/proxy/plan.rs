@@ -137,7 +137,9 @@ fn named_model(journey: &Journey, body: &Body, upgrade: bool) -> Option<String> 
         return Some(percent_decoded(model).into_owned());
     }
     let query = arrival.query.as_deref().filter(|_| upgrade)?;
-    let value = query.split('&').find_map(|pair| pair.strip_prefix("model="))?;
+    let value = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("model="))?;
     Some(percent_decoded(value).into_owned())
 }
 
@@ -253,7 +255,10 @@ mod tests {
             ("/openai/deployments/gpt-4o/embeddings", Some("gpt-4o")),
             ("/openai/deployments/gpt-4o", None),
             ("/openai/deployments//x", None),
-            ("/v1beta/models/gemini-2.5-pro:streamGenerateContent", Some("gemini-2.5-pro")),
+            (
+                "/v1beta/models/gemini-2.5-pro:streamGenerateContent",
+                Some("gemini-2.5-pro"),
+            ),
             ("/v1beta/models/a:b:c", Some("a:b")),
             ("/v1beta/models/gemini", None),
             ("/v1/models", None),

@@ -32,8 +32,10 @@ pub enum Refusal {
     ModelNotFound(String),
     /// No route serves this path.
     NoRoute(String),
-    /// The client was too slow, or left in the middle of its body.
+    /// The client was too slow with its body.
     ClientTimeout,
+    /// The client left in the middle of its body; nobody is there to be answered.
+    ClientLeft,
     /// The body is larger than this many bytes.
     BodyTooLarge(usize),
     /// Too many requests; the next one may come after this long.
@@ -59,7 +61,7 @@ impl Refusal {
     pub fn client_broke(error: &Error) -> Self {
         match error.etype() {
             ErrorType::ReadTimedout => Self::ClientTimeout,
-            ErrorType::ConnectionClosed | ErrorType::ReadError => Self::ClientTimeout,
+            ErrorType::ConnectionClosed | ErrorType::ReadError => Self::ClientLeft,
             _ => Self::InvalidRequest("the request's body is malformed".into()),
         }
     }
@@ -69,7 +71,7 @@ impl Refusal {
         match self {
             Self::InvalidJson(_) | Self::DuplicateField(_) | Self::InvalidRequest(_) => 400,
             Self::ModelNotFound(_) | Self::NoRoute(_) => 404,
-            Self::ClientTimeout => 408,
+            Self::ClientTimeout | Self::ClientLeft => 408,
             Self::BodyTooLarge(_) => 413,
             Self::RateLimited(_) => 429,
             Self::UpstreamFailed(_) => 502,
@@ -86,7 +88,7 @@ impl Refusal {
             Self::InvalidRequest(_) => "invalid_request",
             Self::ModelNotFound(_) => "model_not_found",
             Self::NoRoute(_) => "no_route",
-            Self::ClientTimeout => "client_timeout",
+            Self::ClientTimeout | Self::ClientLeft => "client_timeout",
             Self::BodyTooLarge(_) => "body_too_large",
             Self::RateLimited(_) => "rate_limited",
             Self::UpstreamFailed(_) => "upstream_failed",
@@ -166,13 +168,17 @@ impl fmt::Display for Refusal {
             Self::InvalidRequest(what) => write!(f, "The request can't be served: {what}."),
             Self::ModelNotFound(model) => {
                 let shown: String = model.chars().take(128).collect();
-                write!(f, "The model `{shown}` does not exist here; see GET /v1/models.")
+                write!(
+                    f,
+                    "The model `{shown}` does not exist here; see GET /v1/models."
+                )
             }
             Self::NoRoute(path) => {
                 let shown: String = path.chars().take(128).collect();
                 write!(f, "No route serves the path `{shown}`.")
             }
             Self::ClientTimeout => f.write_str("The request's body didn't arrive in time."),
+            Self::ClientLeft => f.write_str("The client left in the middle of its body."),
             Self::BodyTooLarge(max) => {
                 write!(f, "The request's body is larger than {max} bytes.")
             }
@@ -241,11 +247,23 @@ impl From<RoadError> for Refusal {
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn answer(session: &mut Session, journey: &mut Journey, refusal: Refusal) -> Result<bool> {
+pub async fn answer(
+    session: &mut Session,
+    journey: &mut Journey,
+    refusal: Refusal,
+) -> Result<bool> {
+    if refusal == Refusal::ClientLeft {
+        journey.reply.end = Some(End::ClientClosed);
+        return Error::e_explain(ErrorType::ConnectionClosed, "the client left in its body")
+            .map_err(|error| error.into_down());
+    }
     let surface = Surface::of(&journey.arrival.path);
     let body = refusal.body(surface);
     let mut head = own_head(refusal.status(), 8)?;
-    head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
+    head.insert_header(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    )?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
     head.insert_header("x-weir-error", refusal.code())?;
     head.insert_header("x-request-id", journey.arrival.request_id.as_str())?;
@@ -277,7 +295,13 @@ pub async fn json(session: &mut Session, journey: &mut Journey, body: Bytes) -> 
 /// # Errors
 /// When the client is gone.
 pub async fn text(session: &mut Session, journey: &mut Journey, word: &'static str) -> Result<()> {
-    own(session, journey, Bytes::from_static(word.as_bytes()), "text/plain").await
+    own(
+        session,
+        journey,
+        Bytes::from_static(word.as_bytes()),
+        "text/plain",
+    )
+    .await
 }
 
 async fn own(
@@ -302,7 +326,9 @@ async fn write(
     body: Bytes,
 ) -> Result<()> {
     let head_only = session.req_header().method == http::Method::HEAD;
-    session.write_response_header(Box::new(head), head_only).await?;
+    session
+        .write_response_header(Box::new(head), head_only)
+        .await?;
     if !head_only {
         journey.reply.bytes_out = body.len() as u64;
         session.write_response_body(Some(body), true).await?;
@@ -387,7 +413,10 @@ fn from_upstream(error: &Error) -> Refusal {
 
 /// The event that ends a stream which broke, in the client's dialect; no `[DONE]` follows.
 pub fn stream_error(journey: &Journey, message: &str) -> Bytes {
-    let surface = journey.plan.as_ref().map_or(Surface::Other, |plan| plan.surface);
+    let surface = journey
+        .plan
+        .as_ref()
+        .map_or(Surface::Other, |plan| plan.surface);
     let event = match surface {
         Surface::Messages => {
             let data = json!({

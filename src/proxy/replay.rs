@@ -7,6 +7,7 @@
 //! the first byte and for each gap, and a session is polled while neither side moves.
 
 use super::settings::Timeouts;
+use crate::listen::Conn;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -52,6 +53,12 @@ struct Replay {
 /// Puts a replaying session in the place of the real one. After this `set_keepalive` and the like
 /// have no effect.
 pub fn install(session: &mut Session, body: Bytes, first_byte: Timeouts) -> Slot {
+    if let Some(conn) = session
+        .stream()
+        .and_then(|stream| stream.as_any().downcast_ref::<Conn>())
+    {
+        conn.keep_the_rest();
+    }
     let slot = Slot::default();
     let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
     let inner = std::mem::replace(&mut session.downstream_session, placeholder);
@@ -69,7 +76,10 @@ impl Slot {
     /// Puts the real session back, so that its connection can serve the next request.
     pub fn restore(&self, session: &mut Session) {
         let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
-        drop(std::mem::replace(&mut session.downstream_session, placeholder));
+        drop(std::mem::replace(
+            &mut session.downstream_session,
+            placeholder,
+        ));
         if let Some(inner) = self.0.lock().take() {
             session.downstream_session = inner;
         }
@@ -78,11 +88,15 @@ impl Slot {
 
 impl Replay {
     fn inner(&self) -> &ServerSession {
-        self.inner.as_deref().expect("the inner session is taken only by drop")
+        self.inner
+            .as_deref()
+            .expect("the inner session is taken only by drop")
     }
 
     fn inner_mut(&mut self) -> &mut ServerSession {
-        self.inner.as_deref_mut().expect("the inner session is taken only by drop")
+        self.inner
+            .as_deref_mut()
+            .expect("the inner session is taken only by drop")
     }
 }
 
@@ -187,7 +201,10 @@ impl CustomSession for Replay {
 
     /// Waits for the client to leave, or for a deadline.
     async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
-        let inner = self.inner.as_deref_mut().expect("the inner session is taken only by drop");
+        let inner = self
+            .inner
+            .as_deref_mut()
+            .expect("the inner session is taken only by drop");
         tokio::select! {
             biased;
             gone = inner.read_body_or_idle(true) => gone,
@@ -319,7 +336,9 @@ impl CustomSession for Replay {
 
     fn restore_custom_message_reader(
         &mut self,
-        _reader: Box<dyn futures_core::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>,
+        _reader: Box<
+            dyn futures_core::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static,
+        >,
     ) -> Result<()> {
         Ok(())
     }

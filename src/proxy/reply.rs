@@ -53,7 +53,8 @@ const HOP_BY_HOP: [HeaderName; 3] = [
 
 /// Learns what kind of answer it is, and adds weir's headers.
 pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Journey) -> Result<()> {
-    if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS
+    if response.status.is_informational()
+        && response.status != http::StatusCode::SWITCHING_PROTOCOLS
     {
         return Ok(());
     }
@@ -78,7 +79,9 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         && let (Some(plan), Some(current)) = (&journey.plan, &journey.attempt)
         && let Some(surface) = plan.surface.metered()
     {
-        let model = upstream_model(journey).or(plan.model.as_deref()).unwrap_or_default();
+        let model = upstream_model(journey)
+            .or(plan.model.as_deref())
+            .unwrap_or_default();
         let strip = current.strip_usage && stream;
         journey.reply.meter = Some(Meter::new(surface, model, stream, strip));
     }
@@ -140,7 +143,10 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
         reply.end = Some(End::UpstreamBroke);
         outcome = Outcome::Failed;
         let mut joined = BytesMut::from(&last[..]);
-        joined.extend_from_slice(&stream_error(journey, "The upstream ended its stream early."));
+        joined.extend_from_slice(&stream_error(
+            journey,
+            "The upstream ended its stream early.",
+        ));
         last = joined.freeze();
     }
     if let Some(current) = journey.attempt.as_mut() {
@@ -157,7 +163,9 @@ fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
         response.insert_header("x-weir-model", label)?;
     }
     if let Some(current) = &journey.attempt {
-        let provider = snapshot.upstreams.provider(current.attempt.endpoint().provider);
+        let provider = snapshot
+            .upstreams
+            .provider(current.attempt.endpoint().provider);
         response.insert_header("x-weir-provider", &*provider.name)?;
         let mut number = itoa::Buffer::new();
         response.insert_header("x-weir-attempts", number.format(current.number))?;
@@ -175,6 +183,11 @@ fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
 
 /// True for `text/event-stream`, with or without parameters.
 fn is_event_stream(content_type: &[u8]) -> bool {
-    let essence = content_type.split(|b| *b == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    let essence = content_type
+        .split(|b| *b == b';')
+        .next()
+        .unwrap_or_default();
+    essence
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"text/event-stream")
 }

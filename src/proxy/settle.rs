@@ -82,7 +82,8 @@ impl Settled {
             return self.tell(None);
         };
         // Embeddings have no output that could be missing.
-        let embeddings = (self.plan.as_ref()).is_some_and(|plan| plan.surface == Surface::Embeddings);
+        let embeddings =
+            (self.plan.as_ref()).is_some_and(|plan| plan.surface == Surface::Embeddings);
         let reported = meter
             .usage()
             .filter(|usage| usage.input.is_some() && (usage.output.is_some() || embeddings));

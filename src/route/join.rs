@@ -40,17 +40,9 @@ mod tests {
     #[test]
     fn a_base_with_a_path_replaces_v1_and_a_bare_base_keeps_it() {
         for (base, path, joined) in [
-            (
-                "/v1",
-                "/v1/chat/completions",
-                "/v1/chat/completions",
-            ),
+            ("/v1", "/v1/chat/completions", "/v1/chat/completions"),
             ("/v1", "/chat/completions", "/v1/chat/completions"),
-            (
-                "/api/v3",
-                "/chat/completions",
-                "/api/v3/chat/completions",
-            ),
+            ("/api/v3", "/chat/completions", "/api/v3/chat/completions"),
             ("", "/v1/embeddings", "/v1/embeddings"),
             ("", "/", "/"),
             ("/v1", "/v1", "/v1"),

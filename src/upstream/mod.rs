@@ -85,7 +85,10 @@ impl Upstreams {
             }
             upstreams.providers.push(Provider {
                 name: provider.name.as_str().into(),
-                authorization: provider.api_key.as_ref().and_then(|key| bearer(key.expose())),
+                authorization: provider
+                    .api_key
+                    .as_ref()
+                    .and_then(|key| bearer(key.expose())),
                 headers: provider.headers.clone(),
                 timeouts: provider.timeouts,
                 endpoints,
@@ -99,7 +102,10 @@ impl Upstreams {
             .iter()
             .map(|endpoint| {
                 let provider = Arc::clone(&self.provider(endpoint.provider).name);
-                ((provider, endpoint.base.clone()), Arc::clone(&endpoint.load))
+                (
+                    (provider, endpoint.base.clone()),
+                    Arc::clone(&endpoint.load),
+                )
             })
             .collect()
     }
@@ -182,7 +188,10 @@ impl Group {
     /// The choices for one request, best first, none twice.
     pub fn candidates(&self) -> Vec<Choice> {
         let numbers = self.balancer.order(self.tries_max);
-        numbers.into_iter().map(|n| self.choices[n].clone()).collect()
+        numbers
+            .into_iter()
+            .map(|n| self.choices[n].clone())
+            .collect()
     }
 
     /// All choices, in the order of the file.
@@ -255,7 +264,12 @@ mod tests {
             &settings(&[&["http://a/", "http://b/"], &["http://c/"]]),
             None,
         );
-        let group = Group::new(&upstreams, &[share(0, 1), share(1, 1)], Order::RoundRobin, 0);
+        let group = Group::new(
+            &upstreams,
+            &[share(0, 1), share(1, 1)],
+            Order::RoundRobin,
+            0,
+        );
         let mut counts = [0; 3];
         for _ in 0..400 {
             counts[group.candidates()[0].endpoint.0] += 1;

@@ -29,7 +29,8 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
         self::positive(span, &timeout.key(key), check).unwrap_or(Duration::from_secs(seconds))
     };
     let client_header = positive(timeouts.client_header, "client_header", 10);
-    let any = |span: Option<Span>, seconds| span.map_or(Duration::from_secs(seconds), |span| span.0);
+    let any =
+        |span: Option<Span>, seconds| span.map_or(Duration::from_secs(seconds), |span| span.0);
     let timeouts = proxy::Timeouts {
         client_body: positive(timeouts.client_body, "client_body", 60),
         connect: positive(timeouts.connect, "connect", 5),
@@ -43,9 +44,19 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
         self::size(size, &path, range, check).unwrap_or(standard)
     };
     // Pingora reads no headers beyond 1 MiB.
-    let header_bytes_max = size(limits.header_bytes, "header_bytes", 1 << 10..=1 << 20, 64 << 10);
+    let header_bytes_max = size(
+        limits.header_bytes,
+        "header_bytes",
+        1 << 10..=1 << 20,
+        64 << 10,
+    );
     let body_bytes_max = size(limits.body_bytes, "body_bytes", 1..=1 << 40, 32 << 20);
-    let buffered_bytes_max = size(limits.buffered_bytes, "buffered_bytes", 1..=1 << 50, 1 << 30);
+    let buffered_bytes_max = size(
+        limits.buffered_bytes,
+        "buffered_bytes",
+        1..=1 << 50,
+        1 << 30,
+    );
     Bounds {
         connections_max: count(limits.connections, 10_000),
         header_bytes_max,
@@ -62,14 +73,18 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
 }
 
 fn count(count: Option<Whole>, standard: usize) -> usize {
-    count.map_or(standard, |count| usize::try_from(count.0).unwrap_or(usize::MAX))
+    count.map_or(standard, |count| {
+        usize::try_from(count.0).unwrap_or(usize::MAX)
+    })
 }
 
 /// A duration above zero.
 pub(super) fn positive(span: Option<Span>, path: &Path, check: &mut Check<'_>) -> Option<Duration> {
     let span = span?.0;
     if span.is_zero() {
-        check.findings.wrong(path, "a duration above zero, such as 10s");
+        check
+            .findings
+            .wrong(path, "a duration above zero, such as 10s");
         return None;
     }
     Some(span)
@@ -87,7 +102,10 @@ pub(super) fn size(
         Ok(fitting) if range.contains(&bytes) => Some(fitting),
         _ => {
             let (low, high) = range.into_inner();
-            check.findings.wrong(path, format!("a size from {} to {}", words(low), words(high)));
+            check.findings.wrong(
+                path,
+                format!("a size from {} to {}", words(low), words(high)),
+            );
             None
         }
     }
@@ -101,10 +119,7 @@ fn words(bytes: u64) -> String {
     }
 }
 
-fn rate_limit(
-    limit: Option<&RateLimit>,
-    check: &mut Check<'_>,
-) -> Option<govern::RateLimit> {
+fn rate_limit(limit: Option<&RateLimit>, check: &mut Check<'_>) -> Option<govern::RateLimit> {
     let limit = limit?;
     let path = check.key("rate_limit");
     // A burst is what comes back in so many seconds: a limit by the minute is meant to be coarser.
@@ -113,7 +128,9 @@ fn rate_limit(
         (None, Some(rate)) => (rate.0 / 60.0, 10.0, "requests_per_minute"),
         (Some(_), Some(_)) => {
             let allowed = "either `rate` or `requests_per_minute`, not both";
-            check.findings.wrong(&path.key("requests_per_minute"), allowed);
+            check
+                .findings
+                .wrong(&path.key("requests_per_minute"), allowed);
             return None;
         }
         (None, None) => {
@@ -134,7 +151,9 @@ fn rate_limit(
         None => Some((per_second * burst_seconds).ceil().max(1.0) as u32),
     };
     let Some(burst) = burst else {
-        check.findings.wrong(&path.key("burst"), "a whole number from 1 to 4294967295");
+        check
+            .findings
+            .wrong(&path.key("burst"), "a whole number from 1 to 4294967295");
         return None;
     };
     Some(govern::RateLimit { per_second, burst })

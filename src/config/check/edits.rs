@@ -33,13 +33,25 @@ pub(super) fn edits(
     let set = path.key("set");
     for (name, value) in edits.set.iter().flat_map(|map| &map.0) {
         let path = set.key(name);
-        let name = header(name, &path, check);
+        let name = match header(name) {
+            Ok(name) => Some(name),
+            Err(allowed) => {
+                let found = format!("the header {name:?}");
+                check.findings.wrong_because(&path, found, allowed);
+                None
+            }
+        };
         let Some(value) = value else {
             check.missing(&path, VALUE);
             continue;
         };
-        if name.as_ref().is_some_and(|name| result.set.iter().any(|(other, _)| other == name)) {
-            check.findings.wrong_because(&path, "the same header again", "each header once");
+        if name
+            .as_ref()
+            .is_some_and(|name| result.set.iter().any(|(other, _)| other == name))
+        {
+            check
+                .findings
+                .wrong_because(&path, "the same header again", "each header once");
         }
         if let (Some(name), Some(value)) = (name, template(value, &path, check)) {
             result.set.push((name, value));
@@ -47,7 +59,10 @@ pub(super) fn edits(
     }
     let remove = path.key("remove");
     for (index, name) in edits.remove.iter().flat_map(|list| list.items()) {
-        result.remove.extend(header(&name.0, &remove.index(index), check));
+        match header(&name.0) {
+            Ok(name) => result.remove.push(name),
+            Err(allowed) => check.findings.wrong(&remove.index(index), allowed),
+        }
     }
     result
 }
@@ -64,17 +79,14 @@ const FRAMING: [&str; 8] = [
     "upgrade",
 ];
 
-fn header(name: &str, path: &Path, check: &mut Check<'_>) -> Option<HeaderName> {
-    let mut wrong = |allowed| {
-        check.findings.wrong_because(path, format!("the header {name:?}"), allowed);
-        None
-    };
+/// A header that may be edited, or what is allowed instead.
+fn header(name: &str) -> Result<HeaderName, &'static str> {
     match HeaderName::from_bytes(name.as_bytes()) {
-        Err(_) => wrong("a header's name: letters, digits and `-`"),
+        Err(_) => Err("a header's name: letters, digits and `-`"),
         Ok(name) if FRAMING.contains(&name.as_str()) => {
-            wrong("a header that doesn't belong to the connection")
+            Err("a header that doesn't belong to the connection")
         }
-        Ok(name) => Some(name),
+        Ok(name) => Ok(name),
     }
 }
 
@@ -86,9 +98,11 @@ fn template(value: &Text, path: &Path, check: &mut Check<'_>) -> Option<Template
         // What a file holds is taken as it stands.
         Some(_) => {
             let secret = check.secret(Some(value), path)?;
-            HeaderValue::from_str(secret.expose()).ok().map(|_| Template {
-                pieces: vec![Piece::Text(secret.expose().clone())],
-            })
+            HeaderValue::from_str(secret.expose())
+                .ok()
+                .map(|_| Template {
+                    pieces: vec![Piece::Text(secret.expose().clone())],
+                })
         }
         None => value.0.parse().ok(),
     };

@@ -1,5 +1,5 @@
-//! Keys whose meaning isn't built yet: read for their form, then answered. A value that turns a thing
-//! off is as good as none.
+//! Keys whose meaning isn't built yet: read for their form, then answered. A value that turns a
+//! thing off is as good as none.
 
 use super::Check;
 use crate::config::file::{
@@ -17,17 +17,41 @@ pub(super) fn report(file: &File, check: &mut Check<'_>) {
     let tracing = file.tracing.as_ref();
     let otlp = tracing.and_then(|tracing| tracing.otlp_endpoint.as_ref());
     for (used, keys) in [
-        (tokens.is_some_and(|tokens| tokens.0 > 0), &["limits", "in_flight_tokens"][..]),
-        (queue.is_some() && queued.is_none_or(|size| size.0 > 0), &["limits", "queue"]),
-        (file.teams.as_ref().is_some_and(|teams| !teams.0.is_empty()), &["teams"]),
-        (file.prices.as_ref().is_some_and(|prices| !prices.0.is_empty()), &["prices"]),
-        (file.shared_state.as_ref().is_some_and(|url| !url.0.is_empty()), &["shared_state"]),
+        (
+            tokens.is_some_and(|tokens| tokens.0 > 0),
+            &["limits", "in_flight_tokens"][..],
+        ),
+        (
+            queue.is_some() && queued.is_none_or(|size| size.0 > 0),
+            &["limits", "queue"],
+        ),
+        (
+            file.teams.as_ref().is_some_and(|teams| !teams.0.is_empty()),
+            &["teams"],
+        ),
+        (
+            file.prices
+                .as_ref()
+                .is_some_and(|prices| !prices.0.is_empty()),
+            &["prices"],
+        ),
+        (
+            file.shared_state
+                .as_ref()
+                .is_some_and(|url| !url.0.is_empty()),
+            &["shared_state"],
+        ),
         (file.usage.is_some(), &["usage"]),
         (
-            logging.and_then(|logging| logging.bodies).is_some_and(|bodies| bodies.0),
+            logging
+                .and_then(|logging| logging.bodies)
+                .is_some_and(|bodies| bodies.0),
             &["logging", "bodies"],
         ),
-        (otlp.is_some_and(|url| !url.0.is_empty()), &["tracing", "otlp_endpoint"]),
+        (
+            otlp.is_some_and(|url| !url.0.is_empty()),
+            &["tracing", "otlp_endpoint"],
+        ),
     ] {
         if used {
             let path = keys.iter().fold(Path::root(), |path, key| path.key(key));
@@ -73,11 +97,16 @@ fn listener(listener: &Listener, path: &Path, check: &mut Check<'_>) {
     }
     for (used, key) in [
         (listener.tls.is_some(), "tls"),
-        (listener.proxy_protocol.is_some_and(|on| on.0), "proxy_protocol"),
+        (
+            listener.proxy_protocol.is_some_and(|on| on.0),
+            "proxy_protocol",
+        ),
         (listener.mode.is_some(), "mode"),
     ] {
         if used {
-            check.findings.not_built(&path.key(key), format!("listen[].{key}"));
+            check
+                .findings
+                .not_built(&path.key(key), format!("listen[].{key}"));
         }
     }
 }
@@ -96,12 +125,17 @@ fn provider(provider: &Provider, path: &Path, check: &mut Check<'_>) {
         check.findings.not_built(&path.key("dialect"), key);
     }
     for (used, key) in [
-        (provider.max_in_flight.is_some_and(|max| max.0 > 0), "max_in_flight"),
+        (
+            provider.max_in_flight.is_some_and(|max| max.0 > 0),
+            "max_in_flight",
+        ),
         (provider.breaker.is_some(), "breaker"),
         (provider.health.is_some(), "health"),
     ] {
         if used {
-            check.findings.not_built(&path.key(key), format!("providers[].{key}"));
+            check
+                .findings
+                .not_built(&path.key(key), format!("providers[].{key}"));
         }
     }
 }
@@ -116,7 +150,13 @@ fn route_form(form: &RouteForm, path: &Path, check: &mut Check<'_>) {
         let key = format!("model_routes.*.balance ({balance})");
         check.findings.not_built(&path.key("balance"), key);
     }
-    if form.fallback.as_ref().is_some_and(|routes| !routes.0.is_empty()) {
-        check.findings.not_built(&path.key("fallback"), "model_routes.*.fallback");
+    if form
+        .fallback
+        .as_ref()
+        .is_some_and(|routes| !routes.0.is_empty())
+    {
+        check
+            .findings
+            .not_built(&path.key("fallback"), "model_routes.*.fallback");
     }
 }

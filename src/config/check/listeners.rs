@@ -1,9 +1,9 @@
 //! `listen`, `port`, `admin`, `trusted_proxies`: who may connect where.
 
 use super::Check;
+use crate::admin::settings as admin_room;
 use crate::config::file::{Admin, File, ListenEntry};
 use crate::config::path::Path;
-use crate::admin::settings as admin_room;
 use crate::listen::settings::Listener;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,7 +17,9 @@ pub(super) fn listeners(
     let mut listeners = Vec::new();
     for (path, listener) in written(file, check) {
         if taken.iter().any(|other| clash(*other, listener.address)) {
-            check.findings.wrong(&path, "an address that no other listener has");
+            check
+                .findings
+                .wrong(&path, "an address that no other listener has");
         }
         taken.push(listener.address);
         listeners.push(listener);
@@ -32,12 +34,16 @@ fn written(file: &File, check: &mut Check<'_>) -> Vec<(Path, Listener)> {
     let path = check.key("port");
     if let Some(port) = file.port {
         if file.listen.is_some() {
-            check.findings.wrong(&path, "either `port` or `listen`, not both");
+            check
+                .findings
+                .wrong(&path, "either `port` or `listen`, not both");
         }
         return match u16::try_from(port.0) {
             Ok(port) => vec![(path, everywhere(port))],
             Err(_) => {
-                check.findings.wrong(&path, "a port from 0 (any free one) to 65535");
+                check
+                    .findings
+                    .wrong(&path, "a port from 0 (any free one) to 65535");
                 Vec::new()
             }
         };
@@ -47,7 +53,9 @@ fn written(file: &File, check: &mut Check<'_>) -> Vec<(Path, Listener)> {
         return vec![(path, everywhere(PORT_DEFAULT))];
     };
     if entries.0.is_empty() {
-        check.findings.wrong_because(&path, "an empty list", "at least one address");
+        check
+            .findings
+            .wrong_because(&path, "an empty list", "at least one address");
     }
     let entry = |(index, entry)| one(entry, &path.index(index), check);
     entries.items().filter_map(entry).collect()
@@ -103,11 +111,7 @@ fn clash(one: SocketAddr, other: SocketAddr) -> bool {
         && (ips.0 == ips.1 || wild(ips.0, ips.1) || wild(ips.1, ips.0))
 }
 
-fn admin(
-    file: &File,
-    taken: &[SocketAddr],
-    check: &mut Check<'_>,
-) -> Option<admin_room::Settings> {
+fn admin(file: &File, taken: &[SocketAddr], check: &mut Check<'_>) -> Option<admin_room::Settings> {
     let path = check.key("admin");
     let standard = SocketAddr::from((Ipv4Addr::LOCALHOST, 9900));
     let (address, token) = match &file.admin {
@@ -118,14 +122,19 @@ fn admin(
                 Some(text) => address(&text.0, &path.key("address"), check),
                 None => Some(standard),
             };
-            (address, check.bearer(admin.token.as_ref(), &path.key("token")))
+            (
+                address,
+                check.bearer(admin.token.as_ref(), &path.key("token")),
+            )
         }
     };
     let address = address?;
     if taken.iter().any(|other| clash(*other, address)) {
-        let found = format!("{address}, where clients connect");
+        let found = "an address where clients connect";
         let allowed = "an admin address of its own, or `admin: off`";
-        check.findings.wrong_because(&path.key("address"), found, allowed);
+        check
+            .findings
+            .wrong_because(&path.key("address"), found, allowed);
     }
     Some(admin_room::Settings { address, token })
 }
@@ -151,6 +160,8 @@ pub(super) fn trusted(file: &File, check: &mut Check<'_>) -> Vec<IpNet> {
 }
 
 fn network(text: &str) -> Option<IpNet> {
-    let net = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| IpNet::from(ip)));
+    let net = text
+        .parse()
+        .or_else(|_| text.parse().map(|ip: IpAddr| IpNet::from(ip)));
     net.ok().map(|net: IpNet| net.trunc())
 }

@@ -2,8 +2,9 @@
 
 use super::{Check, bounds, edits, road};
 use crate::config::file::{File, Provider, ProviderTimeouts, ProviderTls};
+use crate::config::lists::List;
 use crate::config::path::Path;
-use crate::config::units::{List, Text};
+use crate::config::units::Text;
 use crate::route::settings::ProviderIndex;
 use crate::types::{BaseUrl, HeaderEdits, Secret};
 use crate::upstream::settings::{self, Egress, Timeouts, Tls};
@@ -13,6 +14,8 @@ pub(super) struct Pool {
     pub(super) providers: Vec<settings::Provider>,
     /// Names of the file's providers.
     named: Vec<(String, ProviderIndex)>,
+    /// The names among them that stand in the file as they are, and not as `${NAME}`.
+    suggested: Vec<String>,
     /// Providers of bare URLs, by their sorted URLs.
     bare: Vec<(Vec<String>, ProviderIndex)>,
     /// Whether `named` has all names of the file: else an unknown name proves nothing.
@@ -24,12 +27,16 @@ impl Pool {
     pub(super) fn new(file: &File, proxy: bool, check: &mut Check<'_>) -> Self {
         let path = check.key("providers");
         let complete = match &file.providers {
-            Some(list) => list.0.iter().all(|it| it.as_ref().is_some_and(|it| it.name.is_some())),
+            Some(list) => list
+                .0
+                .iter()
+                .all(|it| it.as_ref().is_some_and(|it| it.name.is_some())),
             None => !check.findings.covers(&path),
         };
         let mut pool = Self {
             providers: Vec::new(),
             named: Vec::new(),
+            suggested: Vec::new(),
             bare: Vec::new(),
             complete,
         };
@@ -49,13 +56,18 @@ impl Pool {
             urls: base_urls(provider, path, check),
             api_key: check.bearer(provider.api_key.as_ref(), &path.key("api_key")),
             headers: edits::edits(provider.headers.as_ref(), &path.key("headers"), check),
-            egress: egress(provider.egress.as_ref(), no_proxy, &path.key("egress"), check),
+            egress: egress(
+                provider.egress.as_ref(),
+                no_proxy,
+                &path.key("egress"),
+                check,
+            ),
             tls: tls(provider.tls.as_ref(), &path.key("tls"), check),
             timeouts: timeouts(provider.timeouts.as_ref(), &path.key("timeouts"), check),
         });
     }
 
-    fn name(&self, name: Option<&Text>, path: &Path, check: &mut Check<'_>) -> Option<String> {
+    fn name(&mut self, name: Option<&Text>, path: &Path, check: &mut Check<'_>) -> Option<String> {
         let Some(Text(name)) = name else {
             check.missing(path, NAME);
             return None;
@@ -63,8 +75,16 @@ impl Pool {
         let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
         if !(1..=64).contains(&name.len()) || !name.bytes().all(letters) {
             check.findings.wrong(path, NAME);
-        } else if self.named.iter().any(|(other, _)| other == name) {
-            check.findings.wrong(path, "a name that no other provider has");
+            self.complete = false;
+            return None;
+        }
+        if self.named.iter().any(|(other, _)| other == name) {
+            check
+                .findings
+                .wrong(path, "a name that no other provider has");
+        }
+        if check.findings.found(path) == format!("{name:?}") {
+            self.suggested.push(name.clone());
         }
         Some(name.clone())
     }
@@ -78,10 +98,10 @@ impl Pool {
     ) -> Option<ProviderIndex> {
         let found = self.named.iter().find(|(other, _)| other == name);
         if found.is_none() && self.complete {
-            let names = self.named.iter().map(|(name, _)| name.as_str());
-            let allowed = match self.named.is_empty() {
-                true => "the name of a provider (there are none)".to_owned(),
-                false => format!("a provider: {}", names.clone().collect::<Vec<_>>().join(", ")),
+            let names = self.suggested.iter().map(String::as_str);
+            let allowed = match self.suggested.is_empty() {
+                true => "the name of one of `providers`".to_owned(),
+                false => format!("a provider: {}", self.suggested.join(", ")),
             };
             check.findings.wrong_word(path, allowed, names);
         }
@@ -116,14 +136,19 @@ fn base_urls(provider: &Provider, path: &Path, check: &mut Check<'_>) -> Vec<Bas
     let (base_url, list) = (path.key("base_url"), path.key("urls"));
     match (&provider.base_url, &provider.urls) {
         (Some(_), Some(_)) => {
-            check.findings.wrong(&base_url, "either `base_url` or `urls`, not both");
+            check
+                .findings
+                .wrong(&base_url, "either `base_url` or `urls`, not both");
             Vec::new()
         }
         (Some(url), None) => check.url(&url.0, &base_url).into_iter().collect(),
         (None, Some(all)) => urls(all, &list, check),
         (None, None) => {
             if !check.findings.covers(&list) {
-                check.missing(&base_url, "a URL such as https://host/v1, or several as `urls`");
+                check.missing(
+                    &base_url,
+                    "a URL such as https://host/v1, or several as `urls`",
+                );
             }
             Vec::new()
         }
@@ -133,7 +158,9 @@ fn base_urls(provider: &Provider, path: &Path, check: &mut Check<'_>) -> Vec<Bas
 /// A list of URLs with at least one.
 pub(super) fn urls(list: &List<Text>, path: &Path, check: &mut Check<'_>) -> Vec<BaseUrl> {
     if list.0.is_empty() {
-        check.findings.wrong_because(path, "an empty list", "at least one URL");
+        check
+            .findings
+            .wrong_because(path, "an empty list", "at least one URL");
     }
     let url = |(index, text): (usize, &Text)| check.url(&text.0, &path.index(index));
     list.items().filter_map(url).collect()
@@ -145,7 +172,10 @@ fn egress(text: Option<&Text>, no_proxy: bool, path: &Path, check: &mut Check<'_
         Some("direct") => Egress::Direct,
         Some("proxy") => {
             if no_proxy {
-                check.findings.wrong(path, "auto, direct or a proxy's URL (there is no `proxy_url`)");
+                check.findings.wrong(
+                    path,
+                    "auto, direct or a proxy's URL (there is no `proxy_url`)",
+                );
             }
             Egress::Proxy
         }
@@ -156,14 +186,18 @@ fn egress(text: Option<&Text>, no_proxy: bool, path: &Path, check: &mut Check<'_
         }
         Some(_) => {
             let allowed = "auto, direct, proxy, or http://[user:password@]host:port";
-            check.findings.wrong_word(path, allowed, ["auto", "direct", "proxy"]);
+            check
+                .findings
+                .wrong_word(path, allowed, ["auto", "direct", "proxy"]);
             Egress::Auto
         }
     }
 }
 
 fn tls(tls: Option<&ProviderTls>, path: &Path, check: &mut Check<'_>) -> Tls {
-    let Some(tls) = tls else { return Tls::default() };
+    let Some(tls) = tls else {
+        return Tls::default();
+    };
     let (cert_path, key_path) = (path.key("client_cert"), path.key("client_key"));
     let cert = check.pem(tls.client_cert.as_ref(), &cert_path);
     let key = check.pem(tls.client_key.as_ref(), &key_path);
@@ -175,7 +209,9 @@ fn tls(tls: Option<&ProviderTls>, path: &Path, check: &mut Check<'_>) -> Tls {
     if let Some(Text(name)) = &tls.server_name {
         let letters = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
         if name.is_empty() || name.len() > 253 || !name.bytes().all(letters) {
-            check.findings.wrong(&path.key("server_name"), "a host's name");
+            check
+                .findings
+                .wrong(&path.key("server_name"), "a host's name");
         }
     }
     Tls {
@@ -187,7 +223,9 @@ fn tls(tls: Option<&ProviderTls>, path: &Path, check: &mut Check<'_>) -> Tls {
 }
 
 fn timeouts(given: Option<&ProviderTimeouts>, path: &Path, check: &mut Check<'_>) -> Timeouts {
-    let Some(given) = given else { return Timeouts::default() };
+    let Some(given) = given else {
+        return Timeouts::default();
+    };
     Timeouts {
         connect: bounds::positive(given.connect, &path.key("connect"), check),
         first_byte: bounds::positive(given.first_byte, &path.key("first_byte"), check),

@@ -2,8 +2,9 @@
 
 use super::{Check, bounds};
 use crate::config::file::{Dns, Egress, File};
+use crate::config::lists::List;
 use crate::config::path::Path;
-use crate::config::units::{List, Span, Text};
+use crate::config::units::{Span, Text};
 use crate::egress::settings::{Pattern, ProxyUrl, ProxyUrlError, Settings};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -60,8 +61,14 @@ fn dns(dns: &Dns, check: &mut Check<'_>) -> weir_dns::Config {
     let min_ttl = or(dns.min_ttl, standard.min_ttl);
     let max_ttl = or(dns.max_ttl, standard.max_ttl);
     if min_ttl > max_ttl {
-        let key = if dns.min_ttl.is_some() { "min_ttl" } else { "max_ttl" };
-        check.findings.wrong(&path.key(key), "a min_ttl that isn't longer than max_ttl");
+        let key = if dns.min_ttl.is_some() {
+            "min_ttl"
+        } else {
+            "max_ttl"
+        };
+        check
+            .findings
+            .wrong(&path.key(key), "a min_ttl that isn't longer than max_ttl");
     }
     let timeout = bounds::positive(dns.timeout, &path.key("timeout"), check);
     let mut servers = Vec::new();
@@ -70,7 +77,9 @@ fn dns(dns: &Dns, check: &mut Check<'_>) -> weir_dns::Config {
             Some(server) => servers.push(server),
             None => {
                 let path = path.key("servers").index(index);
-                check.findings.wrong(&path, "the IP or IP:PORT of a DNS server");
+                check
+                    .findings
+                    .wrong(&path, "the IP or IP:PORT of a DNS server");
             }
         }
     }
@@ -89,6 +98,9 @@ const DNS_PORT: u16 = 53;
 fn server(text: &str) -> Option<SocketAddr> {
     match text.parse::<IpAddr>() {
         Ok(ip) => Some((ip, DNS_PORT).into()),
-        Err(_) => text.parse().ok().filter(|address: &SocketAddr| address.port() != 0),
+        Err(_) => text
+            .parse()
+            .ok()
+            .filter(|address: &SocketAddr| address.port() != 0),
     }
 }

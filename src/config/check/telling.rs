@@ -32,10 +32,17 @@ pub(super) fn logging(file: &File, check: &mut Check<'_>) -> Settings {
 
 fn log_file(file: &LogFile, check: &mut Check<'_>) -> Option<settings::LogFile> {
     let path = check.key("logging").key("file");
-    let size = bounds::size(file.max_size, &path.key("max_size"), 1 << 10..=1 << 40, check);
+    let size = bounds::size(
+        file.max_size,
+        &path.key("max_size"),
+        1 << 10..=1 << 40,
+        check,
+    );
     let keep = file.keep.map_or(20, |keep| keep.0);
     if keep > 10_000 {
-        check.findings.wrong(&path.key("keep"), "a number from 0 to 10000");
+        check
+            .findings
+            .wrong(&path.key("keep"), "a number from 0 to 10000");
     }
     let Some(log) = file.path.as_ref().filter(|path| !path.0.is_empty()) else {
         check.missing(&path.key("path"), "the path of a file");

@@ -1,0 +1,22 @@
+//! All tests that go through weir's front door: one binary, one module a subject.
+//!
+//! Most of them start the real program ([`support::gateway`]) in front of a scripted model server
+//! ([`support::provider`]).
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod arrows;
+mod bodies;
+mod cli;
+mod config;
+mod egress;
+mod fixtures;
+mod forwarding;
+mod limits;
+mod metering;
+mod reload;
+mod routing;
+mod sdk;
+mod streaming;
+mod telling;

@@ -1,0 +1,34 @@
+//! What the tests stand on: the real program, and everything around it that can misbehave on demand.
+//!
+//! Nothing here waits without a bound: after [`DEADLINE`] a test fails and says what it waited for.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "a toolbox: not every tool is in use at every moment"
+)]
+
+pub mod client;
+pub mod dns_server;
+pub mod folder;
+pub mod forward_proxy;
+pub mod gate;
+pub mod gateway;
+pub mod h2_provider;
+pub mod h2c;
+pub mod provider;
+pub mod tls;
+
+pub use client::{Answer, Client, get, post};
+pub use dns_server::DnsServer;
+pub use folder::Folder;
+pub use forward_proxy::ForwardProxy;
+pub use gate::{Gate, eventually};
+pub use gateway::{Gateway, Launch};
+pub use h2_provider::H2Provider;
+pub use provider::{Exchange, Provider};
+pub use tls::Authority;
+
+use std::time::Duration;
+
+/// No single event takes longer, even on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(15);
