@@ -113,9 +113,12 @@ pub fn run(source: &Source, started: impl FnOnce(&Bound)) -> Result<(), Fault> {
     raise_descriptor_limit();
     std::thread::spawn(crate::tokens::count::load);
     let runtime = runtime(settings.threads)?;
-    let outcome = runtime.block_on(serve(source, stamp, settings, started));
-    // What still runs has had its time.
+    let observer = Observer::new(&settings.observe)?;
+    let served = serve(source, stamp, settings, Arc::clone(&observer), started);
+    let outcome = runtime.block_on(served);
+    // What still runs has had its time. Requests that are cut now are settled by their own end.
     runtime.shutdown_timeout(Duration::from_millis(100));
+    observer.finish();
     outcome
 }
 
@@ -155,9 +158,11 @@ async fn serve(
     source: &Source,
     stamp: config::watch::Stamp,
     settings: Settings,
+    observer: Arc<Observer>,
     started: impl FnOnce(&Bound),
 ) -> Result<(), Fault> {
-    let observer = Observer::new(&settings.observe)?;
+    // Before anything else is seen of weir: a signal without a handler would end it.
+    let signals = Signals::new()?;
     let shared = Shared {
         observer: Arc::clone(&observer),
         governor: Arc::new(Governor::new(settings.govern.clone())),
@@ -186,7 +191,8 @@ async fn serve(
             bytes_max: settings.listen.header_bytes_max,
             h2: listener.h2,
         };
-        let acceptor = acceptor(&proxy, &permits, bounds, &observer);
+        let open = observer.metrics.connections.clone();
+        let acceptor = acceptor(&proxy, &permits, bounds, &observer, open);
         bound
             .clients
             .push(spawn(acceptor, listener.address, &down)?);
@@ -200,7 +206,10 @@ async fn serve(
             h2: false,
         };
         let own = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
-        let acceptor = acceptor(&Arc::new(app), &own, bounds, &observer);
+        // Operators aren't counted among the clients.
+        let open = prometheus::IntGauge::new("admin_connections", "not told")
+            .map_err(|error| Fault::Unusable(error.to_string()))?;
+        let acceptor = acceptor(&Arc::new(app), &own, bounds, &observer, open);
         let address = spawn(acceptor, admin.address, &never);
         bound.admin = Some(address.map_err(|error| {
             Fault::Unusable(format!(
@@ -220,11 +229,12 @@ async fn serve(
     let mut running = Running {
         source,
         stamp,
+        signals,
         settings,
         shared,
         live,
     };
-    let stop = running.until_stopped().await?;
+    let stop = running.until_stopped().await;
     ready.store(false, Ordering::Relaxed);
     if stop == Stop::Drain {
         tracing::info!(in_flight = running.shared.governor.in_flight(), "draining");
@@ -232,11 +242,9 @@ async fn serve(
         let drained = drained(&permits, connections, drain);
         tokio::select! {
             () = drained => {}
-            () = second_stop() => tracing::warn!("stopped before all requests had ended"),
+            () = running.signals.stop() => tracing::warn!("stopped before all requests had ended"),
         }
     }
-    // Requests that are cut now are settled by their own end.
-    observer.flush();
     tracing::info!("stopped");
     Ok(())
 }
@@ -255,31 +263,19 @@ async fn drained(permits: &Semaphore, connections: usize, drain: Duration) {
     }
 }
 
-async fn second_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
 fn acceptor<A>(
     app: &Arc<A>,
     permits: &Arc<Semaphore>,
     bounds: Bounds,
     observer: &Arc<Observer>,
+    open: prometheus::IntGauge,
 ) -> Acceptor<A> {
     let tell = Arc::clone(observer);
     Acceptor {
         app: Arc::clone(app),
         permits: Arc::clone(permits),
         bounds,
-        open: observer.metrics.connections.clone(),
+        open,
         refused: Arc::new(move |peer, fault| {
             let (status, code, _) = fault.answer();
             tell.request(&Record::of_refused_head(
@@ -316,7 +312,9 @@ fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {
     };
     let mut proxy = HttpProxy::new(Proxy::new(live), Arc::new(conf));
     proxy.handle_init_modules();
+    let header_bytes_max = u32::try_from(settings.listen.header_bytes_max).unwrap_or(u32::MAX);
     let mut options = default_h2_options();
+    options.max_header_list_size(header_bytes_max);
     options.initial_window_size(H2_WINDOW);
     options.initial_connection_window_size(2 * H2_WINDOW);
     proxy.h2_options = Some(options);
@@ -466,6 +464,7 @@ struct Running<'a> {
     source: &'a Source,
     /// What the file looked like when it was last read.
     stamp: config::watch::Stamp,
+    signals: Signals,
     settings: Settings,
     shared: Shared,
     live: Arc<Live>,
@@ -482,9 +481,9 @@ enum Stop {
 
 impl Running<'_> {
     /// Obeys signals and watches the file, until a signal says to stop.
-    async fn until_stopped(&mut self) -> Result<Stop, Fault> {
-        let mut signals = Signals::new()?;
+    async fn until_stopped(&mut self) -> Stop {
         loop {
+            let signals = &mut self.signals;
             let (source, watch, stamp) = (self.source, self.settings.watch, &mut self.stamp);
             let changed = async {
                 match source {
@@ -499,8 +498,8 @@ impl Running<'_> {
                     self.shared.observer.reopen();
                     continue;
                 }
-                _ = signals.terminate.recv() => return Ok(Stop::Drain),
-                _ = signals.interrupt.recv() => return Ok(Stop::Now),
+                _ = signals.terminate.recv() => return Stop::Drain,
+                _ = signals.interrupt.recv() => return Stop::Now,
             }
             self.stamp = self.source.stamp();
             let applied = self.reload();
@@ -552,6 +551,14 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// Resolves when weir is told to stop, in whichever way.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

@@ -106,8 +106,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
                 head = head::read(&mut conn, bounds) => head,
                 _ = shutdown.wait_for(|down| *down) => return,
             };
-            match head {
-                Ok(Head::Http1) => {}
+            let length = match head {
+                Ok(Head::Http1(length)) => length,
                 Ok(Head::Http2) => {
                     self.app.process_new(Box::new(conn), &shutdown).await;
                     return;
@@ -123,7 +123,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
                     tracing::debug!(%error, %peer, "a client's connection broke");
                     return;
                 }
-            }
+            };
+            let head = conn.take_head(length);
             let mut session = ServerSession::new_http1(Box::new(conn));
             match kept.take() {
                 None => session.set_keepalive(Some(KEEPALIVE.as_secs())),
@@ -132,6 +133,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
                     settings.apply_to_session(&mut session);
                 }
             }
+            // The head is whole: Pingora parses these bytes and reads none by itself.
+            session.set_pipelined_prefix(head);
             let Some(reused) = self.app.process_new_http(session, &shutdown).await else {
                 return;
             };

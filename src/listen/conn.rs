@@ -13,6 +13,7 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -39,8 +40,6 @@ pub struct Conn {
     socket: Option<TcpStream>,
     /// Read but not yet given to the session.
     ahead: BytesMut,
-    /// How much of `ahead` the session may have before the rest: a head without what follows it.
-    first: usize,
     gathered: Vec<u8>,
     digest: Arc<SocketDigest>,
     h2: bool,
@@ -58,7 +57,6 @@ impl Conn {
         Self {
             socket: Some(socket),
             ahead: BytesMut::new(),
-            first: 0,
             gathered: Vec::new(),
             digest: Arc::new(digest),
             h2: false,
@@ -90,12 +88,18 @@ impl Conn {
     /// Drops the first `bytes` of what was read ahead.
     pub fn skip(&mut self, bytes: usize) {
         self.ahead.advance(bytes);
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
     }
 
-    /// Begins a request: the session has its first `bytes`, the head, before all that follows.
-    pub fn give_first(&mut self, bytes: usize) {
-        self.first = bytes;
+    /// Begins a request: takes its first `bytes`, the head, out of what was read ahead. They are
+    /// copied, so that an open stream holds on to them and not to a whole read.
+    pub fn take_head(&mut self, bytes: usize) -> BytesMut {
         *self.between.get_mut() = false;
+        let head = BytesMut::from(&self.ahead[..bytes]);
+        self.skip(bytes);
+        head
     }
 
     /// Says that the current request has been read whole. What the client sends from now on (RFC
@@ -110,8 +114,8 @@ impl Conn {
         /// A client that sends more than this ahead is not read until its turn comes.
         const AHEAD_BYTES_MAX: usize = 64 << 10;
         while self.ahead.len() < AHEAD_BYTES_MAX {
-            let mut scrap = [0; 4096];
-            let mut read = ReadBuf::new(&mut scrap);
+            let mut scrap = [MaybeUninit::<u8>::uninit(); 4096];
+            let mut read = ReadBuf::uninit(&mut scrap);
             ready!(self.socket()?.poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
                 self.read_end = true;
@@ -178,6 +182,10 @@ impl AsyncRead for Conn {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Whoever reads has nothing more to write for now: what was gathered must not wait for it.
+        if !self.gathered.is_empty() {
+            let _ = self.poll_write_out(cx, &[]);
+        }
         if self.between.load(Ordering::Relaxed) {
             return self.poll_between(cx);
         }
@@ -187,17 +195,9 @@ impl AsyncRead for Conn {
             self.read_end = read.is_err() || buf.filled().len() == before;
             return Poll::Ready(read);
         }
-        let available = match self.first {
-            0 => self.ahead.len(),
-            first => first,
-        };
-        let count = available.min(buf.remaining());
+        let count = self.ahead.len().min(buf.remaining());
         buf.put_slice(&self.ahead[..count]);
-        self.ahead.advance(count);
-        self.first = self.first.saturating_sub(count);
-        if self.ahead.is_empty() {
-            self.ahead = BytesMut::new();
-        }
+        self.skip(count);
         Poll::Ready(Ok(()))
     }
 }
@@ -251,13 +251,15 @@ impl Drop for Conn {
         if !self.read_end
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(tokio::time::timeout(LINGER, linger(socket)));
+            let last = std::mem::take(&mut self.gathered);
+            runtime.spawn(tokio::time::timeout(LINGER, linger(socket, last)));
         }
     }
 }
 
-/// Ends our side and reads on until the client ends its own.
-async fn linger(mut socket: TcpStream) -> io::Result<()> {
+/// Writes what was gathered, ends our side and reads on until the client ends its own.
+async fn linger(mut socket: TcpStream, last: Vec<u8>) -> io::Result<()> {
+    socket.write_all(&last).await?;
     socket.shutdown().await?;
     let mut scrap = [0; 4096];
     let mut left = LINGER_BYTES_MAX;
@@ -325,18 +327,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_follows_the_head_is_given_only_after_it() {
+    async fn what_follows_a_request_waits_for_the_next_one() {
         let (mut conn, mut client) = pair().await;
         client.write_all(b"HEADbody").await.unwrap();
         while conn.ahead().len() < 8 {
             assert!(conn.read_ahead().await.unwrap());
         }
-        conn.give_first(4);
+        assert_eq!(&conn.take_head(4)[..], b"HEAD");
         let mut buf = [0; 16];
         let read = conn.read(&mut buf).await.unwrap();
-        assert_eq!(&buf[..read], b"HEAD");
-        let read = conn.read(&mut buf).await.unwrap();
         assert_eq!(&buf[..read], b"body");
+        conn.keep_the_rest();
+        client.write_all(b"NEXT").await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(
+            conn.read(&mut buf).await.unwrap(),
+            0,
+            "only the end is seen"
+        );
+        assert_eq!(conn.ahead(), b"NEXT");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //! and no bare line feeds. Pingora's own limits are 60 s between two reads and 1 MiB.
 
 use super::conn::Conn;
+use super::strict;
 use memchr::memchr;
 use std::io;
 use std::time::Duration;
@@ -12,8 +13,8 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What a connection brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Head {
-    /// A whole HTTP/1 head, ready to be parsed.
-    Http1,
+    /// A whole HTTP/1 head of this many bytes, ready to be taken.
+    Http1(usize),
     /// The client speaks HTTP/2.
     Http2,
     /// The client left between requests, or stayed silent.
@@ -27,6 +28,10 @@ pub enum Head {
 pub enum Fault {
     /// It isn't HTTP/1: a line ends without CR (RFC 9112, section 2.2).
     BareLineFeed,
+    /// It isn't what RFC 9112 says a head is.
+    Malformed,
+    /// HTTP/1.1 without `Host`, with two, or with one that the target contradicts (RFC 9112, 3.2).
+    Host,
     /// It is larger than `limits.header_bytes`.
     TooLarge,
     /// It took longer than `timeouts.client_header`.
@@ -108,12 +113,14 @@ impl Scan {
             let empty = end - 1 == self.line;
             self.line = end + 1;
             if empty {
-                let head = self.line;
-                if head > bounds.bytes_max {
-                    return Some(Head::Refused(Fault::TooLarge));
-                }
-                conn.give_first(head);
-                return Some(Head::Http1);
+                let length = self.line;
+                return Some(if length > bounds.bytes_max {
+                    Head::Refused(Fault::TooLarge)
+                } else if let Err(fault) = strict::check(&ahead[..length]) {
+                    Head::Refused(fault)
+                } else {
+                    Head::Http1(length)
+                });
             }
         }
         (ahead.len() > bounds.bytes_max).then_some(Head::Refused(Fault::TooLarge))
@@ -128,6 +135,16 @@ impl Fault {
                 400,
                 "invalid_request",
                 "The request's head has a line that doesn't end in CR LF.",
+            ),
+            Self::Malformed => (
+                400,
+                "invalid_request",
+                "The request's head is not valid HTTP/1.1.",
+            ),
+            Self::Host => (
+                400,
+                "invalid_request",
+                "The request needs one Host header that agrees with its target.",
             ),
             Self::TooLarge => (
                 431,
@@ -191,7 +208,7 @@ mod tests {
     }
 
     fn sized(bytes: usize) -> Vec<u8> {
-        let mut head = b"GET / HTTP/1.1\r\na: ".to_vec();
+        let mut head = b"GET / HTTP/1.1\r\nHost: a\r\na: ".to_vec();
         head.resize(bytes - 4, b'x');
         head.extend_from_slice(b"\r\n\r\n");
         head
@@ -199,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_at_the_limit_is_taken_and_one_past_it_is_refused() {
-        assert_eq!(head_of(&sized(64)).await, Head::Http1);
+        assert_eq!(head_of(&sized(64)).await, Head::Http1(64));
         assert_eq!(head_of(&sized(65)).await, Head::Refused(Fault::TooLarge));
         let endless = vec![b'x'; 65];
         assert_eq!(head_of(&endless).await, Head::Refused(Fault::TooLarge));
@@ -212,8 +229,8 @@ mod tests {
         assert_eq!(head_of(b"GET / HTTP/1.1\r\na: b\n\r\n").await, bare);
         assert_eq!(head_of(b"\n\n").await, bare);
         assert_eq!(
-            head_of(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n").await,
-            Head::Http1
+            head_of(b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").await,
+            Head::Http1(27)
         );
     }
 
@@ -221,7 +238,8 @@ mod tests {
     async fn the_preface_of_http2_is_known_and_half_of_it_is_waited_for() {
         assert_eq!(head_of(H2_PREFACE).await, Head::Http2);
         assert_eq!(head_of(&H2_PREFACE[..20]).await, Head::Closed);
-        assert_eq!(head_of(b"PRI /x HTTP/1.1\r\n\r\n").await, Head::Http1);
+        let other = b"PRI /x HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(head_of(other).await, Head::Http1(other.len()));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ pub mod accept;
 pub mod conn;
 pub mod head;
 pub mod settings;
+mod strict;
 
 pub use accept::{Acceptor, bind};
 pub use conn::Conn;

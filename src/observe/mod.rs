@@ -2,6 +2,7 @@
 //! `proxy::settle` records each request once; changes outside requests use handles given at build.
 
 pub mod access;
+mod aside;
 pub mod metrics;
 pub mod names;
 pub mod program_log;
@@ -13,8 +14,10 @@ pub use metrics::Metrics;
 pub use settings::Settings;
 pub use sink::Sink;
 
+use aside::Aside;
 use settings::Format;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// All places where weir tells something.
 #[derive(Debug)]
@@ -23,6 +26,7 @@ pub struct Observer {
     pub metrics: Metrics,
     access: Sink,
     format: Format,
+    aside: Aside,
 }
 
 impl Observer {
@@ -37,6 +41,7 @@ impl Observer {
             metrics,
             access,
             format: settings.format,
+            aside: Aside::start()?,
         }))
     }
 
@@ -49,13 +54,22 @@ impl Observer {
         });
     }
 
+    /// Does a job that ends in [`Observer::request`] on a thread that serves nobody.
+    pub fn aside(&self, job: impl FnOnce() + Send + 'static) {
+        self.aside.run(job);
+    }
+
     /// Opens the access log's file anew, as after a rotation by somebody else.
     pub fn reopen(&self) {
         self.access.reopen();
     }
 
-    /// Returns when all that was told so far is written.
-    pub fn flush(&self) {
+    /// Returns when all that was told so far is written, and what was left aside is told too.
+    pub fn finish(&self) {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        if !self.aside.finish(PATIENCE) {
+            tracing::error!("some requests' tokens were not counted before the end");
+        }
         self.access.flush();
     }
 }

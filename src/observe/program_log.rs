@@ -1,6 +1,8 @@
 //! The program's own log: what changed, what went wrong. Always on standard error, so that it never
 //! mixes with an access log on standard output.
 
+use std::io::IsTerminal;
+
 use super::settings::{Format, Level, Settings};
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +26,7 @@ pub fn init(settings: &Settings) {
         .unwrap_or_else(|_| EnvFilter::new(format!("{libraries},weir={level},weir_dns={level}")));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let started = match settings.format {
         Format::Json => log.json().flatten_event(true).try_init(),

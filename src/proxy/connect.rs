@@ -65,6 +65,8 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
             // Other protocols are taken over from HTTP/1.1 only.
             peer.options.alpn = ALPN::H1;
         }
+        plan.body
+            .set_deadlines(exit.limits.first_byte, exit.limits.idle);
         let mut strip_usage = false;
         let mut body = None;
         if let Body::Held(held) = &plan.body {

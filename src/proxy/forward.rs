@@ -16,14 +16,20 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 /// What a client says about where it comes from; believed from trusted proxies only.
-const FORWARDED: [&str; 6] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-port",
-    "x-real-ip",
+const FORWARDED: [HeaderName; 6] = [
+    header::FORWARDED,
+    X_FORWARDED_FOR,
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-real-ip"),
 ];
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The request's id, on the way up and on the way down.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Rewrites the head: URL, host, credentials, framing, tracing, the operator's edits. Pingora has
 /// already dropped what is hop-by-hop (RFC 9110, section 7.6.1).
@@ -41,8 +47,8 @@ pub fn head(_session: &Session, request: &mut RequestHeader, journey: &Journey) 
     request.insert_header(header::HOST, &endpoint.host_header)?;
     if let Some(authorization) = &provider.authorization {
         request.insert_header(header::AUTHORIZATION, authorization)?;
-        request.remove_header("x-api-key");
-        request.remove_header("api-key");
+        request.remove_header(&X_API_KEY);
+        request.remove_header(&API_KEY);
     }
     request.remove_header(&header::PROXY_AUTHORIZATION);
     request.remove_header(&header::EXPECT);
@@ -55,11 +61,11 @@ pub fn head(_session: &Session, request: &mut RequestHeader, journey: &Journey) 
         )?;
     }
     origin(request, journey, current.road)?;
-    request.insert_header("x-request-id", journey.arrival.request_id.as_str())?;
+    request.insert_header(X_REQUEST_ID, journey.arrival.request_id.as_str())?;
     let trace = &journey.arrival.trace;
     let parent: u64 = rand::random::<u64>().max(1);
     let traceparent = format!("00-{}-{parent:016x}-{:02x}", trace.id, trace.flags);
-    request.insert_header("traceparent", traceparent)?;
+    request.insert_header(TRACEPARENT, traceparent)?;
     edit(request, &journey.snapshot.corridor.request_headers, journey)?;
     edit(request, &provider.headers, journey)
 }
@@ -69,7 +75,10 @@ pub fn body(body: &mut Option<Bytes>, journey: &mut Journey) -> Result<()> {
     let Some(plan) = journey.plan.as_mut() else {
         return Ok(());
     };
-    if let Body::Streamed { bytes_max, passed } = &mut plan.body {
+    if let Body::Streamed {
+        bytes_max, passed, ..
+    } = &mut plan.body
+    {
         *passed += body.as_ref().map_or(0, |piece| piece.len() as u64);
         if *passed > *bytes_max as u64 && !plan.upgrade {
             return Err(Refusal::BodyTooLarge(*bytes_max).into());
@@ -133,22 +142,26 @@ fn with_model(path: &str, named: &str, model: &str) -> String {
 
 /// Who asks: told to intranet hosts, never to the outside.
 fn origin(request: &mut RequestHeader, journey: &Journey, road: Road) -> Result<()> {
-    let chain = request
-        .headers
-        .get("x-forwarded-for")
-        .filter(|_| journey.arrival.trusted)
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
-    for name in FORWARDED {
-        request.remove_header(name);
-    }
     let intranet = journey
         .attempt
         .as_ref()
         .is_some_and(|current| road == Road::Direct && current.intranet);
-    if let (true, Some(client)) = (intranet, journey.arrival.client) {
-        let value = chain.unwrap_or_else(|| client.to_string());
-        request.insert_header("x-forwarded-for", value)?;
+    let mut chain = String::new();
+    if intranet && journey.arrival.trusted {
+        let lines = request.headers.get_all(&X_FORWARDED_FOR).iter();
+        for line in lines.filter_map(|line| line.to_str().ok()) {
+            chain.push_str(line);
+            chain.push_str(", ");
+        }
+    }
+    for name in &FORWARDED {
+        if request.headers.contains_key(name) {
+            request.remove_header(name);
+        }
+    }
+    if let (true, Some(peer)) = (intranet, journey.arrival.peer) {
+        let _ = write!(chain, "{peer}");
+        request.insert_header(X_FORWARDED_FOR, chain)?;
     }
     Ok(())
 }

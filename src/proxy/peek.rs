@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora::proxy::Session;
 use std::io::Read;
+use std::time::Duration;
 
 /// A request's body.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub enum Body {
         bytes_max: usize,
         /// Bytes that have passed.
         passed: u64,
+        /// The session that is stood in for.
+        slot: Option<Slot>,
     },
     /// It is held whole (it may be empty).
     Held(Held),
@@ -77,6 +80,7 @@ pub async fn body(
         return Ok(Body::Streamed {
             bytes_max,
             passed: 0,
+            slot: None,
         });
     }
     let mut hold = snapshot.governor.buffers().hold();
@@ -328,19 +332,33 @@ impl Body {
         }
     }
 
-    /// Makes the session replay what is held.
+    /// Puts the stand-in into the session's place; see `replay`.
     pub fn install(&mut self, session: &mut Session, timeouts: &Timeouts) {
-        if let Self::Held(held) = self {
-            held.slot = Some(replay::install(session, held.bytes.clone(), *timeouts));
+        let body = match self {
+            Self::Held(held) => Some(held.bytes.clone()),
+            Self::Streamed { .. } => None,
+        };
+        *self.slot() = Some(replay::install(session, body, *timeouts));
+    }
+
+    /// Sets the deadlines of the next try.
+    pub fn set_deadlines(&mut self, first_byte: Duration, idle: Duration) {
+        if let Some(slot) = self.slot() {
+            slot.set_deadlines(first_byte, idle);
         }
     }
 
     /// Gives the session its own connection back.
     pub fn restore(&mut self, session: &mut Session) {
-        if let Self::Held(held) = self
-            && let Some(slot) = held.slot.take()
-        {
+        if let Some(slot) = self.slot().take() {
             slot.restore(session);
+        }
+    }
+
+    fn slot(&mut self) -> &mut Option<Slot> {
+        match self {
+            Self::Held(held) => &mut held.slot,
+            Self::Streamed { slot, .. } => slot,
         }
     }
 }

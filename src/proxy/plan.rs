@@ -93,19 +93,16 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
     let model = named_model(journey, &body, upgrade);
     let found = snapshot
         .routes
-        .find(&journey.arrival.path, model.as_deref())
-        .map_err(|missing| match (missing, &model) {
-            (NotFound::Model, Some(model)) => Refusal::ModelNotFound(model.clone()),
-            _ => Refusal::NoRoute(journey.arrival.path.clone()),
-        })?;
+        .find(&journey.arrival.path, model.as_deref());
     let label = match found {
-        Found::Model(route) => Some(Arc::clone(&snapshot.routes.models.route(route).pattern)),
-        Found::Path(..) | Found::Default(_) => None,
+        Ok(Found::Model(route)) => Some(Arc::clone(&snapshot.routes.models.route(route).pattern)),
+        _ => None,
     };
-    let mut plan = Plan {
+    // What is refused from here on is told with the model that it named.
+    let plan = journey.plan.insert(Plan {
         surface,
         label,
-        candidates: snapshot.group(found).candidates(),
+        candidates: Vec::new(),
         next: 0,
         second_chance: false,
         body,
@@ -113,9 +110,13 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         ready,
         overhead: None,
         model,
-    };
+    });
+    let found = found.map_err(|missing| match (missing, &plan.model) {
+        (NotFound::Model, Some(model)) => Refusal::ModelNotFound(model.clone()),
+        _ => Refusal::NoRoute(journey.arrival.path.clone()),
+    })?;
+    plan.candidates = snapshot.group(found).candidates();
     plan.body.install(session, &snapshot.corridor.timeouts);
-    journey.plan = Some(plan);
     Ok(Step::Onward)
 }
 

@@ -61,7 +61,9 @@ impl Refusal {
     pub fn client_broke(error: &Error) -> Self {
         match error.etype() {
             ErrorType::ReadTimedout => Self::ClientTimeout,
-            ErrorType::ConnectionClosed | ErrorType::ReadError => Self::ClientLeft,
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::H2Error => {
+                Self::ClientLeft
+            }
             _ => Self::InvalidRequest("the request's body is malformed".into()),
         }
     }
@@ -278,7 +280,9 @@ pub async fn answer(
         %refusal,
         "refused"
     );
-    write(session, journey, head, body).await?;
+    write(session, journey, head, body)
+        .await
+        .map_err(|error| error.into_down())?;
     Ok(true)
 }
 

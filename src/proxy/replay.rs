@@ -1,10 +1,9 @@
-//! A downstream session whose request body has been read: it gives the body again for each try at
-//! an upstream, and watches the clock while the answer is awaited.
+//! The downstream session that stands in for the real one between `request_filter` and `logging`.
 //!
-//! Pingora sends a body that was read in `request_filter` only from its retry buffer, which holds
-//! 64 KiB. A custom session stands in for the real one between `request_filter` and `logging` and
-//! answers with the whole body instead. Its other reason: Pingora's read timeout is one number for
-//! the first byte and for each gap, and a session is polled while neither side moves.
+//! It gives a body that was read in `request_filter` again for each try at an upstream: Pingora sends
+//! such a body only from its retry buffer, which holds 64 KiB. And it watches the clock while the
+//! answer is awaited: Pingora's read timeout is one number for the first byte and for each gap, and
+//! a session is polled while neither side moves.
 
 use super::settings::Timeouts;
 use crate::listen::Conn;
@@ -32,9 +31,15 @@ pub const IDLE: ErrorType = ErrorType::Custom("Idle");
 /// The request as a whole took too long.
 pub const TOTAL: ErrorType = ErrorType::Custom("Total");
 
-/// Where the real session waits to come back.
-#[derive(Default)]
-pub struct Slot(Arc<Mutex<Option<Box<ServerSession>>>>);
+/// What the corridor keeps of a session that is stood in for.
+pub struct Slot(Arc<Shared>);
+
+struct Shared {
+    /// Where the real session waits to come back.
+    back: Mutex<Option<Box<ServerSession>>>,
+    /// Deadlines of the next try.
+    timeouts: Mutex<Timeouts>,
+}
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -45,34 +50,45 @@ impl std::fmt::Debug for Slot {
 struct Replay {
     /// Taken only by `drop`.
     inner: Option<Box<ServerSession>>,
-    body: Bytes,
-    back: Arc<Mutex<Option<Box<ServerSession>>>>,
+    /// `None`: the body passes through.
+    body: Option<Bytes>,
+    shared: Arc<Shared>,
     clock: Clock,
 }
 
-/// Puts a replaying session in the place of the real one. After this `set_keepalive` and the like
-/// have no effect.
-pub fn install(session: &mut Session, body: Bytes, first_byte: Timeouts) -> Slot {
-    if let Some(conn) = session
-        .stream()
-        .and_then(|stream| stream.as_any().downcast_ref::<Conn>())
+/// Puts the stand-in into the place of the real session, with the body that it is to give, or with
+/// `None` where the body passes through. After this `set_keepalive` and the like have no effect.
+pub fn install(session: &mut Session, body: Option<Bytes>, timeouts: Timeouts) -> Slot {
+    if body.is_some()
+        && let Some(stream) = session.stream()
+        && let Some(conn) = stream.as_any().downcast_ref::<Conn>()
     {
         conn.keep_the_rest();
     }
-    let slot = Slot::default();
+    let shared = Arc::new(Shared {
+        back: Mutex::default(),
+        timeouts: Mutex::new(timeouts),
+    });
     let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
     let inner = std::mem::replace(&mut session.downstream_session, placeholder);
     let replay = Replay {
         inner: Some(inner),
         body,
-        back: Arc::clone(&slot.0),
-        clock: Clock::new(first_byte),
+        shared: Arc::clone(&shared),
+        clock: Clock::new(timeouts),
     };
     *session.downstream_session = ServerSession::new_custom(Box::new(replay));
-    slot
+    Slot(shared)
 }
 
 impl Slot {
+    /// Sets the deadlines of the next try: a provider may have its own.
+    pub fn set_deadlines(&self, first_byte: Duration, idle: Duration) {
+        let mut timeouts = self.0.timeouts.lock();
+        timeouts.first_byte = first_byte;
+        timeouts.idle = idle;
+    }
+
     /// Puts the real session back, so that its connection can serve the next request.
     pub fn restore(&self, session: &mut Session) {
         let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
@@ -80,7 +96,7 @@ impl Slot {
             &mut session.downstream_session,
             placeholder,
         ));
-        if let Some(inner) = self.0.lock().take() {
+        if let Some(inner) = self.0.back.lock().take() {
             session.downstream_session = inner;
         }
     }
@@ -102,7 +118,7 @@ impl Replay {
 
 impl Drop for Replay {
     fn drop(&mut self) {
-        *self.back.lock() = self.inner.take();
+        *self.shared.back.lock() = self.inner.take();
     }
 }
 
@@ -130,9 +146,15 @@ impl Clock {
     }
 
     /// A try begins.
-    fn restart(&mut self) {
+    fn restart(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
         self.since = Instant::now();
         self.answering = false;
+    }
+
+    /// A piece of the request came.
+    fn heard(&mut self) {
+        self.since = Instant::now();
     }
 
     /// Something went to the client.
@@ -179,45 +201,66 @@ impl CustomSession for Replay {
     // What makes it a replay.
 
     fn get_retry_buffer(&self) -> Option<Bytes> {
-        (!self.body.is_empty()).then(|| self.body.clone())
+        self.body.clone().filter(|body| !body.is_empty())
     }
 
     fn retry_buffer_truncated(&self) -> bool {
-        false
+        self.body.is_none()
     }
 
     /// Pingora calls this once for each try, when the request's head has gone to the upstream.
     fn enable_retry_buffering(&mut self) {
-        self.clock.restart();
+        let timeouts = *self.shared.timeouts.lock();
+        self.clock.restart(timeouts);
     }
 
     fn is_body_done(&mut self) -> bool {
-        true
+        self.body.is_some() || self.inner_mut().is_body_done()
     }
 
     fn is_body_empty(&mut self) -> bool {
-        self.body.is_empty()
+        match &self.body {
+            Some(body) => body.is_empty(),
+            None => self.inner_mut().is_body_empty(),
+        }
     }
 
-    /// Waits for the client to leave, or for a deadline.
-    async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
+    /// Waits for a piece of the body, for the client to leave, or for a deadline.
+    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        let idle = no_body_expected || self.body.is_some();
         let inner = self
             .inner
             .as_deref_mut()
             .expect("the inner session is taken only by drop");
-        tokio::select! {
+        let read = tokio::select! {
             biased;
-            gone = inner.read_body_or_idle(true) => gone,
-            late = self.clock.over() => Error::e_explain(late, "no byte in time"),
-        }
+            read = inner.read_body_or_idle(idle) => read?,
+            late = self.clock.over() => return Error::e_explain(late, "no byte in time"),
+        };
+        self.clock.heard();
+        Ok(read)
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        Ok(None)
+        match self.body {
+            Some(_) => Ok(None),
+            None => self.inner_mut().read_request_body().await,
+        }
     }
 
     async fn drain_request_body(&mut self) -> Result<()> {
-        Ok(())
+        match self.body {
+            Some(_) => Ok(()),
+            None => self.inner_mut().drain_request_body().await,
+        }
+    }
+
+    fn is_upgrade_req(&self) -> bool {
+        self.inner().is_upgrade_req()
+    }
+
+    fn was_upgraded(&self) -> bool {
+        self.inner().was_upgraded()
     }
 
     // The rest is the real session's.

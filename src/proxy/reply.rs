@@ -1,6 +1,6 @@
 //! Fifth step: the answer as the client gets it, and what it tells of itself.
 
-use super::forward::{rendered, upstream_model};
+use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
 use super::refuse::stream_error;
 use crate::observe::access::End;
@@ -44,6 +44,11 @@ impl Reply {
     }
 }
 
+const X_WEIR_MODEL: HeaderName = HeaderName::from_static("x-weir-model");
+const X_WEIR_PROVIDER: HeaderName = HeaderName::from_static("x-weir-provider");
+const X_WEIR_ATTEMPTS: HeaderName = HeaderName::from_static("x-weir-attempts");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 /// Headers that concern one connection only; Pingora makes the client's own.
 const HOP_BY_HOP: [HeaderName; 3] = [
     header::CONNECTION,
@@ -58,6 +63,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
     {
         return Ok(());
     }
+    forget_case(response);
     let stream = response
         .headers
         .get(header::CONTENT_TYPE)
@@ -67,9 +73,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
     if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return mark(response, journey);
     }
-    for name in HOP_BY_HOP {
-        response.remove_header(&name);
-    }
+    drop_hop_by_hop(response);
     let encoded = response.headers.contains_key(header::CONTENT_ENCODING);
     let head_only = session.req_header().method == http::Method::HEAD;
     journey.reply.meter = None;
@@ -89,7 +93,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         // Its length can change (usage taken out, an error event put in).
         response.remove_header(&header::CONTENT_LENGTH);
         response.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
-        response.insert_header("x-accel-buffering", HeaderValue::from_static("no"))?;
+        response.insert_header(X_ACCEL_BUFFERING, HeaderValue::from_static("no"))?;
     }
     mark(response, journey)
 }
@@ -155,20 +159,43 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
     Some(last).filter(|last| !last.is_empty())
 }
 
+/// As for requests: names without their case, in one map.
+fn forget_case(head: &mut ResponseHeader) {
+    let (empty, ()) = http::Response::new(()).into_parts();
+    let whole = std::mem::replace(head, ResponseHeader::from(empty));
+    *head = ResponseHeader::from(http::response::Parts::from(whole));
+}
+
+/// RFC 9110, section 7.6.1: what `Connection` names concerns one connection too.
+fn drop_hop_by_hop(response: &mut ResponseHeader) {
+    let named: Vec<HeaderName> = response
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING)
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        response.remove_header(name);
+    }
+}
+
 /// weir's own headers, and the operator's edits.
 fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
     let snapshot = &journey.snapshot;
-    response.insert_header("x-request-id", journey.arrival.request_id.as_str())?;
+    response.insert_header(X_REQUEST_ID, journey.arrival.request_id.as_str())?;
     if let Some(label) = journey.plan.as_ref().and_then(|plan| plan.label.as_deref()) {
-        response.insert_header("x-weir-model", label)?;
+        response.insert_header(X_WEIR_MODEL, label)?;
     }
     if let Some(current) = &journey.attempt {
         let provider = snapshot
             .upstreams
             .provider(current.attempt.endpoint().provider);
-        response.insert_header("x-weir-provider", &*provider.name)?;
+        response.insert_header(X_WEIR_PROVIDER, &*provider.name)?;
         let mut number = itoa::Buffer::new();
-        response.insert_header("x-weir-attempts", number.format(current.number))?;
+        response.insert_header(X_WEIR_ATTEMPTS, number.format(current.number))?;
     }
     for name in &snapshot.corridor.response_headers.remove {
         response.remove_header(name);

@@ -90,18 +90,11 @@ impl Settled {
         if let Some(usage) = reported {
             return self.tell(Some(usage));
         }
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => {
-                runtime.spawn_blocking(move || {
-                    let usage = self.counted();
-                    self.tell(usage);
-                });
-            }
-            Err(_) => {
-                let usage = self.counted();
-                self.tell(usage);
-            }
-        }
+        let observer = Arc::clone(&self.snapshot.observer);
+        observer.aside(move || {
+            let usage = self.counted();
+            self.tell(usage);
+        });
     }
 
     fn counted(&mut self) -> Option<meter::Usage> {

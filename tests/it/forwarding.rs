@@ -5,6 +5,7 @@ use crate::support::client::chunk;
 use crate::support::provider::{Request, nobody};
 use crate::support::{Answer, Gate, Gateway, Launch, Provider};
 use serde_json::json;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -300,7 +301,7 @@ fn an_intranet_upstream_is_told_the_client_and_only_a_trusted_proxy_may_speak_fo
     let (_, request) = arrives(&trusting, &provider, &forwarded);
     assert_eq!(
         request.all("x-forwarded-for"),
-        ["203.0.113.9, 198.51.100.7"]
+        ["203.0.113.9, 198.51.100.7, 127.0.0.1"]
     );
     assert_eq!(trusting.records(1)[0]["client_ip"], "198.51.100.7");
     let strict = gateway(&provider, "trusted_proxies: []");
@@ -325,7 +326,7 @@ fn all_lines_of_x_forwarded_for_count() {
         ],
     );
     let chain = request.all("x-forwarded-for").join(", ");
-    assert_eq!(chain, "203.0.113.9, 198.51.100.7");
+    assert_eq!(chain, "203.0.113.9, 198.51.100.7, 127.0.0.1");
     assert_eq!(weir.records(1)[0]["client_ip"], "198.51.100.7");
 }
 
@@ -517,36 +518,50 @@ fn an_answer_passes_whole_whatever_its_framing() {
     );
 }
 
-#[test]
-fn each_piece_of_an_answer_reaches_the_client_before_the_next_is_there() {
-    let gates: [Gate; 3] = std::array::from_fn(|_| Gate::new());
-    let waited = gates.clone();
+/// The first half of an answer that is framed like this must be at the client while the upstream still
+/// keeps the second.
+#[track_caller]
+fn first_half_comes_first(
+    headers: &'static [(&str, &str)],
+    halves: [&'static str; 2],
+    end: &'static str,
+) {
+    let gate = Gate::new();
+    let waited = gate.clone();
     let provider = Provider::start(move |exchange| {
-        let number: usize = exchange.request.target[1..].parse().unwrap();
-        match number {
-            0 => exchange.head(200, &[("content-type", "application/x-ndjson"), ("transfer-encoding", "chunked")]),
-            1 => exchange.head(200, &[("content-length", "4")]),
-            _ => exchange.head(200, &[]),
-        }
-        if number == 0 { exchange.chunk("ab") } else { exchange.raw("ab") };
-        exchange.wait(&waited[number]);
-        if number == 0 {
-            exchange.chunk("cd");
-            exchange.end();
-        } else {
-            exchange.raw("cd");
-        }
+        exchange.head(200, headers);
+        exchange.raw(halves[0]);
+        exchange.wait(&waited);
+        exchange.raw(halves[1]);
+        exchange.raw(end);
         exchange.close();
     });
     let weir = gateway(&provider, "");
-    for (number, gate) in gates.iter().enumerate() {
-        let mut client = weir.client();
-        client.request("GET", &format!("/{number}"), &[], b"");
-        assert_eq!(client.read_head().status, 200);
-        assert_eq!(client.read_text_until("ab"), "ab");
-        gate.open();
-        assert_eq!(client.rest(), (b"cd".to_vec(), true));
-    }
+    let mut client = weir.client();
+    client.request("GET", "/", &[], b"");
+    assert_eq!(client.read_head().status, 200);
+    assert_eq!(client.read_text_until("ab"), "ab");
+    gate.open();
+    assert_eq!(client.rest(), (b"cd".to_vec(), true));
+}
+
+#[test]
+fn each_chunk_of_an_answer_reaches_the_client_before_the_next_is_there() {
+    let headers = &[
+        ("content-type", "application/x-ndjson"),
+        ("transfer-encoding", "chunked"),
+    ];
+    first_half_comes_first(headers, ["2\r\nab\r\n", "2\r\ncd\r\n"], "0\r\n\r\n");
+}
+
+#[test]
+fn each_piece_of_an_answer_with_a_length_reaches_the_client_before_the_next_is_there() {
+    first_half_comes_first(&[("content-length", "4")], ["ab", "cd"], "");
+}
+
+#[test]
+fn each_piece_of_an_answer_until_the_end_reaches_the_client_before_the_next_is_there() {
+    first_half_comes_first(&[], ["ab", "cd"], "");
 }
 
 #[test]
@@ -631,22 +646,67 @@ fn garbage_from_an_upstream_is_502() {
     }
 }
 
+/// A body that no socket's buffers can hold.
+fn large_body() -> Vec<u8> {
+    let mut body = br#"{"model":"m","x":""#.to_vec();
+    body.resize(24 << 20, b'x');
+    body.extend_from_slice(b"\"}");
+    body
+}
+
 #[test]
 fn an_upstream_that_answers_before_it_has_read_is_heard() {
     let provider = Provider::start_at_head(|exchange| {
         exchange.record();
         exchange.answer(401, &[JSON], br#"{"error":"who"}"#);
-        exchange.close();
+        exchange.read_body();
     });
     let weir = gateway(&provider, "");
-    let mut body = br#"{"model":"m","x":""#.to_vec();
-    body.resize(8 << 20, b'x');
-    body.extend_from_slice(b"\"}");
-    let answer = weir.post(CHAT, body);
-    assert_eq!(
-        (answer.status(), answer.text().as_str()),
-        (401, r#"{"error":"who"}"#)
-    );
+    for _ in 0..3 {
+        let answer = weir.post(CHAT, large_body());
+        assert_eq!(
+            (answer.status(), answer.text().as_str()),
+            (401, r#"{"error":"who"}"#)
+        );
+    }
+}
+
+#[test]
+fn an_upstream_that_answers_and_reads_no_further_holds_nobody_for_long() {
+    let gone = Gate::new();
+    let gate = gone.clone();
+    let provider = Provider::raw(move |mut stream| {
+        let mut head = [0; 1024];
+        assert!(stream.read(&mut head).is_ok());
+        let answer = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno";
+        assert!(stream.write_all(answer.as_bytes()).is_ok());
+        gate.wait();
+    });
+    let weir = gateway(&provider, "timeouts: {idle: 500ms}");
+    let started = Instant::now();
+    let answer = weir.post(CHAT, large_body());
+    assert!(started.elapsed() < Duration::from_secs(5));
+    // It has answered; what it says is better than that it is slow.
+    assert_eq!((answer.status(), answer.text().as_str()), (401, "no"));
+    gone.open();
+}
+
+#[test]
+fn an_upstream_that_never_reads_is_given_up() {
+    let gone = Gate::new();
+    let gate = gone.clone();
+    let provider = Provider::raw(move |stream| {
+        gate.wait();
+        drop(stream);
+    });
+    let weir = gateway(&provider, "timeouts: {idle: 300ms, first_byte: 300ms}");
+    let started = Instant::now();
+    let answer = weir.post(CHAT, large_body());
+    assert!([502, 504].contains(&answer.status()), "{}", answer.text());
+    assert!(answer.header("x-weir-error").is_some());
+    assert!(started.elapsed() < Duration::from_secs(5));
+    gone.open();
+    weir.wait_value("weir_buffered_bytes", &[], 0.0);
 }
 
 // === connections ===
@@ -885,7 +945,8 @@ fn without_end() -> Provider {
 #[track_caller]
 fn ends_in_time(weir: &Gateway, provider: &Provider) {
     let started = Instant::now();
-    weir.post("/never", BODY).assert_refused(504, "upstream_timeout");
+    weir.post("/never", BODY)
+        .assert_refused(504, "upstream_timeout");
     let answer = weir.post("/endless", BODY);
     assert!(answer.status() == 200 && !answer.whole);
     assert!(started.elapsed() < Duration::from_secs(8));
@@ -897,7 +958,10 @@ fn ends_in_time(weir: &Gateway, provider: &Provider) {
 #[test]
 fn a_request_that_takes_too_long_in_all_is_ended() {
     let provider = without_end();
-    let more = format!("model_routes: {{m: \"{}\"}}\ntimeouts: {{total: 400ms}}", provider.url());
+    let more = format!(
+        "model_routes: {{m: \"{}\"}}\ntimeouts: {{total: 400ms}}",
+        provider.url()
+    );
     ends_in_time(&gateway(&provider, &more), &provider);
 }
 

@@ -13,6 +13,7 @@ mod config;
 mod egress;
 mod fixtures;
 mod forwarding;
+mod hostile;
 mod limits;
 mod metering;
 mod reload;

@@ -7,7 +7,8 @@ const BODY: &str = r#"{"model":"m"}"#;
 const DONE: &str = r#"{"ok":true}"#;
 
 fn reloads(weir: &Gateway, result: &str) -> f64 {
-    weir.value("weir_config_reload_total", &[("result", result)]).unwrap_or(-1.0)
+    weir.value("weir_config_reload_total", &[("result", result)])
+        .unwrap_or(-1.0)
 }
 
 #[test]
@@ -17,7 +18,10 @@ fn a_hangup_brings_new_routes_providers_and_headers() {
         "model_routes: {{m: \"{}\"}}\nheaders: {{response: {{set: {{X-Config: one}}}}}}",
         old.url()
     ));
-    assert_eq!((reloads(&weir, "ok"), reloads(&weir, "refused")), (0.0, 0.0));
+    assert_eq!(
+        (reloads(&weir, "ok"), reloads(&weir, "refused")),
+        (0.0, 0.0)
+    );
     assert_eq!(weir.post(CHAT, BODY).header("x-config"), Some("one"));
     weir.reload(&format!(
         r#"
@@ -35,7 +39,10 @@ headers: {{response: {{set: {{X-Config: two}}}}}}
     assert_eq!(request.text(), r#"{"model":"renamed"}"#);
     assert_eq!(request.header("authorization"), Some("Bearer sk-new"));
     assert_eq!(old.requests().len(), 1);
-    assert_eq!((reloads(&weir, "ok"), reloads(&weir, "refused")), (1.0, 0.0));
+    assert_eq!(
+        (reloads(&weir, "ok"), reloads(&weir, "refused")),
+        (1.0, 0.0)
+    );
     let models = weir.get("/v1/models").json();
     assert_eq!(models["data"].as_array().unwrap().len(), 2);
 }
@@ -61,11 +68,21 @@ fn an_open_request_keeps_the_configuration_that_it_began_with() {
         new.url()
     ));
     let answer = weir.post(CHAT, BODY);
-    assert_eq!((answer.text().as_str(), answer.header("x-config")), (r#"{"new":true}"#, Some("two")));
-    assert_eq!(weir.value("weir_in_flight", &[]), Some(1.0), "what is open stays counted");
+    assert_eq!(
+        (answer.text().as_str(), answer.header("x-config")),
+        (r#"{"new":true}"#, Some("two"))
+    );
+    assert_eq!(
+        weir.value("weir_in_flight", &[]),
+        Some(1.0),
+        "what is open stays counted"
+    );
     gate.open();
     let answer = open.answer();
-    assert_eq!((answer.text().as_str(), answer.header("x-config")), (DONE, Some("one")));
+    assert_eq!(
+        (answer.text().as_str(), answer.header("x-config")),
+        (DONE, Some("one"))
+    );
     // The same connection has the new one from its next request on.
     open.post(CHAT, BODY);
     assert_eq!(open.answer().header("x-config"), Some("two"));
@@ -91,10 +108,17 @@ fn a_mistake_keeps_the_old_configuration_and_is_counted_and_told() {
         weir.write_config(broken);
         weir.signal(libc::SIGHUP);
         #[expect(clippy::cast_precision_loss, reason = "a handful")]
-        weir.wait_value("weir_config_reload_total", &[("result", "refused")], (count + 1) as f64);
+        weir.wait_value(
+            "weir_config_reload_total",
+            &[("result", "refused")],
+            (count + 1) as f64,
+        );
         assert_eq!(weir.post(CHAT, BODY).text(), DONE, "{broken}");
     }
-    assert!(weir.log().contains("model_rautes"), "the mistake isn't told");
+    assert!(
+        weir.log().contains("model_rautes"),
+        "the mistake isn't told"
+    );
     assert_eq!(reloads(&weir, "ok"), 0.0);
     std::fs::remove_file(weir.folder().join("weir.yaml")).unwrap();
     weir.signal(libc::SIGHUP);
@@ -107,9 +131,15 @@ fn a_mistake_keeps_the_old_configuration_and_is_counted_and_told() {
 #[test]
 fn a_changed_file_is_loaded_by_itself_where_that_is_asked_for() {
     let [old, new] = std::array::from_fn(|_| Provider::json(DONE));
-    let weir = Gateway::start(&format!("watch: true\nmodel_routes: {{m: \"{}\"}}", old.url()));
+    let weir = Gateway::start(&format!(
+        "watch: true\nmodel_routes: {{m: \"{}\"}}",
+        old.url()
+    ));
     assert_eq!(weir.post(CHAT, BODY).status(), 200);
-    weir.write_config(&format!("watch: true\nmodel_routes: {{m: \"{}\"}}", new.url()));
+    weir.write_config(&format!(
+        "watch: true\nmodel_routes: {{m: \"{}\"}}",
+        new.url()
+    ));
     weir.wait_value("weir_config_reload_total", &[("result", "ok")], 1.0);
     assert_eq!(weir.post(CHAT, BODY).status(), 200);
     assert_eq!((old.requests().len(), new.requests().len()), (1, 1));
@@ -137,6 +167,18 @@ fn connections_and_limits_survive_a_reload() {
     assert_eq!(provider.connections(), 1, "the pool was thrown away");
     client.post(CHAT, BODY);
     client.answer().assert_refused(429, "rate_limited");
+}
+
+#[test]
+fn a_signal_right_after_the_start_is_obeyed() {
+    let provider = Provider::json(DONE);
+    let config = format!("model_routes: {{m: \"{}\"}}", provider.url());
+    for _ in 0..10 {
+        // It comes while weir still starts other things.
+        let weir = Gateway::start(&config);
+        weir.signal(libc::SIGHUP);
+        weir.wait_log("configuration reloaded");
+    }
 }
 
 #[test]
@@ -174,6 +216,10 @@ fn no_request_is_lost_while_the_configuration_changes() {
         assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
     });
     for request in provider.requests() {
-        assert_eq!(request.header("x-a"), request.header("x-b"), "half of a configuration");
+        assert_eq!(
+            request.header("x-a"),
+            request.header("x-b"),
+            "half of a configuration"
+        );
     }
 }

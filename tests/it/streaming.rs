@@ -651,51 +651,54 @@ fn an_error_event_of_the_upstream_itself_is_passed_on_and_not_doubled() {
 
 #[test]
 fn a_json_answer_that_is_cut_looks_cut() {
-    for chunked in [false, true] {
-        for broken in ["close", "reset", "silence"] {
-            let begun = Gate::new();
-            let gate = begun.clone();
-            let provider = Provider::start(move |exchange| {
-                let framing = match chunked {
-                    true => ("transfer-encoding", "chunked"),
-                    false => ("content-length", "100"),
-                };
-                exchange.head(200, &[("content-type", "application/json"), framing]);
-                let begin = b"{\"choices\":[{\"message\":{\"content\":\"one\"";
-                match chunked {
-                    true => exchange.chunk(begin),
-                    false => exchange.raw(begin),
-                };
-                match broken {
-                    "close" => exchange.close(),
-                    "reset" => {
-                        // What was sent is not to be overtaken by the reset.
-                        exchange.wait(&gate);
-                        exchange.reset();
-                    }
-                    _ => holding(exchange),
+    for (chunked, broken) in [
+        (false, "close"),
+        (false, "silence"),
+        (true, "close"),
+        (true, "reset"),
+        (true, "silence"),
+    ] {
+        let begun = Gate::new();
+        let gate = begun.clone();
+        let provider = Provider::start(move |exchange| {
+            let framing = match chunked {
+                true => ("transfer-encoding", "chunked"),
+                false => ("content-length", "100"),
+            };
+            exchange.head(200, &[("content-type", "application/json"), framing]);
+            let begin = b"{\"choices\":[{\"message\":{\"content\":\"one\"";
+            match chunked {
+                true => exchange.chunk(begin),
+                false => exchange.raw(begin),
+            };
+            match broken {
+                "close" => exchange.close(),
+                "reset" => {
+                    // What was sent is not to be overtaken by the reset.
+                    exchange.wait(&gate);
+                    exchange.reset();
                 }
-            });
-            let timeouts = "timeouts: {idle: 400ms}\n";
-            let gateway = Gateway::start(&(config(&provider.url()) + timeouts));
-            let ask = r#"{"model":"gpt-4o","messages":[]}"#;
-            let case = format!("chunked: {chunked}, {broken}");
-            let mut client = gateway.client();
-            client.post(CHAT, ask);
-            println!("{case}");
-            let answer = client.answer();
-            assert_eq!(answer.status(), 200, "{case}");
-            assert!(!answer.whole, "{case}: {}", answer.text());
-            assert!(
-                !answer.text().contains("error"),
-                "{case}: {}",
-                answer.text()
-            );
-            let record = &gateway.records(1)[0];
-            assert_eq!(record["end"], "upstream_broke", "{case}: {record}");
-            let answer = gateway.h2_client().post(CHAT, ask);
-            assert!(answer.cut.is_some(), "{case}, HTTP/2: {}", answer.text());
-        }
+                _ => holding(exchange),
+            }
+        });
+        let timeouts = "timeouts: {idle: 400ms}\n";
+        let gateway = Gateway::start(&(config(&provider.url()) + timeouts));
+        let ask = r#"{"model":"gpt-4o","messages":[]}"#;
+        let case = format!("chunked: {chunked}, {broken}");
+        let mut client = gateway.client();
+        client.post(CHAT, ask);
+        let answer = client.answer();
+        assert_eq!(answer.status(), 200, "{case}");
+        assert!(!answer.whole, "{case}: {}", answer.text());
+        assert!(
+            !answer.text().contains("error"),
+            "{case}: {}",
+            answer.text()
+        );
+        let record = &gateway.records(1)[0];
+        assert_eq!(record["end"], "upstream_broke", "{case}: {record}");
+        let answer = gateway.h2_client().post(CHAT, ask);
+        assert!(answer.cut.is_some(), "{case}, HTTP/2: {}", answer.text());
     }
 }
 
@@ -717,12 +720,17 @@ fn resident(gateway: &Gateway) -> usize {
     kib << 10
 }
 
-/// The same, once the vocabulary is loaded, which takes its time and tens of megabytes.
+/// The same, once the vocabularies are loaded, which takes its time and tens of megabytes.
 fn settled(gateway: &Gateway) -> usize {
-    let ask = r#"{"model":"gpt-4o","messages":[],"stream":false,"warm":true}"#;
-    assert_eq!(gateway.post("/v1/completions", ask).status(), 200);
-    assert_eq!(gateway.records(1)[0]["token_source"], "counted");
-    resident(gateway)
+    const STILL: Duration = Duration::from_millis(700);
+    let mut last = (0, Instant::now());
+    eventually("weir's memory to stand still", || {
+        let now = resident(gateway);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        (last.1.elapsed() > STILL).then_some(now)
+    })
 }
 
 const LARGE: usize = 64 << 20;
@@ -735,9 +743,6 @@ fn flooding(events: bool) -> (Provider, Arc<AtomicUsize>) {
     let sent = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&sent);
     let provider = Provider::start(move |exchange| {
-        if exchange.request.target == "/v1/completions" {
-            return exchange.json(200, "{}");
-        }
         let media = if events {
             "text/event-stream"
         } else {
@@ -790,7 +795,7 @@ fn a_client_that_doesnt_read_slows_the_upstream_and_grows_no_buffer() {
         client.post(CHAT, ASK);
         assert_eq!(client.read_head().status, 200);
         let blocked = standing(&sent);
-        let growth = resident(&gateway).saturating_sub(before);
+        let growth = settled(&gateway).saturating_sub(before);
         println!("events: {events}: blocked after {blocked} bytes, {growth} bytes of growth");
         assert!(
             blocked < IN_SOCKETS,
@@ -819,7 +824,7 @@ fn an_http2_client_that_doesnt_read_slows_the_upstream_and_the_others_go_on() {
     let json = [("content-type", "application/json")];
     let slow = client.begin("POST", CHAT, &json, ASK.as_bytes());
     let blocked = standing(&sent);
-    let growth = resident(&gateway).saturating_sub(before);
+    let growth = settled(&gateway).saturating_sub(before);
     println!("HTTP/2: blocked after {blocked} bytes, {growth} bytes of growth");
     assert!(blocked < IN_SOCKETS, "{blocked} bytes were taken");
     assert!(growth < GROWTH_MAX, "{growth} bytes of growth");
@@ -830,6 +835,145 @@ fn an_http2_client_that_doesnt_read_slows_the_upstream_and_the_others_go_on() {
         "{} bytes",
         whole.body.len()
     );
+}
+
+#[test]
+fn a_client_that_never_reads_is_let_go_when_its_time_is_over() {
+    let (provider, _) = flooding(true);
+    let timeouts = "timeouts: {idle: 500ms}\n";
+    let gateway = Gateway::start(&(config(&provider.url()) + timeouts));
+    let mut client = gateway.client();
+    client.post(CHAT, ASK);
+    assert_eq!(client.read_head().status, 200);
+    provider.wait_end(0);
+    let record = &gateway.records(1)[0];
+    assert_eq!(record["end"], "client_closed", "{record}");
+    gateway.wait_value("weir_in_flight", &[], 0.0);
+}
+
+#[test]
+fn a_stream_that_moves_may_last_longer_than_the_idle_time() {
+    let provider = Provider::start(|exchange| {
+        exchange.stream();
+        for number in 0..8 {
+            exchange.event(&said(&format!("{number}")));
+            // Time is the matter here.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        exchange.event(FINISH);
+        exchange.event("[DONE]");
+        exchange.end();
+    });
+    let timeouts = "timeouts: {idle: 1s, first_byte: 1s, client_body: 1s, client_header: 1s}\n";
+    let gateway = Gateway::start(&(config(&provider.url()) + timeouts));
+    let answer = gateway.post(CHAT, ASK);
+    assert!(
+        answer.text().ends_with("data: [DONE]\n\n"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(gateway.records(1)[0]["end"], "complete");
+    let http2 = gateway.h2_client().post(CHAT, ASK);
+    assert!(
+        http2.text().ends_with("data: [DONE]\n\n"),
+        "{}",
+        http2.text()
+    );
+}
+
+#[test]
+fn a_stream_that_has_used_up_its_whole_time_ends_with_an_error_event() {
+    let provider = Provider::start(|exchange| {
+        exchange.stream();
+        while exchange.event(&said("one ")) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        exchange.close();
+    });
+    let timeouts = "timeouts: {total: 600ms}\n";
+    let gateway = Gateway::start(&(config(&provider.url()) + timeouts));
+    let began = Instant::now();
+    let answer = gateway.post(CHAT, ASK);
+    assert_ends_with_an_error(&answer.text(), Break::Silence);
+    assert!(
+        began.elapsed() >= Duration::from_millis(600),
+        "{:?}",
+        began.elapsed()
+    );
+    provider.wait_end(0);
+}
+
+// === many at once ===
+
+#[test]
+fn many_streams_at_once_keep_apart_and_leave_nothing_behind() {
+    const STREAMS: usize = 120;
+    let gate = Gate::new();
+    let open = gate.clone();
+    let provider = Provider::start(move |exchange| {
+        let user = exchange.request.json()["user"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        exchange.stream();
+        exchange.event(&said(&format!("{user} begins")));
+        exchange.wait(&open);
+        for number in 0..20 {
+            exchange.event(&said(&format!("{user} {number}")));
+        }
+        exchange.event(FINISH);
+        exchange.event("[DONE]");
+        exchange.end();
+    });
+    let gateway = Gateway::start(&config(&provider.url()));
+    let mut clients: Vec<Client> = (0..STREAMS).map(|_| gateway.client()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let user = format!("{{\"user\":\"u{number:03}\",");
+        client.post(CHAT, ASK.replacen('{', &user, 1));
+        client.read_head();
+        client.read_text_until(&format!("u{number:03} begins"));
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let all = STREAMS as f64;
+    gateway.wait_value("weir_in_flight", &[], all);
+    // Each third leaves now.
+    let mut left = 0;
+    let mut stayed = Vec::new();
+    for (number, client) in clients.into_iter().enumerate() {
+        if number % 3 == 0 {
+            client.close();
+            left += 1;
+        } else {
+            stayed.push((number, client));
+        }
+    }
+    gate.open();
+    for (number, client) in &mut stayed {
+        let (rest, whole) = client.rest();
+        let rest = String::from_utf8(rest).expect("text");
+        assert!(
+            whole && rest.ends_with("data: [DONE]\n\n"),
+            "u{number:03}: {rest}"
+        );
+        assert_eq!(
+            rest.matches(&format!("\"u{number:03} ")).count(),
+            20,
+            "{rest}"
+        );
+        assert_eq!(
+            rest.matches("\"u").count(),
+            20,
+            "u{number:03} has events of others: {rest}"
+        );
+    }
+    let records = gateway.records(STREAMS);
+    let ends = |end: &str| records.iter().filter(|record| record["end"] == end).count();
+    assert_eq!(
+        (ends("client_closed"), ends("complete")),
+        (left, STREAMS - left)
+    );
+    gateway.wait_value("weir_in_flight", &[], 0.0);
+    gateway.wait_value("weir_buffered_bytes", &[], 0.0);
 }
 
 // === answers without a body ===
@@ -905,14 +1049,13 @@ fn answers_without_a_body_leave_the_connection_usable() {
 }
 
 #[test]
-fn a_stream_can_be_asked_for_again_on_the_connection_that_a_break_didnt_touch() {
-    // A broken upstream connection must never be used again.
+fn a_connection_on_which_a_stream_broke_is_never_used_again() {
     let breaks = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&breaks);
     let provider = Provider::start(move |exchange| {
         exchange.stream();
         exchange.event(&said("one"));
-        if count.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+        if count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             exchange.close();
         } else {
             exchange.event(FINISH);

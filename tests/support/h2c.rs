@@ -138,6 +138,29 @@ impl Client {
         drop(answer.expect("a sent request"));
     }
 
+    /// Sends a request and takes it back in the same breath.
+    pub fn reset_at_once(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) {
+        let mut request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).expect("a method"))
+            .uri(format!("http://weir.test{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).expect("a request");
+        let body = Bytes::copy_from_slice(body);
+        let send = self.send.clone();
+        self.within("a place for a stream", async move {
+            // A server that has had enough may end the connection.
+            let Ok(mut send) = send.ready().await else {
+                return;
+            };
+            if let Ok((_answer, mut stream)) = send.send_request(request, false) {
+                let _ = stream.send_data(body, true);
+                stream.send_reset(h2::Reason::CANCEL);
+            }
+        });
+    }
+
     #[track_caller]
     fn within<R>(&self, what: &str, future: impl Future<Output = R>) -> R {
         self.runtime

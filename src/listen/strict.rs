@@ -1,0 +1,92 @@
+//! What Pingora's HTTP/1 parser would let through, or refuse without a word that a client's SDK
+//! understands: a head is checked here, where it can be refused in form and told.
+
+use super::head::Fault;
+use std::mem::MaybeUninit;
+
+/// Pingora takes as many.
+const HEADERS_MAX: usize = 256;
+
+/// Checks a complete head.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(head: &[u8]) -> Result<(), Fault> {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut headers) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Fault::TooLarge),
+        Ok(_) | Err(_) => return Err(Fault::Malformed),
+    }
+    let target = request.path.unwrap_or_default();
+    let mut hosts = request
+        .headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case("host"));
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() || (host.is_none() && request.version == Some(1)) {
+        return Err(Fault::Host);
+    }
+    if target.starts_with('/') || target == "*" {
+        return Ok(());
+    }
+    // Absolute form: the target's authority decides, and Host must be the same.
+    let uri: http::Uri = target.parse().map_err(|_| Fault::Malformed)?;
+    let authority = uri.authority().ok_or(Fault::Malformed)?;
+    match host {
+        Some(host)
+            if !host
+                .value
+                .eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            Err(Fault::Host)
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_taken_or_refused_as_the_rfc_says() {
+        let refused = |head: &str| check(format!("{head}\r\n\r\n").as_bytes()).err();
+        assert_eq!(refused("GET / HTTP/1.1\r\nHost: a"), None);
+        assert_eq!(refused("GET / HTTP/1.0"), None);
+        assert_eq!(refused("OPTIONS * HTTP/1.1\r\nHost: a"), None);
+        assert_eq!(refused("GET http://a/x HTTP/1.1\r\nHost: A"), None);
+        assert_eq!(refused("GET / HTTP/1.1"), Some(Fault::Host));
+        assert_eq!(
+            refused("GET / HTTP/1.1\r\nHost: a\r\nhost: a"),
+            Some(Fault::Host)
+        );
+        assert_eq!(
+            refused("GET http://a/x HTTP/1.1\r\nHost: b"),
+            Some(Fault::Host)
+        );
+        for malformed in [
+            "GET nowhere HTTP/1.1\r\nHost: a",
+            "GET / HTTP/1.1\r\nHost: a\r\nbad name: x",
+            "GET / HTTP/1.1\r\nHost: a\r\nx: a\0b",
+            "GET / HTTP/2.0\r\nHost: a",
+            "GET / HTTP/1.1\r\nHost: a\r\n folded: x",
+        ] {
+            assert_eq!(refused(malformed), Some(Fault::Malformed), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn one_header_too_many_is_too_large() {
+        let head = |count: usize| {
+            let more = "a: b\r\n".repeat(count - 1);
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{more}\r\n")
+        };
+        assert_eq!(check(head(HEADERS_MAX).as_bytes()), Ok(()));
+        assert_eq!(
+            check(head(HEADERS_MAX + 1).as_bytes()),
+            Err(Fault::TooLarge)
+        );
+    }
+}
