@@ -28,12 +28,13 @@ pub fn check(head: &[u8]) -> Result<(), Fault> {
     if second.is_some() || (host.is_none() && request.version == Some(1)) {
         return Err(Fault::Host);
     }
-    if target.starts_with('/') || target == "*" {
+    // CONNECT has a form of its own; Pingora answers it with 405.
+    if target.starts_with('/') || target == "*" || request.method == Some("CONNECT") {
         return Ok(());
     }
     // Absolute form: the target's authority decides, and Host must be the same.
     let uri: http::Uri = target.parse().map_err(|_| Fault::Malformed)?;
-    let authority = uri.authority().ok_or(Fault::Malformed)?;
+    let authority = uri.scheme().and(uri.authority()).ok_or(Fault::Malformed)?;
     match host {
         Some(host)
             if !host

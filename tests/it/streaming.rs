@@ -201,6 +201,38 @@ fn a_piece_of_an_event_doesnt_wait_for_the_rest_where_nothing_is_to_be_taken_out
     );
 }
 
+#[test]
+fn signs_of_life_and_every_kind_of_line_end_pass_at_once() {
+    const PIECES: [&str; 7] = [
+        ": ping\n\n",
+        "\n",
+        "data: {\"choices\":[]}\r\n\r\n",
+        "data: {\"choices\":[]}\r\r",
+        ":\n\n",
+        "event: ping\ndata: {}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+    ];
+    let steps = Steps::default();
+    let allowed = steps.clone();
+    let provider = Provider::start(move |exchange| {
+        exchange.stream();
+        for piece in PIECES {
+            exchange.chunk(piece);
+            allowed.wait();
+        }
+        exchange.end();
+    });
+    let gateway = Gateway::start(&config(&provider.url()));
+    let mut client = gateway.client();
+    client.post(CHAT, ASK);
+    client.read_head();
+    for piece in PIECES {
+        assert_eq!(client.read_text_until(piece), piece);
+        steps.allow();
+    }
+    assert_eq!(client.rest(), (Vec::new(), true));
+}
+
 // === byte by byte ===
 
 #[test]
@@ -645,6 +677,74 @@ fn an_error_event_of_the_upstream_itself_is_passed_on_and_not_doubled() {
     });
     let gateway = Gateway::start(&config(&provider.url()));
     assert_eq!(gateway.post(CHAT, ASK).text(), whole);
+}
+
+#[test]
+fn a_stream_that_breaks_before_its_first_event_has_only_an_error_event() {
+    let provider = Provider::start(|exchange| {
+        exchange.stream();
+        exchange.chunk(": soon\n\n");
+        exchange.close();
+    });
+    let gateway = Gateway::start(&config(&provider.url()));
+    let answer = gateway.post(CHAT, ASK);
+    assert_eq!(answer.status(), 200);
+    assert_ends_with_an_error(&answer.text(), Break::CloseBetweenChunks);
+}
+
+#[test]
+fn a_break_behind_done_breaks_nothing() {
+    let provider = Provider::start(|exchange| {
+        exchange.stream();
+        exchange.event(&said("one"));
+        exchange.event(FINISH);
+        exchange.event("[DONE]");
+        exchange.close();
+    });
+    let gateway = Gateway::start(&config(&provider.url()));
+    let answer = gateway.post(CHAT, ASK);
+    assert!(
+        answer.text().ends_with("data: [DONE]\n\n"),
+        "{}",
+        answer.text()
+    );
+    let http2 = gateway.h2_client().post(CHAT, ASK);
+    assert!(
+        http2.text().ends_with("data: [DONE]\n\n"),
+        "{}",
+        http2.text()
+    );
+}
+
+#[test]
+fn a_compressed_stream_that_breaks_is_cut_and_nothing_plain_is_put_into_it() {
+    use std::io::Write;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(format!("data: {}\n\n", said("one")).as_bytes())
+        .expect("memory");
+    gzip.flush().expect("memory");
+    let begin = gzip.get_ref().clone();
+    let piece = begin.clone();
+    let provider = Provider::start(move |exchange| {
+        let headers = [
+            ("content-type", "text/event-stream"),
+            ("content-encoding", "gzip"),
+            ("transfer-encoding", "chunked"),
+        ];
+        exchange.head(200, &headers);
+        exchange.chunk(&piece);
+        exchange.close();
+    });
+    let gateway = Gateway::start(&config(&provider.url()));
+    let answer = gateway.post(CHAT, ASK);
+    assert_eq!(answer.header("content-encoding"), Some("gzip"));
+    assert_eq!(
+        answer.body,
+        begin,
+        "{}",
+        String::from_utf8_lossy(&answer.body)
+    );
+    assert!(!answer.whole);
 }
 
 // === answers of JSON that break ===
