@@ -463,6 +463,31 @@ fn while_the_name_servers_are_dead_the_old_answer_is_used() {
 }
 
 #[test]
+fn a_dead_name_server_hardly_delays_what_goes_through_the_proxy_anyway() {
+    let world = World::new();
+    world.dns.know("far.test", Known::Silence);
+    let gateway = world.gateway(&format!(
+        "model_routes: {{far: \"{}\"}}\n",
+        world.url("far.test")
+    ));
+    let began = Instant::now();
+    assert_eq!(world.road(&gateway, "far"), "proxy");
+    let first = began.elapsed();
+    for _ in 0..10 {
+        assert_eq!(world.road(&gateway, "far"), "proxy");
+    }
+    println!(
+        "the first after {first:?}, ten more in {:?}",
+        began.elapsed() - first
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[test]
 fn the_next_address_of_a_name_is_tried_when_the_first_takes_no_connection() {
     let world = World::new();
     let deaf = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 99));

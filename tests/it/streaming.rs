@@ -467,6 +467,26 @@ fn a_client_that_leaves_takes_its_request_back_from_an_http2_upstream() {
     assert_eq!(http2.gateway.records(1)[0]["end"], "client_closed");
 }
 
+#[test]
+fn a_client_that_leaves_before_the_answer_takes_its_request_back_from_an_http2_upstream() {
+    let http2 = Http2::start(H2Provider::start(|exchange| exchange.wait_cancelled()));
+    let mut client = http2.gateway.client();
+    client.post(CHAT, ASK);
+    http2.provider.wait_requests(1);
+    let left = Instant::now();
+    client.close();
+    http2.provider.wait_cancelled(1);
+    println!(
+        "Close before the head, HTTP/2 upstream: {:?}",
+        left.elapsed()
+    );
+    let record = &http2.gateway.records(1)[0];
+    assert_eq!(
+        (&record["end"], &record["status"]),
+        (&"client_closed".into(), &499.into())
+    );
+}
+
 // === streams that break ===
 
 /// How a model server breaks its stream off.
