@@ -1,7 +1,5 @@
 //! The access log's record: one a request, at its end.
 
-use serde::Serialize;
-use std::io::Write;
 use std::time::Duration;
 
 /// Everything that is known of a request when it is over.
@@ -87,35 +85,15 @@ pub enum End<'a> {
     Aborted,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    request_id: &'a str,
-    client_ip: Option<std::net::IpAddr>,
-    method: &'a str,
-    path: &'a str,
-    status: u16,
-    latency_ms: f64,
-    ttft_ms: Option<f64>,
-    team: Option<&'a str>,
-    key: Option<&'a str>,
-    model: Option<&'a str>,
-    upstream_model: Option<&'a str>,
-    provider: Option<&'a str>,
-    endpoint: Option<&'a str>,
-    road: Option<&'a str>,
-    attempts: u32,
-    input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    cached_tokens: Option<u64>,
-    reasoning_tokens: Option<u64>,
-    token_source: Option<&'a str>,
-    cost_usd: Option<f64>,
-    bytes_in: u64,
-    bytes_out: u64,
-    stream: bool,
-    end: End<'a>,
-    trace_id: &'a str,
+/// A field's value; both forms of the log are written from one list of fields.
+#[derive(Clone, Copy)]
+enum Value<'a> {
+    None,
+    Text(&'a str),
+    Number(u64),
+    /// Milliseconds with three decimals.
+    Millis(Duration),
+    Truth(bool),
 }
 
 impl<'a> Record<'a> {
@@ -159,80 +137,127 @@ impl<'a> Record<'a> {
 
     /// Appends the record as one line of JSON.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        if let Err(error) = serde_json::to_writer(&mut *out, &self.line()) {
-            tracing::error!(%error, "an access record could not be written");
-        }
-        out.push(b'\n');
+        let mut separator = b'{';
+        self.fields(&mut |name, value| {
+            out.push(separator);
+            separator = b',';
+            out.push(b'"');
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            value.write(out);
+        });
+        out.extend_from_slice(b"}\n");
     }
 
     /// Appends the record as one line of `key=value`; a value with a space or a quote is a JSON string.
     pub fn write_text(&self, out: &mut Vec<u8>) {
-        let line = serde_json::to_value(self.line()).unwrap_or_default();
-        let fields = line.as_object().into_iter().flatten();
-        for (n, (name, value)) in fields.filter(|(_, value)| !value.is_null()).enumerate() {
-            let gap = if n == 0 { "" } else { " " };
-            let written = match value.as_str() {
-                Some(text) if is_plain(text) => write!(out, "{gap}{name}={text}"),
-                _ => write!(out, "{gap}{name}={value}"),
-            };
-            debug_assert!(written.is_ok(), "a Vec takes every write");
-        }
+        let start = out.len();
+        self.fields(&mut |name, value| {
+            if matches!(value, Value::None) {
+                return;
+            }
+            if out.len() > start {
+                out.push(b' ');
+            }
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            match value {
+                Value::Text(text) if is_plain(text) => out.extend_from_slice(text.as_bytes()),
+                other => other.write(out),
+            }
+        });
         out.push(b'\n');
     }
 
-    fn line(&self) -> Line<'a> {
-        let usage = self.usage;
-        Line {
-            time: self
-                .time
-                .to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-            request_id: self.request_id,
-            client_ip: self.client_ip,
-            method: self.method,
-            path: self.path,
-            status: self.status,
-            latency_ms: millis(self.latency),
-            ttft_ms: self.first_byte.map(millis),
-            team: self.team,
-            key: self.key,
-            model: self.model,
-            upstream_model: self.upstream_model,
-            provider: self.provider,
-            endpoint: self.endpoint,
-            road: self.road,
-            attempts: self.attempts,
-            input_tokens: usage.map(|usage| usage.input),
-            output_tokens: usage.map(|usage| usage.output),
-            cached_tokens: usage.map(|usage| usage.cached),
-            reasoning_tokens: usage.map(|usage| usage.reasoning),
-            token_source: usage.map(|usage| usage.source),
-            cost_usd: None,
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
-            stream: self.stream,
-            end: self.end,
-            trace_id: self.trace_id,
+    /// All fields in order.
+    fn fields(&self, field: &mut impl FnMut(&'static str, Value<'_>)) {
+        let text = |text: Option<&'a str>| text.map_or(Value::None, Value::Text);
+        let number = |number: Option<u64>| number.map_or(Value::None, Value::Number);
+        let time = self
+            .time
+            .to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let client = self.client_ip.map(|ip| ip.to_string());
+        let usage = self.usage.as_ref();
+        field("time", Value::Text(&time));
+        field("request_id", Value::Text(self.request_id));
+        field(
+            "client_ip",
+            client.as_deref().map_or(Value::None, Value::Text),
+        );
+        field("method", Value::Text(self.method));
+        field("path", Value::Text(self.path));
+        field("status", Value::Number(self.status.into()));
+        field("latency_ms", Value::Millis(self.latency));
+        field(
+            "ttft_ms",
+            self.first_byte.map_or(Value::None, Value::Millis),
+        );
+        field("team", text(self.team));
+        field("key", text(self.key));
+        field("model", text(self.model));
+        field("upstream_model", text(self.upstream_model));
+        field("provider", text(self.provider));
+        field("endpoint", text(self.endpoint));
+        field("road", text(self.road));
+        field("attempts", Value::Number(self.attempts.into()));
+        field("input_tokens", number(usage.map(|usage| usage.input)));
+        field("output_tokens", number(usage.map(|usage| usage.output)));
+        field("cached_tokens", number(usage.map(|usage| usage.cached)));
+        field(
+            "reasoning_tokens",
+            number(usage.map(|usage| usage.reasoning)),
+        );
+        field("token_source", text(usage.map(|usage| usage.source)));
+        // Nothing has a price yet.
+        field("cost_usd", Value::None);
+        field("bytes_in", Value::Number(self.bytes_in));
+        field("bytes_out", Value::Number(self.bytes_out));
+        field("stream", Value::Truth(self.stream));
+        match self.end {
+            End::Refused(code) => field("end", Value::Text(&format!("refused:{code}"))),
+            other => field("end", Value::Text(other.word())),
         }
+        field("trace_id", Value::Text(self.trace_id));
     }
 }
 
-impl Serialize for End<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Value<'_> {
+    /// Appends the value as JSON.
+    fn write(self, out: &mut Vec<u8>) {
         match self {
-            Self::Complete => serializer.serialize_str("complete"),
-            Self::ClientClosed => serializer.serialize_str("client_closed"),
-            Self::UpstreamBroke => serializer.serialize_str("upstream_broke"),
-            Self::Refused(code) => serializer.collect_str(&format_args!("refused:{code}")),
-            Self::Aborted => serializer.serialize_str("aborted"),
+            Self::None => out.extend_from_slice(b"null"),
+            Self::Truth(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
+            Self::Number(number) => write_number(number, out),
+            Self::Millis(duration) => {
+                let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+                write_number(micros / 1000, out);
+                let rest = micros % 1000;
+                let digit = |n: u64| b'0' + u8::try_from(n % 10).unwrap_or_default();
+                out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
+            }
+            Self::Text(text) => {
+                // A Vec takes every write, and every string is JSON.
+                let written = serde_json::to_writer(out, text);
+                debug_assert!(written.is_ok());
+            }
         }
     }
 }
 
-/// Milliseconds with three decimals.
-fn millis(duration: Duration) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "exact up to 285 years")]
-    let micros = duration.as_micros() as f64;
-    micros / 1000.0
+impl End<'_> {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientClosed => "client_closed",
+            Self::UpstreamBroke => "upstream_broke",
+            Self::Refused(_) => "refused",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+fn write_number(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 fn is_plain(text: &str) -> bool {

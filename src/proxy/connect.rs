@@ -9,8 +9,8 @@ use crate::upstream::{Attempt, Choice, Outcome};
 use bytes::Bytes;
 use pingora::prelude::HttpPeer;
 use pingora::protocols::ALPN;
-use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::Session;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Uri, header};
 use pingora::Result;
 use pingora::http::RequestHeader;
-use pingora::proxy::Session;
+use pingora_proxy::Session;
 use std::borrow::Cow;
 use std::fmt::Write;
 

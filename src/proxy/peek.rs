@@ -13,7 +13,7 @@ use crate::dialect::openai::request::{self, Asked, AskedError};
 use crate::govern::Hold;
 use bytes::{Bytes, BytesMut};
 use http::header;
-use pingora::proxy::Session;
+use pingora_proxy::Session;
 use std::io::Read;
 use std::time::Duration;
 

@@ -13,8 +13,8 @@ use crate::egress::{ConnectError, RoadError};
 use crate::observe::access::End;
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use pingora::proxy::{FailToProxy, Session};
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::{FailToProxy, Session};
 use serde_json::json;
 use std::fmt;
 use std::time::Duration;
@@ -351,14 +351,7 @@ pub async fn failed(session: &mut Session, journey: &mut Journey, error: &Error)
     if client_left {
         journey.reply.end.get_or_insert(End::ClientClosed);
     } else if session.response_written().is_some() {
-        journey.reply.end = Some(End::UpstreamBroke);
-        if journey.reply.stream && !journey.reply.is_complete() {
-            let event = stream_error(journey, "The upstream broke off its stream.");
-            journey.reply.bytes_out += event.len() as u64;
-            if let Err(error) = session.write_response_body(Some(event), true).await {
-                tracing::debug!(%error, "a client left before the error event");
-            }
-        }
+        end_what_began(session, journey).await;
     } else {
         let refusal = own.unwrap_or_else(|| from_upstream(error));
         status = refusal.status();
@@ -370,6 +363,24 @@ pub async fn failed(session: &mut Session, journey: &mut Journey, error: &Error)
     FailToProxy {
         error_code: status,
         can_reuse_downstream,
+    }
+}
+
+/// Ends an answer whose upstream broke.
+async fn end_what_began(session: &mut Session, journey: &mut Journey) {
+    let last = if journey.reply.is_done() {
+        journey.reply.end = Some(End::Complete);
+        Bytes::new()
+    } else {
+        journey.reply.end = Some(End::UpstreamBroke);
+        if !journey.reply.stream || journey.reply.encoded || journey.reply.is_complete() {
+            return;
+        }
+        stream_error(journey, "The upstream broke off its stream.")
+    };
+    journey.reply.bytes_out += last.len() as u64;
+    if let Err(error) = session.write_response_body(Some(last), true).await {
+        tracing::debug!(%error, "a client left before the end of its stream");
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
 use pingora::Result;
 use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
+use pingora_proxy::Session;
 use std::time::Instant;
 
 /// What the client got.
@@ -20,6 +20,8 @@ pub struct Reply {
     pub status: u16,
     /// The answer is a stream of events.
     pub stream: bool,
+    /// Its body is compressed: nothing can be read from it, or put into it.
+    pub encoded: bool,
     /// When the first byte of its body came.
     pub first_byte: Option<Instant>,
     /// Body bytes for the client.
@@ -41,6 +43,12 @@ impl Reply {
     /// True once the answer was handed on whole.
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// True for a stream that has said `[DONE]`: what its connection does then is of no matter.
+    pub fn is_done(&self) -> bool {
+        let ending = self.meter.as_ref().map(Meter::saw_finish);
+        self.stream && ending == Some(Ending::Done)
     }
 }
 
@@ -75,6 +83,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
     }
     drop_hop_by_hop(response);
     let encoded = response.headers.contains_key(header::CONTENT_ENCODING);
+    journey.reply.encoded = encoded;
     let head_only = session.req_header().method == http::Method::HEAD;
     journey.reply.meter = None;
     if response.status.is_success()

@@ -12,8 +12,8 @@ use crate::snapshot::Snapshot;
 use crate::tokens::meter::{self, Source};
 use crate::tokens::prompt::{Api, prompt_tokens};
 use crate::upstream::Endpoint;
-use pingora::proxy::Session;
 use pingora::{Error, ErrorSource};
+use pingora_proxy::Session;
 use std::sync::Arc;
 use std::time::Instant;
 
