@@ -1,10 +1,12 @@
 //! `weir check`
 
-use crate::app::{Fault, Source};
+use crate::app::{self, Fault, Source};
 
 /// Reads and checks the configuration; says what it found.
 pub fn check(source: &Source) -> Result<(), Fault> {
     let settings = source.load()?;
+    // Certificates and proxies are read as they would be at the start.
+    app::offline(&settings)?;
     println!(
         "ok: {} listeners, {} providers, {} model routes, {} paths",
         settings.listen.listeners.len(),
