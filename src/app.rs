@@ -88,6 +88,16 @@ impl Source {
     }
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Environment => f.write_str("environment"),
+            Self::Given(_) => f.write_str("built in"),
+        }
+    }
+}
+
 impl Source {
     /// What the file looks like; taken before it is read, so that no change is missed.
     fn stamp(&self) -> config::watch::Stamp {
@@ -217,6 +227,16 @@ async fn serve(
             ))
         })?);
     }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        configuration = %source,
+        providers = settings.upstream.providers.len(),
+        model_routes = settings.route.models.len(),
+        paths = settings.route.target_map.len(),
+        access_log = %settings.observe.file.as_ref().map_or("standard output".into(), |file| file.path.display().to_string()),
+        "starting"
+    );
+    warn_of_open_keys(&settings, &bound);
     for address in &bound.clients {
         tracing::info!(%address, "listening");
     }
@@ -230,7 +250,8 @@ async fn serve(
         source,
         stamp,
         signals,
-        settings,
+        watch: settings.watch,
+        started: settings,
         shared,
         live,
     };
@@ -247,6 +268,29 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// There are no teams yet: whoever reaches a listener spends the providers' keys.
+fn warn_of_open_keys(settings: &Settings, bound: &Bound) {
+    let keyed = settings
+        .upstream
+        .providers
+        .iter()
+        .filter(|one| one.api_key.is_some());
+    let names: Vec<&str> = keyed.map(|provider| provider.name.as_str()).collect();
+    let open = bound
+        .clients
+        .iter()
+        .find(|address| !address.ip().is_loopback());
+    if let (Some(address), false) = (open, names.is_empty()) {
+        let providers = names.join(", ");
+        tracing::warn!(
+            %address,
+            providers,
+            "whoever reaches this address uses the api_key of these providers; listen on \
+             127.0.0.1, or let only those reach it who may"
+        );
+    }
 }
 
 /// Connections of operators at once.
@@ -325,6 +369,7 @@ fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {
 }
 
 /// What outlives a configuration.
+#[derive(Clone)]
 struct Shared {
     observer: Arc<Observer>,
     governor: Arc<Governor>,
@@ -465,7 +510,10 @@ struct Running<'a> {
     /// What the file looked like when it was last read.
     stamp: config::watch::Stamp,
     signals: Signals,
-    settings: Settings,
+    /// What can't be changed by a reload was built from these.
+    started: Settings,
+    /// `watch:` of the live configuration.
+    watch: bool,
     shared: Shared,
     live: Arc<Live>,
 }
@@ -484,7 +532,7 @@ impl Running<'_> {
     async fn until_stopped(&mut self) -> Stop {
         loop {
             let signals = &mut self.signals;
-            let (source, watch, stamp) = (self.source, self.settings.watch, &mut self.stamp);
+            let (source, watch, stamp) = (self.source, self.watch, &mut self.stamp);
             let changed = async {
                 match source {
                     Source::File(path) if watch => config::watch::changed(path, stamp).await,
@@ -501,11 +549,24 @@ impl Running<'_> {
                 _ = signals.terminate.recv() => return Stop::Drain,
                 _ = signals.interrupt.recv() => return Stop::Now,
             }
-            self.stamp = self.source.stamp();
-            let applied = self.reload();
-            self.shared.observer.metrics.reload(applied.is_ok());
-            match applied {
-                Ok(()) => tracing::info!("configuration reloaded"),
+            // Files are read and names checked on a thread that serves nobody.
+            let prepared = self.prepare();
+            let prepared = tokio::select! {
+                prepared = prepared => prepared,
+                _ = self.signals.terminate.recv() => return Stop::Drain,
+                _ = self.signals.interrupt.recv() => return Stop::Now,
+            };
+            let fault = |error: tokio::task::JoinError| Fault::Unusable(error.to_string());
+            let (stamp, prepared) = match prepared {
+                Ok((stamp, prepared)) => (Some(stamp), prepared),
+                Err(error) => (None, Err(fault(error))),
+            };
+            if let Some(stamp) = stamp {
+                self.stamp = stamp;
+            }
+            self.shared.observer.metrics.reload(prepared.is_ok());
+            match prepared {
+                Ok((settings, next)) => self.apply(*settings, *next),
                 Err(fault) => {
                     tracing::error!(%fault, "configuration refused; the old one goes on serving");
                 }
@@ -513,28 +574,48 @@ impl Running<'_> {
         }
     }
 
-    /// Loads, checks, builds and swaps; on any mistake nothing changes.
-    fn reload(&mut self) -> Result<(), Fault> {
-        let settings = self.source.load()?;
-        let old = self.live.pin();
-        let next = self.shared.build(&settings, Some(&old))?;
+    /// Loads, checks and builds.
+    fn prepare(&self) -> tokio::task::JoinHandle<(config::watch::Stamp, Prepared)> {
+        let (source, shared, old) = (self.source.clone(), self.shared.clone(), self.live.pin());
+        tokio::task::spawn_blocking(move || {
+            let stamp = source.stamp();
+            let prepared = source.load().and_then(|settings| {
+                let next = shared.build(&settings, Some(&old))?;
+                Ok((Box::new(settings), Box::new(next)))
+            });
+            (stamp, prepared)
+        })
+    }
+
+    /// Swaps: new requests get `next`.
+    fn apply(&mut self, settings: Settings, next: Snapshot) {
         self.shared.governor.apply(settings.govern.clone());
         self.live.swap(next);
-        if settings.listen != self.settings.listen
-            || settings.admin != self.settings.admin
-            || settings.threads != self.settings.threads
-            || settings.observe != self.settings.observe
-            || settings.egress.dns != self.settings.egress.dns
-        {
+        tracing::info!("configuration reloaded");
+        let waiting: Vec<&str> = [
+            ("listen, limits.connections, limits.header_bytes, timeouts.client_header, timeouts.drain",
+                settings.listen != self.started.listen),
+            ("admin", settings.admin != self.started.admin),
+            ("threads", settings.threads != self.started.threads),
+            ("logging", settings.observe != self.started.observe),
+            ("dns", settings.egress.dns != self.started.egress.dns),
+        ]
+        .into_iter()
+        .filter_map(|(keys, differs)| differs.then_some(keys))
+        .collect();
+        if !waiting.is_empty() {
+            let keys = waiting.join(", ");
             tracing::warn!(
-                "listeners, client deadlines, threads, logging and dns keep their old settings \
-                 until weir is restarted"
+                keys,
+                "these keep the settings that weir was started with until a restart"
             );
         }
-        self.settings = settings;
-        Ok(())
+        self.watch = settings.watch;
     }
 }
+
+/// A configuration that could be served, or why not.
+type Prepared = Result<(Box<Settings>, Box<Snapshot>), Fault>;
 
 struct Signals {
     hangup: Signal,

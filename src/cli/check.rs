@@ -7,12 +7,22 @@ pub fn check(source: &Source) -> Result<(), Fault> {
     let settings = source.load()?;
     // Certificates and proxies are read as they would be at the start.
     app::offline(&settings)?;
+    let route = &settings.route;
     println!(
-        "ok: {} listeners, {} providers, {} model routes, {} paths",
-        settings.listen.listeners.len(),
-        settings.upstream.providers.len(),
-        settings.route.models.len(),
-        settings.route.target_map.len(),
+        "ok: {}, {}, {}, {}",
+        counted(settings.listen.listeners.len(), "listener"),
+        counted(settings.upstream.providers.len(), "provider"),
+        counted(route.models.len(), "model route"),
+        counted(route.target_map.len(), "path"),
     );
+    if route.models.is_empty() && route.target_map.is_empty() && route.default_provider.is_none() {
+        eprintln!("warning: nothing is routed: every request will be answered with 404");
+    }
     Ok(())
+}
+
+/// `1 path`, `2 paths`.
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }

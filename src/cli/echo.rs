@@ -34,7 +34,7 @@ pub fn start(pace: Duration) -> std::io::Result<SocketAddr> {
                 loop {
                     if let Ok((socket, peer)) = listener.accept().await {
                         let _ = socket.set_nodelay(true);
-                        tokio::spawn(connection(Conn::new(socket, peer), pace));
+                        tokio::spawn(connection(Conn::new(socket, peer, None), pace));
                     }
                 }
             });

@@ -2,18 +2,19 @@
 
 use super::File;
 use crate::app::{self, Fault};
-use crate::proxy::model_in_path;
+use crate::proxy::{Surface, model_in_path};
 use crate::route::{Found, join};
 use crate::snapshot::Snapshot;
 use clap::Args;
+use std::fmt;
 
 /// Tells where a request would go and why.
 #[derive(Debug, Args)]
 pub struct Explain {
     #[command(flatten)]
     file: File,
-    /// The request's path
-    #[arg(long, default_value = "/v1/chat/completions")]
+    /// The request's path; a query doesn't count
+    #[arg(long, default_value = "/v1/chat/completions", value_parser = path)]
     path: String,
     /// The model that the request names
     #[arg(long)]
@@ -33,7 +34,19 @@ impl Explain {
         let snapshot = app::offline(&settings)?;
         let model = self.model.as_deref().or_else(|| model_in_path(&self.path));
         println!("path:       {}", self.path);
+        let surface = Surface::of(&self.path);
+        if surface == Surface::Health {
+            println!("answer:     answered by weir itself");
+            return Ok(());
+        }
         println!("model:      {}", model.unwrap_or("(none)"));
+        let alias = model.and_then(|model| snapshot.routes.models.alias_of(model));
+        if let (Some(model), Some(name)) = (model, alias) {
+            println!("alias:      {model} → {name}");
+        }
+        if surface == Surface::Models && snapshot.model_list.is_some() {
+            println!("answer:     GET is answered by weir itself; other methods go on:");
+        }
         match snapshot.routes.find(&self.path, model) {
             Err(missing) => println!("answer:     404, {missing}"),
             Ok(found) => {
@@ -41,7 +54,7 @@ impl Explain {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;
-                runtime.block_on(self.candidates(&snapshot, found));
+                runtime.block_on(self.candidates(&snapshot, found, alias.map(AsRef::as_ref)));
             }
         }
         let govern = &settings.govern;
@@ -52,14 +65,20 @@ impl Explain {
             ),
             None => println!("limits:     no rate limit"),
         }
+        let in_flight = match govern.in_flight_max {
+            usize::MAX => "any number of".to_owned(),
+            max => max.to_string(),
+        };
         println!(
-            "            {} requests in flight, body up to {} bytes, {} bytes buffered in all",
-            govern.in_flight_max, govern.body_bytes_max, govern.buffered_bytes_max
+            "            {in_flight} requests in flight, body up to {}, {} buffered in all",
+            Size(govern.body_bytes_max),
+            Size(govern.buffered_bytes_max)
         );
         Ok(())
     }
 
-    async fn candidates(&self, snapshot: &Snapshot, found: Found) {
+    /// `alias` is the name that the request's model stands for.
+    async fn candidates(&self, snapshot: &Snapshot, found: Found, alias: Option<&str>) {
         for choice in snapshot.group(found).choices() {
             let endpoint = snapshot.upstreams.endpoint(choice.endpoint);
             let provider = snapshot.upstreams.provider(endpoint.provider);
@@ -72,7 +91,7 @@ impl Explain {
                 base.authority(),
                 join(&base.path, &self.path, None),
             );
-            if let Some(model) = &choice.model {
+            if let Some(model) = choice.model.as_deref().or(alias) {
                 println!("            model there: {model}");
             }
             let key = match provider.authorization {
@@ -85,6 +104,31 @@ impl Explain {
                 snapshot.egress.explain(&exit.endpoint).await
             );
         }
+    }
+}
+
+/// The path of a request's target: without its query.
+fn path(target: &str) -> Result<String, String> {
+    let path = target.split(['?', '#']).next().unwrap_or_default();
+    match path.starts_with('/') {
+        true => Ok(path.to_owned()),
+        false => Err("a path begins with `/`".to_owned()),
+    }
+}
+
+/// Bytes as the configuration writes them: `32MiB`.
+struct Size(usize);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = *self;
+        for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+            let whole = bytes.checked_shr(shift).unwrap_or_default();
+            if whole > 0 && whole << shift == bytes {
+                return write!(f, "{whole}{unit}");
+            }
+        }
+        write!(f, "{bytes} bytes")
     }
 }
 

@@ -15,15 +15,22 @@ use std::process::ExitCode;
 /// An edge proxy for LLM traffic: routes each request to the right model server, streams without
 /// delay, counts every token.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, propagate_version = true)]
+#[command(name = "weir", version, propagate_version = true, after_help = ENVIRONMENT)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
 }
 
+const ENVIRONMENT: &str = "\
+Without a file weir listens on port 8080 and serves what the environment names:
+  OPENAI_API_KEY  OpenAI, or the API at OPENAI_BASE_URL
+  OLLAMA_BASE     Ollama, such as http://localhost:11434
+With both, OpenAI's model names go to OpenAI and all else goes to Ollama.";
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Serve until SIGTERM (finishes open requests) or SIGINT (ends at once); SIGHUP reloads
+    #[command(after_help = ENVIRONMENT)]
     Run(File),
     /// Check the configuration and report all mistakes at once, without serving
     Check(File),

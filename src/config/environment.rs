@@ -3,7 +3,9 @@
 //! Read as a file would be, so that a wrong variable is told in the same way. Called by the command
 //! line when no file is given.
 
-use super::{Mistakes, Settings, parse};
+use super::path::Path;
+use super::shown::shown;
+use super::{Mistake, Mistakes, Settings, What, parse};
 
 /// Settings from `OPENAI_API_KEY` (with `OPENAI_BASE_URL`, when it isn't OpenAI's own API) and
 /// `OLLAMA_BASE` (such as `http://localhost:11434`); with both, OpenAI's models go to the first and
@@ -29,14 +31,30 @@ pub fn from_env(env: &dyn Fn(&str) -> Option<String>) -> Option<Result<Settings,
     };
     Some(
         parse(&text, "environment", &trimmed).map_err(|mut mistakes| {
-            // The lines are those of a text that nobody wrote.
-            mistakes
-                .0
-                .iter_mut()
-                .for_each(|mistake| mistake.line = None);
+            let named = |mistake| of_variable(mistake, is_set("OPENAI_API_KEY"), env);
+            mistakes.0.iter_mut().for_each(named);
             mistakes
         }),
     )
+}
+
+/// Tells a mistake by its variable: lines and keys are those of a text that nobody wrote.
+fn of_variable(mistake: &mut Mistake, openai: bool, env: &dyn Fn(&str) -> Option<String>) {
+    mistake.line = None;
+    let variable = match mistake.path.as_str() {
+        "providers[0].api_key" => "OPENAI_API_KEY",
+        "providers[0].base_url" if openai => "OPENAI_BASE_URL",
+        "providers[0].base_url" | "providers[1].base_url" => "OLLAMA_BASE",
+        _ => return,
+    };
+    variable.clone_into(&mut mistake.path);
+    if let What::Wrong { found, .. } = &mut mistake.what
+        && variable != "OPENAI_API_KEY"
+    {
+        let value = env(variable).unwrap_or_default();
+        let value = serde_yaml::Value::String(value.trim().to_owned());
+        *found = shown(&value, &Path::root().key(variable));
+    }
 }
 
 const ALONE: &str = "port: 8080\nrouting: {default_provider: ";

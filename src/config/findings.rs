@@ -144,6 +144,11 @@ impl Findings {
         }
     }
 
+    /// The text at a place before `${NAME}` was followed; it may be a secret.
+    pub(super) fn written(&self, path: &Path) -> Option<&str> {
+        path.find(&self.written)?.as_str()
+    }
+
     fn add(&mut self, path: &Path, what: What) {
         let line = Some(self.lines.line(path));
         self.add_at(path, line, what);
@@ -171,7 +176,11 @@ pub(super) fn nearest<'w>(text: &str, words: impl IntoIterator<Item = &'w str>) 
                 word,
             )
         })
-        .filter(|(distance, word)| *distance <= 1 + word.chars().count() / 4)
+        .filter(|(distance, word)| {
+            let chars = word.chars().count();
+            // A word of which nothing is left resembles nothing.
+            *distance <= 1 + chars / 4 && *distance < chars
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word.to_owned())
 }
@@ -189,5 +198,6 @@ mod tests {
         assert_eq!(nearest("bodybytes", words).as_deref(), Some("body_bytes"));
         assert_eq!(nearest("quue", words).as_deref(), Some("queue"));
         assert_eq!(nearest("zebra", words), None);
+        assert_eq!(nearest("", ["p", "m1"]), None);
     }
 }

@@ -74,8 +74,7 @@ impl What {
 /// not an object give one fault ([`What::Unexpected`] or [`What::Truncated`]).
 pub fn members(bytes: &[u8]) -> Members<'_> {
     Members {
-        bytes,
-        at: 0,
+        cursor: Cursor::new(bytes),
         state: State::Start,
     }
 }
@@ -83,8 +82,7 @@ pub fn members(bytes: &[u8]) -> Members<'_> {
 /// See [`members`].
 #[derive(Debug)]
 pub struct Members<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    cursor: Cursor<'a>,
     state: State,
 }
 
@@ -93,6 +91,13 @@ enum State {
     Start,
     More,
     End,
+}
+
+/// A place in JSON text, for callers that look into some values and skip the others.
+#[derive(Debug)]
+pub(crate) struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
 }
 
 // === impl Members ===
@@ -111,47 +116,215 @@ impl<'a> Iterator for Members<'a> {
 
 impl<'a> Members<'a> {
     fn step(&mut self) -> Result<Option<Member<'a>>, Fault> {
-        match self.state {
+        let cursor = &mut self.cursor;
+        let another = match self.state {
             State::End => return Ok(None),
-            State::Start => {
-                self.expect(b'{')?;
-                if self.peek()? == b'}' {
-                    return self.close();
-                }
-            }
-            State::More => match self.peek()? {
-                b'}' => return self.close(),
-                b',' => self.at += 1,
-                _ => return Err(self.fault(What::Unexpected)),
-            },
+            State::Start => cursor.enter(b'{')?,
+            State::More => cursor.more(b'{')?,
+        };
+        if !another {
+            cursor.end()?;
+            return Ok(None);
         }
         self.state = State::More;
-        if self.peek()? != b'"' {
-            return Err(self.fault(What::Unexpected));
-        }
-        let key_at = self.at..string_end(self.bytes, self.at)?;
-        let key = key(&self.bytes[key_at.clone()]).ok_or(Fault {
+        let key_at = cursor.quoted()?;
+        let key = key(&cursor.bytes[key_at.clone()]).ok_or(Fault {
             at: key_at.start,
             what: What::Key,
         })?;
-        self.at = key_at.end;
-        self.expect(b':')?;
-        self.peek()?;
-        let value_at = self.at..value_end(self.bytes, self.at)?;
-        self.at = value_at.end;
+        cursor.expect(b':')?;
+        let value_at = cursor.skip()?;
         Ok(Some(Member {
             key,
             key_at,
             value_at,
         }))
     }
+}
 
-    fn close(&mut self) -> Result<Option<Member<'a>>, Fault> {
-        self.at += 1;
-        only_space(self.bytes, self.at)?;
-        Ok(None)
+// === impl Cursor ===
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Cursor<'a> {
+        Cursor { bytes, at: 0 }
     }
 
+    /// The offset of the next byte.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Goes to the offset `at`.
+    pub(crate) fn go(&mut self, at: usize) {
+        self.at = at;
+    }
+
+    /// The next byte that is not white space; it is not consumed.
+    #[inline]
+    pub(crate) fn peek(&mut self) -> Result<u8, Fault> {
+        self.at = after_space(self.bytes, self.at);
+        self.bytes
+            .get(self.at)
+            .copied()
+            .ok_or_else(|| self.fault(What::Truncated))
+    }
+
+    /// Goes into the container whose bracket `open` must come; whether there is anything in it.
+    /// One that is empty is passed.
+    #[inline]
+    pub(crate) fn enter(&mut self, open: u8) -> Result<bool, Fault> {
+        self.expect(open)?;
+        let empty = self.peek()? == closing(open);
+        self.at += usize::from(empty);
+        Ok(!empty)
+    }
+
+    /// After a value in a container that began with `open`: whether another one follows. The
+    /// container's end is passed.
+    #[inline]
+    pub(crate) fn more(&mut self, open: u8) -> Result<bool, Fault> {
+        let another = match self.peek()? {
+            b',' => true,
+            byte if byte == closing(open) => false,
+            _ => return Err(self.fault(What::Unexpected)),
+        };
+        self.at += 1;
+        Ok(another)
+    }
+
+    /// A key as it is written, without its quotes; the value is next.
+    #[inline]
+    pub(crate) fn raw_key(&mut self) -> Result<&'a [u8], Fault> {
+        let key_at = self.quoted()?;
+        self.expect(b':')?;
+        Ok(&self.bytes[key_at.start + 1..key_at.end - 1])
+    }
+
+    /// A key as it is meant; the value is next.
+    #[inline]
+    pub(crate) fn key(&mut self) -> Result<Cow<'a, [u8]>, Fault> {
+        if self.peek()? != b'"' {
+            return Err(self.fault(What::Unexpected));
+        }
+        let end = plain_end(self.bytes, self.at + 1, usize::MAX);
+        let found = if self.bytes.get(end) == Some(&b'"') {
+            let inner = &self.bytes[self.at + 1..end];
+            self.at = end + 1;
+            Cow::Borrowed(inner)
+        } else {
+            self.odd_key()?
+        };
+        self.expect(b':')?;
+        Ok(found)
+    }
+
+    /// A key that isn't written as it is meant, or not ASCII, or none.
+    #[cold]
+    fn odd_key(&mut self) -> Result<Cow<'a, [u8]>, Fault> {
+        let key_at = self.quoted()?;
+        match key(&self.bytes[key_at.clone()]) {
+            Some(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
+            Some(Cow::Owned(text)) => Ok(Cow::Owned(text.into_bytes())),
+            None => Err(Fault {
+                at: key_at.start,
+                what: What::Key,
+            }),
+        }
+    }
+
+    /// Passes the next value, whatever it is; gives its place.
+    #[inline]
+    pub(crate) fn skip(&mut self) -> Result<Range<usize>, Fault> {
+        self.peek()?;
+        let value_at = self.at..value_end(self.bytes, self.at)?;
+        self.at = value_at.end;
+        Ok(value_at)
+    }
+
+    /// Passes the next value; what it is as a [`whole`] number.
+    #[inline]
+    pub(crate) fn whole(&mut self) -> Result<Option<u64>, Fault> {
+        let first = self.peek()?;
+        let rest = &self.bytes[self.at..];
+        let (mut number, mut len) = (0, 0);
+        // So many digits don't overflow.
+        for byte in rest.iter().take(19) {
+            if !byte.is_ascii_digit() {
+                break;
+            }
+            number = number * 10 + u64::from(byte - b'0');
+            len += 1;
+        }
+        let plain = len == 1 || (len > 1 && first != b'0');
+        if plain
+            && matches!(
+                rest.get(len),
+                Some(b',' | b'}' | b']' | b' ' | b'\n' | b'\r')
+            )
+        {
+            self.at += len;
+            return Ok(Some(number));
+        }
+        Ok(whole(&self.bytes[self.skip()?]))
+    }
+
+    /// Passes the next value and looks at all of it: none of its places breaks the grammar.
+    /// Refuses more than 64 brackets inside brackets.
+    pub(crate) fn walk(&mut self) -> Result<(), Fault> {
+        // A bit for each open bracket: whether it is an object's.
+        let (mut objects, mut depth) = (0u64, 0);
+        loop {
+            match self.peek()? {
+                b'"' => self.at = string_end(self.bytes, self.at)?,
+                open @ (b'{' | b'[') => {
+                    if depth == u64::BITS {
+                        return Err(self.fault(What::TooDeep));
+                    }
+                    if self.enter(open)? {
+                        objects = objects << 1 | u64::from(open == b'{');
+                        depth += 1;
+                        if open == b'{' {
+                            self.raw_key()?;
+                        }
+                        continue;
+                    }
+                }
+                _ => self.at = scalar_end(self.bytes, self.at)?,
+            }
+            loop {
+                if depth == 0 {
+                    return Ok(());
+                }
+                let open = if objects & 1 == 1 { b'{' } else { b'[' };
+                if self.more(open)? {
+                    if open == b'{' {
+                        self.raw_key()?;
+                    }
+                    break;
+                }
+                objects >>= 1;
+                depth -= 1;
+            }
+        }
+    }
+
+    /// Nothing but white space may follow.
+    pub(crate) fn end(&self) -> Result<(), Fault> {
+        only_space(self.bytes, self.at)
+    }
+
+    /// The place of the string that must come, with its quotes.
+    #[inline]
+    fn quoted(&mut self) -> Result<Range<usize>, Fault> {
+        if self.peek()? != b'"' {
+            return Err(self.fault(What::Unexpected));
+        }
+        let place = self.at..string_end(self.bytes, self.at)?;
+        self.at = place.end;
+        Ok(place)
+    }
+
+    #[inline]
     fn expect(&mut self, byte: u8) -> Result<(), Fault> {
         if self.peek()? != byte {
             return Err(self.fault(What::Unexpected));
@@ -160,18 +333,44 @@ impl<'a> Members<'a> {
         Ok(())
     }
 
-    /// The next byte that is not white space; it is not consumed.
-    fn peek(&mut self) -> Result<u8, Fault> {
-        self.at = after_space(self.bytes, self.at);
-        self.bytes.get(self.at).copied().ok_or(Fault {
-            at: self.at,
-            what: What::Truncated,
-        })
-    }
-
     fn fault(&self, what: What) -> Fault {
         Fault { at: self.at, what }
     }
+}
+
+/// The bracket that closes what `open` opens.
+fn closing(open: u8) -> u8 {
+    open + 2
+}
+
+/// Where text ends that means what it says: the offset, from `at` on, of the first byte that is a
+/// quote, a backslash, a control character or not ASCII. Gives up after about `len_max` bytes.
+#[inline]
+fn plain_end(bytes: &[u8], mut at: usize, len_max: usize) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const TOPS: u64 = ONES << 7;
+    // Eight bytes at once. Each term has the top bit of its matches; a borrow can only spoil what
+    // stands after a match.
+    let give_up = at.saturating_add(len_max);
+    while let Some(eight) = bytes[at.min(bytes.len())..].first_chunk::<8>() {
+        let eight = u64::from_le_bytes(*eight);
+        let quote = (eight ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+        let backslash = (eight ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+        let control = eight.wrapping_sub(ONES * 0x20);
+        let found = (eight | quote | backslash | control) & TOPS;
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+        if at >= give_up {
+            return at;
+        }
+    }
+    let special = |byte: &u8| !matches!(byte, b' '..=b'~' | 0x7f) || matches!(byte, b'"' | b'\\');
+    while bytes.get(at).is_some_and(|byte| !special(byte)) {
+        at += 1;
+    }
+    at
 }
 
 /// The place of the one value that `bytes` hold, of whatever kind, with nothing after it.
@@ -256,12 +455,17 @@ fn key(quoted: &[u8]) -> Option<Cow<'_, str>> {
 /// Only quotes are looked for: one is the end unless an odd number of backslashes stands before
 /// it. Prompts are full of `\n`, which so cost nothing.
 pub fn string_end(bytes: &[u8], start: usize) -> Result<usize, Fault> {
-    let inner = bytes.get(start + 1..).unwrap_or_default();
+    // Most strings are short.
+    let plain = plain_end(bytes, start + 1, 32);
+    if bytes.get(plain) == Some(&b'"') {
+        return Ok(plain + 1);
+    }
+    let inner = bytes.get(plain..).unwrap_or_default();
     let mut from = 0;
     for quote in memchr::memchr_iter(b'"', inner) {
         let before = inner[from..quote].iter().rev();
         if before.take_while(|&&byte| byte == b'\\').count() % 2 == 0 {
-            return Ok(start + quote + 2);
+            return Ok(plain + quote + 1);
         }
         from = quote + 1;
     }
@@ -283,7 +487,7 @@ fn scalar_end(bytes: &[u8], start: usize) -> Result<usize, Fault> {
     let rest = &bytes[start..];
     let len = rest
         .iter()
-        .position(|byte| !matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.'))
+        .position(|&byte| !SCALAR[usize::from(byte)])
         .unwrap_or(rest.len());
     let good = match &rest[..len] {
         b"true" | b"false" | b"null" => true,
@@ -297,6 +501,17 @@ fn scalar_end(bytes: &[u8], start: usize) -> Result<usize, Fault> {
         }),
     }
 }
+
+/// What numbers and the three words are made of.
+const SCALAR: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8, b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.');
+        byte += 1;
+    }
+    table
+};
 
 fn is_number(text: &[u8]) -> bool {
     fn digits(text: &[u8]) -> (usize, &[u8]) {
@@ -496,6 +711,51 @@ mod tests {
         for end in 0..text.len() {
             assert!(pairs(&text[..end]).is_err(), "cut at {end}");
         }
+    }
+
+    #[test]
+    fn a_walk_sees_the_faults_that_skipping_passes() {
+        let walk = |text: &str| {
+            let mut cursor = Cursor::new(text.as_bytes());
+            cursor.walk().map(|()| cursor.at())
+        };
+        for (text, end) in [
+            (r#"{"a":[{},[],{"b":[1,"x\"]"]}],"c":null} "#, 40),
+            ("[[]]", 4),
+            ("\"x\"", 3),
+        ] {
+            assert_eq!(walk(text), Ok(end), "{text}");
+        }
+        for (text, at) in [
+            ("[{\"a\" 1}]", 6),
+            ("[1,]", 3),
+            ("[1 2]", 3),
+            ("{\"a\":1,}", 7),
+            ("[01]", 1),
+            ("[{1}]", 2),
+        ] {
+            assert!(Cursor::new(text.as_bytes()).skip().is_ok(), "{text}");
+            let what = What::Unexpected;
+            assert_eq!(walk(text), Err(Fault { at, what }), "{text}");
+        }
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert_eq!(walk(&nested(64)), Ok(128));
+        assert_eq!(walk(&nested(65)).map_err(|fault| fault.at), Err(64));
+    }
+
+    #[test]
+    fn plain_text_ends_at_the_first_byte_that_is_not() {
+        for special in [0, b'\n', 0x1f, b'"', b'\\', 0x80, 0xff] {
+            for plain in [b' ', b'!', b'#', b'[', b']', b'~', 0x7f] {
+                for (at, len) in (0..20).flat_map(|at| (at + 1..24).map(move |len| (at, len))) {
+                    let mut bytes = vec![plain; len];
+                    bytes[at] = special;
+                    assert_eq!(plain_end(&bytes, 0, usize::MAX), at, "{bytes:?}");
+                }
+            }
+        }
+        assert_eq!(plain_end(b" ~\x7f!#[]", 1, usize::MAX), 7);
+        assert_eq!(plain_end(&[b'x'; 99], 0, 32), 32);
     }
 
     #[test]

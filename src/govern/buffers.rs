@@ -71,6 +71,13 @@ impl Hold {
         Ok(())
     }
 
+    /// Gives back what is above `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.shared.held.fetch_sub(less, Ordering::Relaxed);
+        self.bytes -= less;
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -98,6 +105,9 @@ mod tests {
         assert_eq!(buffers.held(), 100, "a refusal holds nothing");
         drop(a);
         assert_eq!(b.grow_to(100), Ok(()));
+        b.shrink_to(30);
+        b.shrink_to(40);
+        assert_eq!(buffers.held(), 30);
         drop(b);
         assert_eq!(buffers.held(), 0);
     }

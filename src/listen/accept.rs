@@ -1,6 +1,6 @@
 //! The accept loop: a task per connection, never more than the cap, ended by the shutdown signal.
 
-use super::conn::Conn;
+use super::conn::{Conn, Place};
 use super::head::{self, Bounds, Fault, Head};
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::http::ServerSession;
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
 /// How long a connection may be silent between two requests.
@@ -62,7 +62,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
         loop {
             // At the cap nothing is accepted: clients wait in the kernel's queue.
             let next = async {
-                let permit = Arc::clone(&acceptor.permits).acquire_owned().await;
+                // The semaphore is never closed.
+                let permit = Arc::clone(&acceptor.permits).acquire_owned().await.ok();
                 let accepted = listener.accept().await;
                 accepted.map(|(socket, peer)| (socket, peer, permit))
             };
@@ -73,13 +74,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
             };
             match accepted {
                 Ok((socket, peer, permit)) => {
+                    if let Err(error) = socket.set_nodelay(true) {
+                        tracing::debug!(%error, %peer, "nodelay could not be set");
+                    }
                     let acceptor = Arc::clone(&acceptor);
                     let shutdown = shutdown.clone();
-                    let open = Open::new(&acceptor.open);
-                    tokio::spawn(async move {
-                        acceptor.connection(socket, peer, shutdown).await;
-                        drop((open, permit));
-                    });
+                    let place = permit.map(|permit| Place::new(permit, &acceptor.open));
+                    let conn = Conn::new(socket, peer, place);
+                    tokio::spawn(async move { acceptor.connection(conn, peer, shutdown).await });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");
@@ -89,11 +91,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
         }
     }
 
-    async fn connection(&self, socket: TcpStream, peer: SocketAddr, mut shutdown: ShutdownWatch) {
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%error, %peer, "nodelay could not be set");
-        }
-        let mut conn = Conn::new(socket, peer);
+    async fn connection(&self, mut conn: Conn, peer: SocketAddr, mut shutdown: ShutdownWatch) {
         let mut kept = None;
         let mut bounds = Bounds {
             // A fresh connection has no reason to wait.
@@ -104,7 +102,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
             let head = tokio::select! {
                 biased;
                 head = head::read(&mut conn, bounds) => head,
-                _ = shutdown.wait_for(|down| *down) => return,
+                _ = shutdown.wait_for(|down| *down) => return conn.close(),
             };
             let length = match head {
                 Ok(Head::Http1(length)) => length,
@@ -115,8 +113,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
                 Ok(Head::Closed) => return,
                 Ok(Head::Refused(fault)) => {
                     (self.refused)(peer, fault);
+                    // Written in one piece when the connection lingers, which has its own deadline.
                     let _ = conn.write_all(&fault.response()).await;
-                    let _ = conn.flush().await;
                     return;
                 }
                 Err(error) => {
@@ -148,21 +146,5 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
             bounds.idle = KEEPALIVE;
             bounds.h2 = false;
         }
-    }
-}
-
-/// One open connection in the gauge; a panic doesn't leave it there.
-struct Open(IntGauge);
-
-impl Open {
-    fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

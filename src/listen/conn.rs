@@ -12,6 +12,7 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
+use prometheus::IntGauge;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Writes that together stay below this wait for the flush.
 const GATHER_BYTES_MAX: usize = 4096;
@@ -46,11 +48,37 @@ pub struct Conn {
     read_end: bool,
     /// The current request has been read whole: what comes now belongs to the next one.
     between: AtomicBool,
+    /// Its place among the open connections, given back when the socket is closed.
+    place: Option<Place>,
+}
+
+/// A place among the open connections: a permit of the cap, and one in the gauge.
+#[derive(Debug)]
+pub struct Place {
+    open: IntGauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Takes a place.
+    pub fn new(permit: OwnedSemaphorePermit, open: &IntGauge) -> Self {
+        open.inc();
+        Self {
+            open: open.clone(),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
 }
 
 impl Conn {
     /// Takes over an accepted socket.
-    pub fn new(socket: TcpStream, peer: SocketAddr) -> Self {
+    pub fn new(socket: TcpStream, peer: SocketAddr, place: Option<Place>) -> Self {
         let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
         let known = digest.peer_addr.set(Some(PingoraAddr::Inet(peer)));
         debug_assert!(known.is_ok(), "a new digest knows nothing");
@@ -62,7 +90,13 @@ impl Conn {
             h2: false,
             read_end: false,
             between: AtomicBool::new(false),
+            place,
         }
+    }
+
+    /// Closes at once: nothing was asked, so nothing needs to be heard out.
+    pub fn close(mut self) {
+        self.read_end = true;
     }
 
     /// What was read and not yet taken.
@@ -248,11 +282,15 @@ impl Drop for Conn {
         let Some(socket) = self.socket.take() else {
             return;
         };
-        if !self.read_end
+        if (!self.read_end || !self.gathered.is_empty())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let last = std::mem::take(&mut self.gathered);
-            runtime.spawn(tokio::time::timeout(LINGER, linger(socket, last)));
+            let place = self.place.take();
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(LINGER, linger(socket, last)).await;
+                drop(place);
+            });
         }
     }
 }
@@ -323,7 +361,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (socket, peer) = accepted.unwrap();
-        (Conn::new(socket, peer), client.unwrap())
+        (Conn::new(socket, peer, None), client.unwrap())
     }
 
     #[tokio::test]

@@ -197,7 +197,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (socket, peer) = accepted.unwrap();
-        (Conn::new(socket, peer), client.unwrap())
+        (Conn::new(socket, peer, None), client.unwrap())
     }
 
     async fn head_of(bytes: &[u8]) -> Head {

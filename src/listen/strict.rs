@@ -19,6 +19,7 @@ pub fn check(head: &[u8]) -> Result<(), Fault> {
         Err(httparse::Error::TooManyHeaders) => return Err(Fault::TooLarge),
         Ok(_) | Err(_) => return Err(Fault::Malformed),
     }
+    check_framing(request.headers, request.version == Some(0))?;
     let target = request.path.unwrap_or_default();
     let mut hosts = request
         .headers
@@ -47,6 +48,25 @@ pub fn check(head: &[u8]) -> Result<(), Fault> {
     }
 }
 
+/// One length, or chunks, or nothing: what two servers could read differently is how requests are
+/// smuggled (RFC 9112, sections 6.1, 6.3 and 11.2).
+fn check_framing(headers: &[httparse::Header<'_>], http10: bool) -> Result<(), Fault> {
+    let named = |name: &'static str| {
+        let same = move |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name);
+        headers.iter().filter(same)
+    };
+    let mut lengths = named("content-length");
+    let mut codings = named("transfer-encoding");
+    let (length, coding) = (lengths.next(), codings.next());
+    let is_number = |value: &[u8]| !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let sound = lengths.next().is_none()
+        && codings.next().is_none()
+        && !(length.is_some() && coding.is_some())
+        && length.is_none_or(|header| is_number(header.value))
+        && coding.is_none_or(|header| !http10 && header.value.eq_ignore_ascii_case(b"chunked"));
+    if sound { Ok(()) } else { Err(Fault::Malformed) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +78,14 @@ mod tests {
         assert_eq!(refused("GET / HTTP/1.0"), None);
         assert_eq!(refused("OPTIONS * HTTP/1.1\r\nHost: a"), None);
         assert_eq!(refused("GET http://a/x HTTP/1.1\r\nHost: A"), None);
+        assert_eq!(
+            refused("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12"),
+            None
+        );
+        assert_eq!(
+            refused("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked"),
+            None
+        );
         assert_eq!(refused("GET / HTTP/1.1"), Some(Fault::Host));
         assert_eq!(
             refused("GET / HTTP/1.1\r\nHost: a\r\nhost: a"),
@@ -73,6 +101,14 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: a\r\nx: a\0b",
             "GET / HTTP/2.0\r\nHost: a",
             "GET / HTTP/1.1\r\nHost: a\r\n folded: x",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 2",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked",
+            "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked",
         ] {
             assert_eq!(refused(malformed), Some(Fault::Malformed), "{malformed}");
         }

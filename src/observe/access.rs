@@ -172,6 +172,7 @@ impl<'a> Record<'a> {
     /// All fields in order.
     fn fields(&self, field: &mut impl FnMut(&'static str, Value<'_>)) {
         let text = |text: Option<&'a str>| text.map_or(Value::None, Value::Text);
+        let known = |text: &'a str| Some(text).filter(|text| !text.is_empty());
         let number = |number: Option<u64>| number.map_or(Value::None, Value::Number);
         let time = self
             .time
@@ -179,13 +180,13 @@ impl<'a> Record<'a> {
         let client = self.client_ip.map(|ip| ip.to_string());
         let usage = self.usage.as_ref();
         field("time", Value::Text(&time));
-        field("request_id", Value::Text(self.request_id));
+        field("request_id", text(known(self.request_id)));
         field(
             "client_ip",
             client.as_deref().map_or(Value::None, Value::Text),
         );
-        field("method", Value::Text(self.method));
-        field("path", Value::Text(self.path));
+        field("method", text(known(self.method)));
+        field("path", text(known(self.path)));
         field("status", Value::Number(self.status.into()));
         field("latency_ms", Value::Millis(self.latency));
         field(
@@ -217,7 +218,7 @@ impl<'a> Record<'a> {
             End::Refused(code) => field("end", Value::Text(&format!("refused:{code}"))),
             other => field("end", Value::Text(other.word())),
         }
-        field("trace_id", Value::Text(self.trace_id));
+        field("trace_id", text(known(self.trace_id)));
     }
 }
 

@@ -70,6 +70,8 @@ impl Observer {
         if !self.aside.finish(PATIENCE) {
             tracing::error!("some requests' tokens were not counted before the end");
         }
-        self.access.flush();
+        if !self.access.flush(PATIENCE) {
+            tracing::error!("the access log's output takes nothing; its last lines are lost");
+        }
     }
 }

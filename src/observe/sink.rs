@@ -12,10 +12,12 @@ use prometheus::IntCounter;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two writes: how late a line may be.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long an end waits for the last lines.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Lines that wait for a slow disk (or for a rotated file's compression) may take this much.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
@@ -93,24 +95,30 @@ impl Sink {
         self.shared.work.notify_one();
     }
 
-    /// Returns when all lines so far are written.
-    pub fn flush(&self) {
+    /// Returns when all lines so far are written; `false` when the output takes nothing for longer
+    /// than `patience`.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
         let mut state = self.shared.state.lock();
         state.hurry = true;
         self.shared.work.notify_one();
         while !state.waiting.is_empty() || state.writing {
-            self.shared.idle.wait(&mut state);
+            if self.shared.idle.wait_until(&mut state, until).timed_out() {
+                return false;
+            }
         }
         state.hurry = false;
+        true
     }
 }
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        self.flush();
+        let written = self.flush(PATIENCE);
         self.shared.state.lock().closed = true;
         self.shared.work.notify_one();
-        if let Some(thread) = self.thread.take()
+        // A thread that hangs in its output is left behind: weir must be able to end.
+        if let Some(thread) = self.thread.take().filter(|_| written)
             && thread.join().is_err()
         {
             tracing::error!("the access log's thread had panicked");
@@ -250,7 +258,7 @@ mod tests {
         let sink = Sink::open(Some(&file), counter()).unwrap();
         for n in 0..5 {
             sink.write(|line| writeln!(line, "{n} {}", "x".repeat(120)).unwrap());
-            sink.flush();
+            assert!(sink.flush(PATIENCE));
         }
         drop(sink);
         let mut names: Vec<_> = std::fs::read_dir(&folder)
@@ -273,7 +281,7 @@ mod tests {
         };
         let sink = Sink::open(Some(&file), counter()).unwrap();
         sink.write(|line| line.extend_from_slice(b"one\n"));
-        sink.flush();
+        assert!(sink.flush(PATIENCE));
         std::fs::rename(&file.path, folder.join("moved")).unwrap();
         sink.reopen();
         sink.write(|line| line.extend_from_slice(b"two\n"));

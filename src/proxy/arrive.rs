@@ -2,7 +2,7 @@
 
 use super::journey::Journey;
 use chrono::{DateTime, Utc};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use ipnet::IpNet;
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
@@ -71,6 +71,10 @@ pub fn arrive(session: &mut Session, journey: &mut Journey) {
         .and_then(|address| address.as_inet())
         .map(|address| address.ip().to_canonical());
     forget_case(session.req_header_mut());
+    if !wants_websocket(session.req_header()) {
+        // RFC 9110, section 7.8: a server may go on in the protocol that is spoken.
+        session.req_header_mut().remove_header(&header::UPGRADE);
+    }
     let request = session.req_header();
     let headers = &request.headers;
     let arrival = &mut journey.arrival;
@@ -106,6 +110,22 @@ fn forget_case(head: &mut RequestHeader) {
     let (empty, ()) = http::Request::new(()).into_parts();
     let whole = std::mem::replace(head, RequestHeader::from(empty));
     *head = RequestHeader::from(http::request::Parts::from(whole));
+}
+
+/// The one other protocol that weir passes on (RFC 6455, section 4.1). Pingora takes any `Upgrade`
+/// for a request without a body of its own.
+fn wants_websocket(head: &RequestHeader) -> bool {
+    let has = |name: HeaderName, token: &str| {
+        head.headers.get_all(name).iter().any(|value| {
+            let mut tokens = value.as_bytes().split(|byte| *byte == b',');
+            tokens.any(|found| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+        })
+    };
+    head.method == Method::GET
+        && has(header::UPGRADE, "websocket")
+        && has(header::CONNECTION, "upgrade")
+        && !head.headers.contains_key(header::CONTENT_LENGTH)
+        && !head.headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {

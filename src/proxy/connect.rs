@@ -2,9 +2,9 @@
 
 use super::journey::Journey;
 use super::peek::Body;
-use super::refuse::Refusal;
+use super::refuse::{self, Refusal};
 use super::replay::{FIRST_BYTE_LATE, IDLE, TOTAL};
-use crate::egress::{ConnectError, Road, RoadError};
+use crate::egress::{ConnectError, Limits, Road, RoadError};
 use crate::upstream::{Attempt, Choice, Outcome};
 use bytes::Bytes;
 use pingora::prelude::HttpPeer;
@@ -21,14 +21,16 @@ pub struct Try {
     pub attempt: Attempt,
     /// Which candidate it is.
     pub choice: Choice,
-    /// How it is reached.
-    pub road: Road,
+    /// How it is reached; `None` when no road was found.
+    pub road: Option<Road>,
     /// It is in the intranet.
     pub intranet: bool,
     /// The body for this upstream, where it isn't the client's.
     pub body: Option<Bytes>,
     /// weir asked for usage in the client's stead.
     pub strip_usage: bool,
+    /// The request has gone out: the upstream may be at work on it.
+    pub sent: bool,
     /// Which try this is, from 1.
     pub number: u32,
 }
@@ -41,7 +43,6 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
     let snapshot = Arc::clone(&journey.snapshot);
     let mut last = None;
     loop {
-        let number = journey.attempt.take().map_or(0, |before| before.number) + 1;
         let Some(plan) = journey.plan.as_mut() else {
             return Err(Refusal::NoRoute(journey.arrival.path.clone()).into());
         };
@@ -51,15 +52,32 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
             return Err(refusal.into());
         };
         plan.next += 1;
-        let exit = snapshot.exit(choice.endpoint);
+        plan.tries += 1;
+        let mut current = Try {
+            attempt: snapshot.upstreams.attempt(&choice),
+            choice,
+            road: None,
+            intranet: false,
+            body: None,
+            strip_usage: false,
+            sent: false,
+            number: plan.tries,
+        };
+        let exit = snapshot.exit(current.choice.endpoint);
+        // The one before reports itself here.
+        journey.attempt = None;
         let way = match snapshot.egress.way(&exit.endpoint).await {
             Ok(way) => way,
             Err(error) => {
-                tell(journey, &choice, error_type_of_road(&error), &error);
+                current.attempt.ended(Outcome::Failed);
+                tell(journey, &current.choice, error_type_of_road(&error), &error);
+                journey.attempt = Some(current);
                 last = Some(Refusal::from(error));
                 continue;
             }
         };
+        current.road = Some(way.road);
+        current.intranet = way.is_intranet();
         let mut peer = way.peer(&exit.endpoint, &exit.limits);
         if plan.upgrade {
             // Other protocols are taken over from HTTP/1.1 only.
@@ -67,28 +85,16 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         }
         plan.body
             .set_deadlines(exit.limits.first_byte, exit.limits.idle);
-        let mut strip_usage = false;
-        let mut body = None;
-        if let Body::Held(held) = &plan.body {
-            let ask = plan.surface.metered().is_some()
-                && plan
-                    .body
-                    .asked()
-                    .is_some_and(|asked| asked.can_ask_usage() && !asked.include_usage);
-            body = held.edited(choice.model.as_deref(), ask);
-            strip_usage = ask;
+        let ask = plan.surface.metered().is_some()
+            && (plan.body.asked())
+                .is_some_and(|asked| asked.can_ask_usage() && !asked.include_usage);
+        if let Body::Held(held) = &mut plan.body {
+            current.body = held.edited(current.choice.model.as_deref(), ask)?;
+            current.strip_usage = ask;
         }
         plan.overhead
             .get_or_insert_with(|| Instant::now().saturating_duration_since(plan.ready));
-        journey.attempt = Some(Try {
-            attempt: snapshot.upstreams.attempt(&choice),
-            choice,
-            road: way.road,
-            intranet: way.is_intranet(),
-            body,
-            strip_usage,
-            number,
-        });
+        journey.attempt = Some(current);
         return Ok(Box::new(peer));
     }
 }
@@ -100,10 +106,7 @@ pub fn failed(journey: &mut Journey, mut error: Box<Error>) -> Box<Error> {
         .as_ref()
         .is_some_and(|plan| plan.next < plan.candidates.len());
     error.set_retry(left);
-    ended(journey, Outcome::Failed);
-    if let Some(current) = &journey.attempt {
-        tell(journey, &current.choice, error_type(&error), &error);
-    }
+    failed_try(journey, &error);
     error
 }
 
@@ -124,22 +127,21 @@ pub fn broke(
             | ErrorType::InvalidH2
     );
     let from_upstream = *error.esource() == ErrorSource::Upstream;
-    let silent = session.response_written().is_none() && !journey.reply.began();
+    let silent = !refuse::has_begun(session) && !journey.reply.began();
     let mut again = false;
     if let Some(plan) = journey.plan.as_mut() {
         let repeatable = matches!(plan.body, Body::Held(_));
         again = reused && died && from_upstream && silent && repeatable && !plan.second_chance;
         if again {
+            // The endpoint has done nothing wrong: that was no try.
             plan.second_chance = true;
             plan.next -= 1;
+            plan.tries -= 1;
         }
     }
     error.set_retry(again);
-    if from_upstream || is_late(&error) {
-        ended(journey, Outcome::Failed);
-        if let Some(current) = &journey.attempt {
-            tell(journey, &current.choice, error_type(&error), &error);
-        }
+    if !again && !journey.reply.is_done() && (from_upstream || is_late(&error)) {
+        failed_try(journey, &error);
     }
     error
 }
@@ -150,9 +152,42 @@ pub fn is_late(error: &Error) -> bool {
         || *error.etype() == ErrorType::ReadTimedout && *error.esource() == ErrorSource::Upstream
 }
 
-fn ended(journey: &mut Journey, outcome: Outcome) {
+fn failed_try(journey: &mut Journey, error: &Error) {
     if let Some(current) = journey.attempt.as_mut() {
-        current.attempt.ended(outcome);
+        current.attempt.ended(Outcome::Failed);
+    }
+    if let Some(current) = &journey.attempt {
+        let limits = &journey.snapshot.exit(current.choice.endpoint).limits;
+        let said = in_words(error, limits);
+        tell(journey, &current.choice, error_type(error), &said);
+    }
+}
+
+/// What went wrong and what to do, for the log.
+fn in_words(error: &Error, limits: &Limits) -> String {
+    if let Some(cause) = ConnectError::within(error) {
+        return cause.to_string();
+    }
+    match error.etype() {
+        etype if *etype == FIRST_BYTE_LATE => {
+            format!(
+                "no answer within {:?} (timeouts.first_byte)",
+                limits.first_byte
+            )
+        }
+        etype if *etype == IDLE => format!("silent for {:?} (timeouts.idle)", limits.idle),
+        etype if *etype == TOTAL => "the request took longer than timeouts.total".into(),
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
+            format!(
+                "no TLS handshake within {:?} (timeouts.connect)",
+                limits.connect
+            )
+        }
+        ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure => format!(
+            "{error}; a private authority's certificate belongs in the provider's tls.ca, another \
+             name in tls.server_name"
+        ),
+        _ => error.to_string(),
     }
 }
 

@@ -4,14 +4,12 @@ use super::journey::Journey;
 use super::peek::Body;
 use super::plan::model_in_path;
 use super::refuse::Refusal;
-use crate::egress::Road;
 use crate::route::join;
 use crate::types::{HeaderEdits, Piece, Template};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Uri, header};
 use pingora::Result;
 use pingora::http::RequestHeader;
-use pingora_proxy::Session;
 use std::borrow::Cow;
 use std::fmt::Write;
 
@@ -26,6 +24,7 @@ const FORWARDED: [HeaderName; 6] = [
 ];
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The request's id, on the way up and on the way down.
@@ -33,7 +32,14 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Rewrites the head: URL, host, credentials, framing, tracing, the operator's edits. Pingora has
 /// already dropped what is hop-by-hop (RFC 9110, section 7.6.1).
-pub fn head(_session: &Session, request: &mut RequestHeader, journey: &Journey) -> Result<()> {
+pub fn head(request: &mut RequestHeader, journey: &mut Journey) -> Result<()> {
+    if let Some(current) = journey.attempt.as_mut() {
+        current.sent = true;
+    }
+    rewrite(request, journey)
+}
+
+fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
     let (Some(plan), Some(current)) = (&journey.plan, &journey.attempt) else {
         return Err(Refusal::NoRoute(journey.arrival.path.clone()).into());
     };
@@ -49,6 +55,7 @@ pub fn head(_session: &Session, request: &mut RequestHeader, journey: &Journey) 
         request.insert_header(header::AUTHORIZATION, authorization)?;
         request.remove_header(&X_API_KEY);
         request.remove_header(&API_KEY);
+        request.remove_header(&X_GOOG_API_KEY);
     }
     request.remove_header(&header::PROXY_AUTHORIZATION);
     request.remove_header(&header::EXPECT);
@@ -60,7 +67,7 @@ pub fn head(_session: &Session, request: &mut RequestHeader, journey: &Journey) 
             HeaderValue::from_static("identity"),
         )?;
     }
-    origin(request, journey, current.road)?;
+    origin(request, journey, current.intranet)?;
     request.insert_header(X_REQUEST_ID, journey.arrival.request_id.as_str())?;
     let trace = &journey.arrival.trace;
     let parent: u64 = rand::random::<u64>().max(1);
@@ -141,11 +148,7 @@ fn with_model(path: &str, named: &str, model: &str) -> String {
 }
 
 /// Who asks: told to intranet hosts, never to the outside.
-fn origin(request: &mut RequestHeader, journey: &Journey, road: Road) -> Result<()> {
-    let intranet = journey
-        .attempt
-        .as_ref()
-        .is_some_and(|current| road == Road::Direct && current.intranet);
+fn origin(request: &mut RequestHeader, journey: &Journey, intranet: bool) -> Result<()> {
     let mut chain = String::new();
     if intranet && journey.arrival.trusted {
         let lines = request.headers.get_all(&X_FORWARDED_FOR).iter();

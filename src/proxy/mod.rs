@@ -89,11 +89,11 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         request: &mut RequestHeader,
         journey: &mut Journey,
     ) -> Result<()> {
-        forward::head(session, request, journey)
+        forward::head(request, journey)
     }
 
     async fn request_body_filter(

@@ -6,8 +6,7 @@
 use super::journey::Journey;
 use super::plan::Surface;
 use super::refuse::Refusal;
-use super::replay::{self, Slot};
-use super::settings::Timeouts;
+use super::replay::{self, Deadlines, Slot};
 use crate::dialect::multipart;
 use crate::dialect::openai::request::{self, Asked, AskedError};
 use crate::govern::Hold;
@@ -43,7 +42,7 @@ pub struct Held {
     /// What it asks for.
     pub kind: Kind,
     slot: Option<Slot>,
-    _hold: Hold,
+    hold: Hold,
 }
 
 /// What a body is.
@@ -100,7 +99,7 @@ pub async fn body(
         plain,
         kind,
         slot: None,
-        _hold: hold,
+        hold,
     }))
 }
 
@@ -333,12 +332,12 @@ impl Body {
     }
 
     /// Puts the stand-in into the session's place; see `replay`.
-    pub fn install(&mut self, session: &mut Session, timeouts: &Timeouts) {
+    pub fn install(&mut self, session: &mut Session, deadlines: Deadlines) {
         let body = match self {
             Self::Held(held) => Some(held.bytes.clone()),
             Self::Streamed { .. } => None,
         };
-        *self.slot() = Some(replay::install(session, body, *timeouts));
+        *self.slot() = Some(replay::install(session, body, deadlines));
     }
 
     /// Sets the deadlines of the next try.
@@ -365,26 +364,35 @@ impl Body {
 
 impl Held {
     /// The body for one upstream: `None` when it goes as it came. An edited body goes plain even
-    /// if it came compressed.
-    pub fn edited(&self, model: Option<&str>, ask_usage: bool) -> Option<Bytes> {
+    /// if it came compressed. It is held beside the other until [`Held::forget_edited`].
+    ///
+    /// # Errors
+    /// When the host may hold no more.
+    pub fn edited(
+        &mut self,
+        model: Option<&str>,
+        ask_usage: bool,
+    ) -> Result<Option<Bytes>, Refusal> {
         let source = self.plain.as_ref().unwrap_or(&self.bytes);
         let edited = match &self.kind {
             Kind::Json(asked) => asked.edited(source, model, ask_usage),
-            Kind::Form(form) => match model {
-                Some(name) if form.model.is_some() => spliced(source, &form.model_at, name),
-                _ => source.clone(),
-            },
+            Kind::Form(form) => form.edited(source, model),
         };
-        let same = edited.as_ptr() == source.as_ptr() && edited.len() == source.len();
-        (!same).then_some(edited)
+        if edited.as_ptr() == source.as_ptr() && edited.len() == source.len() {
+            return Ok(None);
+        }
+        let own = self.own_bytes();
+        hold_more(&mut self.hold, own + edited.len())?;
+        Ok(Some(edited))
     }
-}
 
-/// The bytes with others in the place of `at`.
-fn spliced(source: &Bytes, at: &std::ops::Range<usize>, with: &str) -> Bytes {
-    let mut whole = BytesMut::with_capacity(source.len() - at.len() + with.len());
-    whole.extend_from_slice(&source[..at.start]);
-    whole.extend_from_slice(with.as_bytes());
-    whole.extend_from_slice(&source[at.end..]);
-    whole.freeze()
+    /// The edited body is gone: its share among the buffered bytes is given back.
+    pub fn forget_edited(&mut self) {
+        let own = self.own_bytes();
+        self.hold.shrink_to(own);
+    }
+
+    fn own_bytes(&self) -> usize {
+        self.bytes.len() + self.plain.as_ref().map_or(0, Bytes::len)
+    }
 }

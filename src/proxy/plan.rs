@@ -3,6 +3,7 @@
 use super::journey::Journey;
 use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
+use super::replay;
 use crate::govern::Denied;
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
@@ -10,7 +11,6 @@ use crate::tokens::meter;
 use crate::upstream::Choice;
 use http::Method;
 use pingora::Result;
-use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub struct Plan {
     pub candidates: Vec<Choice>,
     /// The next candidate's place.
     pub next: usize,
+    /// Tries so far.
+    pub tries: u32,
     /// The same candidate was given a second chance after a pooled connection had died.
     pub second_chance: bool,
     /// The request's body, whole or passing through.
@@ -78,6 +80,9 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
     if surface == Surface::Health {
         return local(refuse::text(session, journey, "OK").await);
     }
+    if has_dot_segment(&journey.arrival.path) {
+        return Err(Refusal::invalid("its path has a `.` or `..` segment"));
+    }
     let client = journey.arrival.client;
     let grant = snapshot.governor.admit(client, journey.arrival.started);
     journey.grant = Some(grant.map_err(Refusal::from)?);
@@ -104,6 +109,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         label,
         candidates: Vec::new(),
         next: 0,
+        tries: 0,
         second_chance: false,
         body,
         upgrade,
@@ -113,10 +119,23 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
     });
     let found = found.map_err(|missing| match (missing, &plan.model) {
         (NotFound::Model, Some(model)) => Refusal::ModelNotFound(model.clone()),
+        _ if surface.metered().is_some() && !snapshot.routes.models.is_empty() => Refusal::NoModel,
         _ => Refusal::NoRoute(journey.arrival.path.clone()),
     })?;
     plan.candidates = snapshot.group(found).candidates();
-    plan.body.install(session, &snapshot.corridor.timeouts);
+    let alias_of = |model| snapshot.routes.models.alias_of(model);
+    if let Some(name) = plan.model.as_deref().and_then(alias_of) {
+        // An upstream knows the name that an alias stands for, not the alias.
+        for choice in &mut plan.candidates {
+            choice.model.get_or_insert_with(|| Arc::clone(name));
+        }
+    }
+    let deadlines = replay::Deadlines {
+        timeouts: snapshot.corridor.timeouts,
+        began: journey.arrival.started,
+        upload: !upgrade,
+    };
+    plan.body.install(session, deadlines);
     Ok(Step::Onward)
 }
 
@@ -131,7 +150,7 @@ fn local(written: Result<()>) -> Result<Step, Refusal> {
 /// WebSocket) its query.
 fn named_model(journey: &Journey, body: &Body, upgrade: bool) -> Option<String> {
     let arrival = &journey.arrival;
-    if let Some(model) = body.model() {
+    if let Some(model) = body.model().filter(|model| !model.is_empty()) {
         return Some(model.to_owned());
     }
     if let Some(model) = model_in_path(&arrival.path) {
@@ -156,6 +175,16 @@ pub fn model_in_path(path: &str) -> Option<&str> {
         .or_else(|| path.strip_prefix("/v1/models/"))?;
     let (model, _method) = rest.rsplit_once(':')?;
     Some(model).filter(|model| !model.is_empty())
+}
+
+/// True for a path that means another one once dots are resolved (RFC 3986, section 5.2.4): a prefix
+/// of `target_map` and a base URL's path must hold for what the upstream makes of it.
+fn has_dot_segment(path: &str) -> bool {
+    let is_dots = |segment: &str| {
+        let plain = segment.replace("%2e", ".").replace("%2E", ".");
+        plain == "." || plain == ".."
+    };
+    path.contains(['.', '%']) && path.split(['/', '\\']).any(is_dots)
 }
 
 fn percent_decoded(text: &str) -> Cow<'_, str> {
@@ -220,11 +249,6 @@ impl From<Denied> for Refusal {
     }
 }
 
-/// The head of an answer that weir makes by itself.
-pub(super) fn own_head(status: u16, fields: usize) -> Result<ResponseHeader> {
-    ResponseHeader::build(status, Some(fields))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +271,23 @@ mod tests {
             ("/v10/completions", Surface::Other),
         ] {
             assert_eq!(Surface::of(path), surface, "{path}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_are_known_in_every_spelling() {
+        for path in [
+            "/a/../b",
+            "/a/./b",
+            "/..",
+            "/a/%2e%2E/b",
+            "/a/.%2e",
+            "/a\\..\\b",
+        ] {
+            assert!(has_dot_segment(path), "{path}");
+        }
+        for path in ["/a..b", "/.../x", "/.well-known/x", "/a%20b", "/"] {
+            assert!(!has_dot_segment(path), "{path}");
         }
     }
 

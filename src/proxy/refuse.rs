@@ -5,14 +5,16 @@
 
 use super::connect;
 use super::journey::Journey;
-use super::plan::{Surface, own_head};
-use super::replay::{FIRST_BYTE_LATE, IDLE, TOTAL};
+use super::plan::Surface;
+use super::replay::{BODY_LATE, FIRST_BYTE_LATE, IDLE, TOTAL};
+use super::reply::mark;
 use crate::dialect::multipart::FormError;
 use crate::dialect::openai::request::AskedError;
 use crate::egress::{ConnectError, RoadError};
 use crate::observe::access::End;
 use bytes::Bytes;
 use http::{HeaderValue, header};
+use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, Session};
 use serde_json::json;
@@ -28,6 +30,8 @@ pub enum Refusal {
     DuplicateField(&'static str),
     /// Something else is wrong with the request.
     InvalidRequest(String),
+    /// The path asks for a model, and the request names none.
+    NoModel,
     /// No route serves this model.
     ModelNotFound(String),
     /// No route serves this path.
@@ -61,17 +65,22 @@ impl Refusal {
     pub fn client_broke(error: &Error) -> Self {
         match error.etype() {
             ErrorType::ReadTimedout => Self::ClientTimeout,
-            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::H2Error => {
-                Self::ClientLeft
+            etype if *etype == BODY_LATE => Self::ClientTimeout,
+            ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => {
+                Self::invalid("its body's chunks are malformed")
             }
-            _ => Self::InvalidRequest("the request's body is malformed".into()),
+            ErrorType::InvalidHTTPHeader => Self::invalid("its framing is malformed"),
+            _ => Self::ClientLeft,
         }
     }
 
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
-            Self::InvalidJson(_) | Self::DuplicateField(_) | Self::InvalidRequest(_) => 400,
+            Self::InvalidJson(_)
+            | Self::DuplicateField(_)
+            | Self::InvalidRequest(_)
+            | Self::NoModel => 400,
             Self::ModelNotFound(_) | Self::NoRoute(_) => 404,
             Self::ClientTimeout | Self::ClientLeft => 408,
             Self::BodyTooLarge(_) => 413,
@@ -87,7 +96,7 @@ impl Refusal {
         match self {
             Self::InvalidJson(_) => "invalid_json",
             Self::DuplicateField(_) => "duplicate_field",
-            Self::InvalidRequest(_) => "invalid_request",
+            Self::InvalidRequest(_) | Self::NoModel => "invalid_request",
             Self::ModelNotFound(_) => "model_not_found",
             Self::NoRoute(_) => "no_route",
             Self::ClientTimeout | Self::ClientLeft => "client_timeout",
@@ -124,7 +133,7 @@ impl Refusal {
     fn param(&self) -> Option<&'static str> {
         match self {
             Self::DuplicateField(field) => Some(field),
-            Self::ModelNotFound(_) => Some("model"),
+            Self::ModelNotFound(_) | Self::NoModel => Some("model"),
             _ => None,
         }
     }
@@ -168,6 +177,7 @@ impl fmt::Display for Refusal {
                 "The request's body has the field `{field}` more than once; send it once."
             ),
             Self::InvalidRequest(what) => write!(f, "The request can't be served: {what}."),
+            Self::NoModel => f.write_str("The request names no model; send the field `model`."),
             Self::ModelNotFound(model) => {
                 let shown: String = model.chars().take(128).collect();
                 write!(
@@ -261,14 +271,13 @@ pub async fn answer(
     }
     let surface = Surface::of(&journey.arrival.path);
     let body = refusal.body(surface);
-    let mut head = own_head(refusal.status(), 8)?;
+    let mut head = ResponseHeader::build_no_case(refusal.status(), Some(12))?;
     head.insert_header(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     )?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
     head.insert_header("x-weir-error", refusal.code())?;
-    head.insert_header("x-request-id", journey.arrival.request_id.as_str())?;
     if let Some(seconds) = refusal.retry_after() {
         head.insert_header(header::RETRY_AFTER, seconds)?;
     }
@@ -314,10 +323,9 @@ async fn own(
     body: Bytes,
     media: &'static str,
 ) -> Result<()> {
-    let mut head = own_head(200, 4)?;
+    let mut head = ResponseHeader::build_no_case(200, Some(8))?;
     head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(media))?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
-    head.insert_header("x-request-id", journey.arrival.request_id.as_str())?;
     journey.reply.status = 200;
     journey.reply.end = Some(End::Complete);
     write(session, journey, head, body).await
@@ -326,9 +334,10 @@ async fn own(
 async fn write(
     session: &mut Session,
     journey: &mut Journey,
-    head: pingora::http::ResponseHeader,
+    mut head: ResponseHeader,
     body: Bytes,
 ) -> Result<()> {
+    mark(&mut head, journey)?;
     let head_only = session.req_header().method == http::Method::HEAD;
     session
         .write_response_header(Box::new(head), head_only)
@@ -340,29 +349,41 @@ async fn write(
     Ok(())
 }
 
-/// Answers for an upstream that failed: with a refusal where nothing was sent yet, with an error
-/// event where a stream had begun, with the connection's end where nothing else would be honest.
+/// True once the head of an answer has gone to the client; `100 Continue` and the like are none.
+pub fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| {
+        !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS
+    })
+}
+
+/// Answers for a request that could not be served: with a refusal where nothing was sent yet, with an
+/// error event where a stream had begun, with the connection's end where nothing else would be honest.
 pub async fn failed(session: &mut Session, journey: &mut Journey, error: &Error) -> FailToProxy {
     let from_client = *error.esource() == ErrorSource::Downstream && !connect::is_late(error);
-    let own = own_refusal(error);
-    let client_left = from_client && own.is_none();
+    let refusal = match own_refusal(error) {
+        Some(refusal) => refusal,
+        None if from_client => Refusal::client_broke(error),
+        None => from_upstream(error),
+    };
     let mut status = 0;
-    let mut can_reuse_downstream = false;
-    if client_left {
+    if refusal == Refusal::ClientLeft || (from_client && has_begun(session)) {
         journey.reply.end.get_or_insert(End::ClientClosed);
-    } else if session.response_written().is_some() {
+    } else if has_begun(session) {
         end_what_began(session, journey).await;
     } else {
-        let refusal = own.unwrap_or_else(|| from_upstream(error));
         status = refusal.status();
-        match answer(session, journey, refusal).await {
-            Ok(_) => can_reuse_downstream = true,
-            Err(error) => tracing::debug!(%error, "a client left before its refusal"),
+        if let Some(plan) = journey.plan.as_mut() {
+            // Pingora ends the connection after a failure: the client's own session can say so.
+            plan.body.restore(session);
+            session.set_keepalive(None);
+        }
+        if let Err(error) = answer(session, journey, refusal).await {
+            tracing::debug!(%error, "a client left before its refusal");
         }
     }
     FailToProxy {
         error_code: status,
-        can_reuse_downstream,
+        can_reuse_downstream: false,
     }
 }
 

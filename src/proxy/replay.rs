@@ -31,6 +31,21 @@ pub const IDLE: ErrorType = ErrorType::Custom("Idle");
 /// The request as a whole took too long.
 pub const TOTAL: ErrorType = ErrorType::Custom("Total");
 
+/// The client took longer than it may to send its body.
+pub const BODY_LATE: ErrorType = ErrorType::Custom("BodyLate");
+
+/// By when what must have happened.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+    /// When the request arrived.
+    pub began: std::time::Instant,
+    /// A body that passes through has `timeouts.client_body` for all of it; another protocol's bytes
+    /// don't.
+    pub upload: bool,
+}
+
 /// What the corridor keeps of a session that is stood in for.
 pub struct Slot(Arc<Shared>);
 
@@ -58,7 +73,7 @@ struct Replay {
 
 /// Puts the stand-in into the place of the real session, with the body that it is to give, or with
 /// `None` where the body passes through. After this `set_keepalive` and the like have no effect.
-pub fn install(session: &mut Session, body: Option<Bytes>, timeouts: Timeouts) -> Slot {
+pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines) -> Slot {
     if body.is_some()
         && let Some(stream) = session.stream()
         && let Some(conn) = stream.as_any().downcast_ref::<Conn>()
@@ -67,15 +82,15 @@ pub fn install(session: &mut Session, body: Option<Bytes>, timeouts: Timeouts) -
     }
     let shared = Arc::new(Shared {
         back: Mutex::default(),
-        timeouts: Mutex::new(timeouts),
+        timeouts: Mutex::new(deadlines.timeouts),
     });
     let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
     let inner = std::mem::replace(&mut session.downstream_session, placeholder);
     let replay = Replay {
         inner: Some(inner),
+        clock: Clock::new(deadlines, body.is_none()),
         body,
         shared: Arc::clone(&shared),
-        clock: Clock::new(timeouts),
     };
     *session.downstream_session = ServerSession::new_custom(Box::new(replay));
     Slot(shared)
@@ -130,17 +145,21 @@ struct Clock {
     /// When the current wait began: a try's start, or the last byte to the client.
     since: Instant,
     answering: bool,
+    /// By when the client's body must be whole, while it isn't.
+    upload_due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Clock {
-    fn new(timeouts: Timeouts) -> Self {
-        let now = Instant::now();
+    fn new(deadlines: Deadlines, streamed: bool) -> Self {
+        let began = Instant::from_std(deadlines.began);
+        let uploads = streamed && deadlines.upload;
         Self {
-            timeouts,
-            began: now,
-            since: now,
+            timeouts: deadlines.timeouts,
+            began,
+            since: Instant::now(),
             answering: false,
+            upload_due: uploads.then(|| began + deadlines.timeouts.client_body),
             timer: None,
         }
     }
@@ -169,12 +188,13 @@ impl Clock {
         } else {
             (self.timeouts.first_byte, FIRST_BYTE_LATE)
         };
-        let due = self.since + wait;
-        let whole = self.began + self.timeouts.total;
-        if self.timeouts.total > Duration::ZERO && whole < due {
-            (whole, TOTAL)
-        } else {
-            (due, late)
+        let mut soonest = (self.since + wait, late);
+        if self.timeouts.total > Duration::ZERO {
+            soonest = sooner(soonest, (self.began + self.timeouts.total, TOTAL));
+        }
+        match self.upload_due {
+            Some(due) => sooner(soonest, (due, BODY_LATE)),
+            None => soonest,
         }
     }
 
@@ -194,6 +214,15 @@ impl Clock {
             timer.await;
         }
     }
+}
+
+fn sooner(a: (Instant, ErrorType), b: (Instant, ErrorType)) -> (Instant, ErrorType) {
+    if b.0 < a.0 { b } else { a }
+}
+
+/// True for a head after which the answer itself is still awaited.
+fn is_interim(head: &ResponseHeader) -> bool {
+    head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS
 }
 
 #[async_trait]
@@ -228,6 +257,9 @@ impl CustomSession for Replay {
     /// Waits for a piece of the body, for the client to leave, or for a deadline.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let idle = no_body_expected || self.body.is_some();
+        if idle {
+            self.clock.upload_due = None;
+        }
         let inner = self
             .inner
             .as_deref_mut()
@@ -274,12 +306,16 @@ impl CustomSession for Replay {
     }
 
     async fn write_response_header(&mut self, head: Box<ResponseHeader>, _end: bool) -> Result<()> {
-        self.clock.moved();
+        if !is_interim(&head) {
+            self.clock.moved();
+        }
         self.inner_mut().write_response_header(head).await
     }
 
     async fn write_response_header_ref(&mut self, head: &ResponseHeader, _end: bool) -> Result<()> {
-        self.clock.moved();
+        if !is_interim(head) {
+            self.clock.moved();
+        }
         self.inner_mut().write_response_header_ref(head).await
     }
 
@@ -293,8 +329,11 @@ impl CustomSession for Replay {
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        let interim = matches!(tasks.as_slice(), [HttpTask::Header(head, _)] if is_interim(head));
         let written = self.inner_mut().response_duplex_vec(tasks).await;
-        self.clock.moved();
+        if !interim {
+            self.clock.moved();
+        }
         written
     }
 

@@ -2,6 +2,7 @@
 
 use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
+use super::peek::Body;
 use super::refuse::stream_error;
 use crate::observe::access::End;
 use crate::tokens::meter::{Ending, Meter};
@@ -77,6 +78,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| is_event_stream(value.as_bytes()));
     journey.reply.status = response.status.as_u16();
+    forget_edited_body(journey);
     journey.reply.stream = stream;
     if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return mark(response, journey);
@@ -168,6 +170,19 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
     Some(last).filter(|last| !last.is_empty())
 }
 
+/// No other try comes: the body that this upstream got is not needed any more.
+fn forget_edited_body(journey: &mut Journey) {
+    let edited = journey
+        .attempt
+        .as_mut()
+        .and_then(|current| current.body.take());
+    if let (Some(_), Some(plan)) = (edited, journey.plan.as_mut())
+        && let Body::Held(held) = &mut plan.body
+    {
+        held.forget_edited();
+    }
+}
+
 /// As for requests: names without their case, in one map.
 fn forget_case(head: &mut ResponseHeader) {
     let (empty, ()) = http::Response::new(()).into_parts();
@@ -191,8 +206,8 @@ fn drop_hop_by_hop(response: &mut ResponseHeader) {
     }
 }
 
-/// weir's own headers, and the operator's edits.
-fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
+/// weir's own headers, and the operator's edits: on every answer.
+pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
     let snapshot = &journey.snapshot;
     response.insert_header(X_REQUEST_ID, journey.arrival.request_id.as_str())?;
     if let Some(label) = journey.plan.as_ref().and_then(|plan| plan.label.as_deref()) {

@@ -36,10 +36,15 @@ pub fn over(session: &mut Session, error: Option<&Error>, journey: &mut Journey)
 impl Drop for Journey {
     fn drop(&mut self) {
         let ended = Instant::now();
+        if Surface::of(&self.arrival.path) == Surface::Health {
+            // A probe every second is no traffic.
+            return;
+        }
         let tried = self.attempt.take().map(|current| Tried {
             endpoint: current.attempt.shared_endpoint(),
             model: current.choice.model.clone(),
             road: current.road,
+            sent: current.sent,
             number: current.number,
         });
         // The places among those in flight are free from here on, whatever counting may take.
@@ -70,7 +75,8 @@ struct Settled {
 struct Tried {
     endpoint: Arc<Endpoint>,
     model: Option<Arc<str>>,
-    road: Road,
+    road: Option<Road>,
+    sent: bool,
     number: u32,
 }
 
@@ -78,7 +84,8 @@ impl Settled {
     /// Tokens that the upstream reported are told at once. Where some must be counted, a thread that
     /// serves nobody does it; the body waits there, still among the buffered bytes.
     fn tell_where_it_belongs(mut self) {
-        let Some(meter) = self.reply.meter.as_ref() else {
+        self.meter_what_was_not_answered();
+        let Some(meter) = self.reply.meter.as_mut() else {
             return self.tell(None);
         };
         // Embeddings have no output that could be missing.
@@ -95,6 +102,19 @@ impl Settled {
             let usage = self.counted();
             self.tell(usage);
         });
+    }
+
+    /// A client that left before the answer's head: its prompt is at the upstream all the same.
+    fn meter_what_was_not_answered(&mut self) {
+        let sent = self.tried.as_ref().is_some_and(|tried| tried.sent);
+        let left = self.reply.status == 0 && self.reply.end == Some(End::ClientClosed);
+        if let Some(plan) = self.plan.as_ref().filter(|_| sent && left)
+            && let Some(surface) = plan.surface.metered()
+        {
+            let tried = self.tried.as_ref().and_then(|tried| tried.model.as_deref());
+            let model = tried.or(plan.model.as_deref()).unwrap_or_default();
+            self.reply.meter = Some(meter::Meter::new(surface, model, false, false));
+        }
     }
 
     fn counted(&mut self) -> Option<meter::Usage> {
@@ -144,7 +164,7 @@ impl Settled {
             upstream_model: tried.and_then(|tried| tried.model.as_deref()),
             provider: tried.map(|tried| &*upstreams.provider(tried.endpoint.provider).name),
             endpoint: tried.map(|tried| &*tried.endpoint.name),
-            road: tried.map(|tried| match tried.road {
+            road: tried.and_then(|tried| tried.road).map(|road| match road {
                 Road::Direct => "direct",
                 Road::Proxy => "proxy",
             }),

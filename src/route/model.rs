@@ -12,6 +12,8 @@ pub struct Models {
     exact: AHashMap<Box<str>, RouteIndex>,
     /// Longest pattern first.
     globs: Vec<(GlobMatcher, RouteIndex)>,
+    /// Alias, and the name that it stands for in the end.
+    aliases: AHashMap<Box<str>, Arc<str>>,
     /// What `GET /v1/models` names: exact names and aliases, in the order of the file.
     names: Vec<Box<str>>,
 }
@@ -41,6 +43,7 @@ impl Models {
             routes: Vec::new(),
             exact: AHashMap::new(),
             globs: Vec::new(),
+            aliases: AHashMap::new(),
             names: Vec::new(),
         };
         for route in &settings.models {
@@ -50,7 +53,11 @@ impl Models {
             .globs
             .sort_by_key(|(glob, _)| std::cmp::Reverse(glob.glob().glob().len()));
         for (alias, target) in &settings.aliases {
-            if let Some(route) = models.find(resolve(target, &settings.aliases)) {
+            let name = resolve(target, &settings.aliases);
+            if let Some(route) = models.find(name) {
+                if !is_glob(name) {
+                    models.aliases.insert(alias.as_str().into(), name.into());
+                }
                 models.exact.insert(alias.as_str().into(), route);
                 models.names.push(alias.as_str().into());
             }
@@ -86,6 +93,11 @@ impl Models {
             .iter()
             .find(|(glob, _)| glob.is_match(model))
             .map(|(_, route)| *route)
+    }
+
+    /// The name that an alias stands for; `None` for what is no alias, or stands for a glob.
+    pub fn alias_of(&self, model: &str) -> Option<&Arc<str>> {
+        self.aliases.get(model)
     }
 
     /// A route by its index.

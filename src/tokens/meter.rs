@@ -1,14 +1,16 @@
 //! Follows one answer on its way to the client and knows what it used.
 //!
 //! Sans-IO: the caller feeds what the upstream sends and passes on what comes back. The result does
-//! not depend on how the bytes were cut. At most one event is held, and nothing of a JSON body.
+//! not depend on how the bytes were cut. At most one event is held; of a JSON body only the first
+//! piece, and only until a second one comes: mostly it is the whole, and a glance at its end will do.
 //! Where the upstream reports usage that is the truth; else what was delivered can be counted.
 //! Prompts are not the meter's business. Called by the proxy's reply step, one meter an attempt.
 //!
 //! ```text
 //! feed ─ events ─┬ of the known shape ──────────── text ─┐
 //!      │         └ else framer → reader ─ usage, end, ───┼─ tally (counts only when asked)
-//!      └ body ──── reader ──────────────── text ─────────┘
+//!      └ body ──┬─ reader ──────────────── text ─────────┘
+//!               └ in one piece: glance ── usage
 //! ```
 
 mod outlet;
@@ -20,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 
 use self::outlet::Outlet;
 use self::tally::Tally;
-use crate::dialect::openai::answer::{Choices, Facts, Field, Reader};
+use crate::dialect::openai::answer::{Choices, Facts, Field, Reader, glance};
 use crate::dialect::openai::shape::Shape;
 use crate::dialect::openai::usage::Reported;
 use crate::dialect::sse::{self, Framer, Line};
@@ -83,6 +85,7 @@ pub struct Meter {
     surface: Surface,
     /// A stream of events, not a JSON body.
     events: bool,
+    body: Body,
     strip: bool,
     model: Box<str>,
     family: Option<Family>,
@@ -112,6 +115,23 @@ const BODY_WAITING_BYTES_MAX: usize = 64 * 1024;
 /// The room for held events that a meter keeps between events.
 const HELD_BYTES_KEPT_MAX: usize = 2048;
 
+/// A longer first piece of a body is read at once.
+const UNREAD_BYTES_MAX: usize = 64 * 1024;
+
+/// How a JSON body comes.
+///
+/// ```text
+/// Awaited ── first piece ──▶ Unread ── second piece, or its text is asked for ──▶ Reading
+///    └────── a long one ───────────────────────────────────────────────────────────┘
+/// ```
+#[derive(Debug)]
+enum Body {
+    Awaited,
+    /// All that came so far.
+    Unread(Bytes),
+    Reading,
+}
+
 /// What becomes of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -136,6 +156,7 @@ impl Meter {
         Meter {
             surface,
             events: sse,
+            body: Body::Awaited,
             strip: strip_usage && sse,
             model: model.into(),
             family: None,
@@ -161,7 +182,7 @@ impl Meter {
     /// bytes, uncopied, unless usage is stripped. Only then is the beginning of an event held.
     pub fn feed(&mut self, chunk: Bytes) -> Bytes {
         if !self.events {
-            self.body(&chunk);
+            self.piece(&chunk);
             return chunk;
         }
         let mut edited = std::mem::take(&mut self.edited);
@@ -203,19 +224,23 @@ impl Meter {
         outlet.finish()
     }
 
-    /// How far the answer has come by its own account.
+    /// How far the answer has come by its own account. Each call reads a JSON body that came in one
+    /// piece.
     pub fn saw_finish(&self) -> Ending {
+        let aside = self.read_aside();
+        let facts = aside.as_ref().unwrap_or(&self.reader).facts();
         match () {
-            () if self.error => Ending::Error,
+            () if self.error || (!self.events && facts.error) => Ending::Error,
             () if self.done => Ending::Done,
             () if self.events && self.reader.all_finished() => Ending::Finished,
-            () if !self.events && self.reader.facts().closed => Ending::Finished,
+            () if !self.events && facts.closed => Ending::Finished,
             () => Ending::Open,
         }
     }
 
     /// What the upstream has reported so far, if anything. In a stream the last report counts.
-    pub fn usage(&self) -> Option<Usage> {
+    pub fn usage(&mut self) -> Option<Usage> {
+        self.look();
         self.reported
             .map(|reported| usage(reported, Source::Upstream))
     }
@@ -224,6 +249,7 @@ impl Meter {
     /// the first call may have to wait for the vocabulary. Half of a surrogate pair that still
     /// misses the other is U+FFFD, for good.
     pub fn delivered(&mut self) -> u64 {
+        self.read();
         let family = family(&mut self.family, &self.model);
         self.tally.total(family.encoding)
     }
@@ -231,6 +257,7 @@ impl Meter {
     /// The usage to settle with, when nothing more comes: the upstream's report, else counts of
     /// what was delivered and of the prompt (`prompt` is asked only where it is needed).
     pub fn settle(&mut self, prompt: impl FnOnce() -> u64) -> Usage {
+        self.look();
         let reported = self.reported.unwrap_or_default();
         if reported.input.is_some() && reported.output.is_some() {
             return usage(reported, Source::Upstream);
@@ -251,9 +278,10 @@ impl Meter {
         )
     }
 
-    /// Whether any text has been delivered.
+    /// Whether any text has been delivered. Each call reads a JSON body that came in one piece.
     pub fn first_token_seen(&self) -> bool {
-        self.said
+        let texts = |reader: Reader| self.counts_text() && !reader.facts().texts.is_empty();
+        self.said || self.read_aside().is_some_and(texts)
     }
 
     /// Goes on with the event that was begun; gives where the next one begins.
@@ -334,8 +362,48 @@ impl Meter {
         }
     }
 
-    /// Reads a piece of a JSON body.
-    fn body(&mut self, piece: &[u8]) {
+    /// Takes a piece of a JSON body.
+    fn piece(&mut self, piece: &Bytes) {
+        let first = matches!(self.body, Body::Awaited);
+        if piece.is_empty() {
+            return;
+        }
+        if first && piece.len() <= UNREAD_BYTES_MAX {
+            self.body = Body::Unread(piece.clone());
+            return;
+        }
+        self.read();
+        self.read_piece(piece);
+    }
+
+    /// Finds the usage of a body that came in one piece.
+    fn look(&mut self) {
+        if let (Body::Unread(body), None) = (&self.body, self.reported) {
+            self.reported = glance::usage(body);
+            if self.reported.is_none() {
+                self.read();
+            }
+        }
+    }
+
+    /// Reads what waits unread, and from now on what comes.
+    fn read(&mut self) {
+        if let Body::Unread(body) = std::mem::replace(&mut self.body, Body::Reading) {
+            self.read_piece(&body);
+        }
+    }
+
+    /// What is still unread, read by a reader of its own.
+    fn read_aside(&self) -> Option<Reader> {
+        let Body::Unread(body) = &self.body else {
+            return None;
+        };
+        let mut reader = Reader::of_body();
+        reader.push(0, body);
+        Some(reader)
+    }
+
+    fn read_piece(&mut self, piece: &[u8]) {
         if !self.reader.facts().closed {
             self.reader.push(0, piece);
             self.heed(piece);
@@ -356,13 +424,18 @@ impl Meter {
     }
 
     fn say(&mut self, choice: u32, field: Field, raw: &[u8]) {
-        if raw.is_empty() || !matches!(self.surface, Surface::Chat | Surface::Completions) {
+        if raw.is_empty() || !self.counts_text() {
             return;
         }
         self.said = true;
         let (known, model) = (&mut self.family, &self.model);
         self.tally
             .add(choice, field, raw, || family(known, model).encoding);
+    }
+
+    /// Whether the surface is one whose text is counted.
+    fn counts_text(&self) -> bool {
+        matches!(self.surface, Surface::Chat | Surface::Completions)
     }
 }
 

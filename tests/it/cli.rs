@@ -38,11 +38,23 @@ fn a_sound_file_is_told_to_be_sound() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stdout(&output).starts_with("ok: "), "{}", stdout(&output));
     assert!(
-        stdout(&output).contains("1 model routes"),
+        stdout(&output).contains("ok: 1 listener, 1 provider, 1 model route, 0 paths\n"),
         "{}",
         stdout(&output)
     );
     assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn a_file_that_routes_nothing_is_sound_with_a_warning() {
+    for yaml in ["", "providers: [{name: a, base_url: \"http://a.example\"}]"] {
+        let output = with_file("check", yaml, &[]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(
+            stderr(&output),
+            "warning: nothing is routed: every request will be answered with 404\n"
+        );
+    }
 }
 
 #[test]
@@ -163,6 +175,56 @@ routing: {default_provider: far}
 }
 
 #[test]
+fn explain_follows_aliases_and_knows_what_weir_answers() {
+    let yaml = r#"
+providers: [{name: near, base_url: "http://127.0.0.1:1234/v1"}]
+model_routes: {gpt-4o: {targets: [{provider: near}]}, quick: gpt-4o, fast: quick}
+"#;
+    let said = |arguments: &[&str]| {
+        let output = with_file("explain", yaml, arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let alias = said(&["--model", "fast"]);
+    for words in [
+        "alias:      fast → gpt-4o\n",
+        "model there: gpt-4o\n",
+        "body up to 32MiB, 1GiB buffered in all\n",
+    ] {
+        assert!(alias.contains(words), "no {words:?} in:\n{alias}");
+    }
+    let plain = said(&["--model", "gpt-4o"]);
+    assert!(
+        !plain.contains("alias:") && !plain.contains("model there:"),
+        "{plain}"
+    );
+    let query = said(&["--model", "fast", "--path", "/v1/embeddings?key=hidden"]);
+    assert!(query.contains("path:       /v1/embeddings\n"), "{query}");
+    assert!(
+        query.contains("near http://127.0.0.1:1234/v1/embeddings\n"),
+        "{query}"
+    );
+    assert!(!query.contains("hidden"), "{query}");
+    for path in ["/healthz", "/healthz?x", "/v1/models"] {
+        let own = said(&["--path", path]);
+        assert!(own.contains("answered by weir itself"), "{path}: {own}");
+    }
+    let globs = with_file(
+        "explain",
+        "model_routes: {\"m*\": \"http://127.0.0.1:1\"}",
+        &["--path", "/v1/models"],
+    );
+    assert!(!stdout(&globs).contains("itself"), "{}", stdout(&globs));
+    let relative = with_file("explain", yaml, &["--path", "v1/models"]);
+    assert!(!relative.status.success());
+    assert!(
+        stderr(&relative).contains("begins with `/`"),
+        "{}",
+        stderr(&relative)
+    );
+}
+
+#[test]
 fn explain_sends_nothing() {
     let provider = Provider::json("{}");
     let yaml = format!("model_routes: {{m: \"{}\"}}", provider.url());
@@ -193,6 +255,12 @@ fn the_version_is_that_of_the_package() {
         stdout(&output).trim(),
         format!("weir {}", env!("CARGO_PKG_VERSION"))
     );
+    for arguments in [&["--help"][..], &["run", "--help"]] {
+        let help = stdout(&Launch::verb(arguments).output());
+        for words in ["port 8080", "With both, OpenAI's model names go to OpenAI"] {
+            assert!(help.contains(words), "{help}");
+        }
+    }
     let help = Launch::verb(&["--help"]).output();
     for verb in ["run", "check", "explain", "demo", "completions"] {
         assert!(stdout(&help).contains(verb), "{}", stdout(&help));
@@ -318,13 +386,9 @@ fn sigterm_lets_an_open_stream_end_takes_nobody_new_and_exits_with_0() {
         String::from_utf8_lossy(&rest)
     );
     assert_eq!(streaming.weir.wait_exit().code(), Some(0));
-    let records = streaming.weir.records(2);
-    assert!(
-        records
-            .iter()
-            .any(|it| it["path"] == CHAT && it["end"] == "complete"),
-        "{records:?}"
-    );
+    let records = streaming.weir.records(1);
+    assert_eq!(records[0]["path"], CHAT);
+    assert_eq!(records[0]["end"], "complete");
 }
 
 #[test]

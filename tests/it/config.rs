@@ -582,9 +582,43 @@ fn the_environment_alone_is_enough() {
     let wrong = with(&[("OLLAMA_BASE", "localhost:11434")])
         .expect("set")
         .expect_err("no URL");
-    assert_eq!(wrong.0[0].path, "providers[0].base_url");
+    assert_eq!(wrong.0[0].path, "OLLAMA_BASE");
     assert_eq!(wrong.0[0].file, "environment");
     assert_eq!(wrong.0[0].line, None);
+}
+
+#[test]
+fn a_wrong_variable_is_told_by_its_name_without_secrets() {
+    for (pairs, told) in [
+        (
+            &[("OLLAMA_BASE", "localhost:11434")][..],
+            "environment: OLLAMA_BASE: found \"localhost:11434\"; allowed: ",
+        ),
+        (
+            &[
+                ("OPENAI_API_KEY", "geheim"),
+                ("OLLAMA_BASE", "ftp://u:geheim@h"),
+            ],
+            "environment: OLLAMA_BASE: found \"ftp://***@h\"; allowed: ",
+        ),
+        (
+            &[("OPENAI_API_KEY", "geheim"), ("OPENAI_BASE_URL", "gateway")],
+            "environment: OPENAI_BASE_URL: found \"gateway\"; allowed: ",
+        ),
+        (
+            &[("OPENAI_API_KEY", "geheim geheim")],
+            "environment: OPENAI_API_KEY: found a value that isn't shown; allowed: ",
+        ),
+    ] {
+        let env = |name: &str| {
+            let found = pairs.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let mistakes = from_env(&env).expect("set").expect_err("wrong").to_string();
+        assert!(mistakes.starts_with(told), "{mistakes}");
+        assert_eq!(mistakes.lines().count(), 1, "{mistakes}");
+        assert!(!mistakes.contains("geheim"), "{mistakes}");
+    }
 }
 
 // === mistakes of form ===
@@ -1018,7 +1052,23 @@ fn routes_are_checked() {
         ),
         (
             "model_routes: {\"\": http://a}",
-            "model_routes.\"\": found an empty name; allowed: a model's name or a glob",
+            "model_routes.\"\": found an empty name; allowed: a model's name or a glob, without control characters",
+        ),
+        (
+            "model_routes: {\"a\\nb\": http://a}",
+            "model_routes.\"a\\nb\": found a name with a control character; allowed: a model's name or a glob, without control characters",
+        ),
+        (
+            "model_routes: {\"a\\tb\": m1}",
+            "model_routes.\"a\\tb\": found a name with a control character; allowed: a model's name or a glob, without control characters",
+        ),
+        (
+            "model_routes: {\"m*\": http://a, a: \"m\\t2\"}",
+            "model_routes.a: found \"m\\t2\"; allowed: a URL, the name of another route, or a mapping with url, urls or targets",
+        ),
+        (
+            "model_routes: {a: {targets: [{provider: openai, model: \"m\\t2\"}]}}",
+            "model_routes.a.targets[0].model: found \"m\\t2\"; allowed: the name that the upstream knows",
         ),
         (
             "model_routes: {a: m2}",
@@ -1049,6 +1099,10 @@ fn routes_are_checked() {
             "target_map.\"/x\": found \"opena\"; allowed: a provider: openai (did you mean `openai`?)",
         ),
         (
+            "target_map: {/x: \"\"}",
+            "target_map.\"/x\": found \"\"; allowed: a provider: openai",
+        ),
+        (
             "target_map: {/x: }",
             "target_map.\"/x\": found nothing; allowed: a URL, or a provider's name",
         ),
@@ -1077,6 +1131,32 @@ fn routes_are_checked() {
 }
 
 #[test]
+fn unknown_providers_are_told_beside_a_faulty_one() {
+    for fault in ["{base_url: http://b}", "{name: a b, base_url: http://b}"] {
+        let text = format!(
+            "providers: [{{name: openai, base_url: http://a}}, {fault}]\n\
+             model_routes: {{m: {{targets: [{{provider: opnai}}]}}, n: {{targets: [{{provider: openai}}]}}}}\n\
+             routing: {{default_provider: nobody}}\n"
+        );
+        let told = told(&text);
+        assert_eq!(told.lines().count(), 3, "{told}");
+        for mistake in [
+            "weir.yaml:1: providers[1].name: ",
+            "weir.yaml:2: model_routes.m.targets[0].provider: found \"opnai\"; ",
+            "weir.yaml:3: routing.default_provider: found \"nobody\"; ",
+        ] {
+            assert!(told.contains(mistake), "{told}");
+        }
+    }
+    // The name itself is wrong, and who uses it means that provider.
+    let once =
+        told("providers: [{name: a b, base_url: http://b}]\nrouting: {default_provider: a b}\n");
+    assert_eq!(once.lines().count(), 1, "{once}");
+    let tab = told("providers: [{name: \"a\\tb\", base_url: http://b, models: [\"m\\nn\"]}]");
+    assert_eq!(tab.lines().count(), 2, "{tab}");
+}
+
+#[test]
 fn a_path_with_and_without_a_slash_is_the_same() {
     tells(
         "target_map:\n  /x: http://a\n  /x/: http://b\n",
@@ -1101,7 +1181,7 @@ fn headers_and_the_road_are_checked() {
         ),
         (
             "headers: {request: {set: {X-A: \"{nobody}\"}}}",
-            "headers.request.set.X-A: found a value that isn't shown; allowed: a header's value: one line of text, with {request_id}, {client_ip}, {team}, {key}, {model}, and {{ for a brace",
+            "headers.request.set.X-A: found the placeholder {nobody}; allowed: a header's value: one line of text, with {request_id}, {client_ip}, {team}, {key}, {model}, and {{ for a brace",
         ),
         (
             "egress: {direct: [\"a b\"]}",
@@ -1279,6 +1359,9 @@ fn no_mistake_shows_a_secret() {
         "providers: [{name: a, base_url: http://h, egress: \"${SECRET}\"}]",
         "providers: [{name: a, base_url: http://h, headers: {set: {X-Key: \"geheim {\"}}}]",
         "headers: {request: {set: {X-A: \"${SECRET}\\u0001\"}}}",
+        "headers: {request: {set: {X-A: \"{${WORD}}\"}}}",
+        "headers: {request: {set: {X-A: '{\"password\":\"geheim\"}'}}}",
+        "headers: {request: {set: {X-A: \"$${${WORD}}\"}}}",
         "model_routes: {a: \"${SECRET}\"}",
         "model_routes: {a: \"${SECRET}://x\"}",
         "target_map: {/a: \"${SECRET}\"}",

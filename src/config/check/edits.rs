@@ -107,7 +107,36 @@ fn template(value: &Text, path: &Path, check: &mut Check<'_>) -> Option<Template
         None => value.0.parse().ok(),
     };
     if template.is_none() {
-        check.findings.wrong(path, VALUE);
+        match check.findings.written(path).and_then(unknown_placeholder) {
+            Some(name) => {
+                let found = format!("the placeholder {{{name}}}");
+                check.findings.wrong_because(path, found, VALUE);
+            }
+            None => check.findings.wrong(path, VALUE),
+        }
     }
     template
+}
+
+/// The first placeholder that isn't known, if it looks like a placeholder's name: anything else
+/// between braces may be a part of a secret.
+fn unknown_placeholder(written: &str) -> Option<&str> {
+    const NAME_BYTES_MAX: usize = 20;
+    const KNOWN: [&str; 5] = ["request_id", "client_ip", "team", "key", "model"];
+    let mut rest = written;
+    while let Some(at) = rest.find('{') {
+        let inside = &rest[at + 1..];
+        if let Some(after) = inside.strip_prefix('{') {
+            rest = after;
+            continue;
+        }
+        let name = &inside[..inside.find('}')?];
+        let letters = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+        if !rest[..at].ends_with('$') && !KNOWN.contains(&name) {
+            let plain = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(letters);
+            return plain.then_some(name);
+        }
+        rest = &inside[name.len()..];
+    }
+    None
 }

@@ -2,6 +2,7 @@
 
 use super::{Check, bounds, edits, road};
 use crate::config::file::{File, Provider, ProviderTimeouts, ProviderTls};
+use crate::config::findings::nearest;
 use crate::config::lists::List;
 use crate::config::path::Path;
 use crate::config::units::Text;
@@ -18,7 +19,9 @@ pub(super) struct Pool {
     suggested: Vec<String>,
     /// Providers of bare URLs, by their sorted URLs.
     bare: Vec<(Vec<String>, ProviderIndex)>,
-    /// Whether `named` has all names of the file: else an unknown name proves nothing.
+    /// Names that were refused: who uses one of them isn't told of it again.
+    refused: Vec<String>,
+    /// Whether all names could be read: else an unknown one proves nothing.
     complete: bool,
 }
 
@@ -27,10 +30,13 @@ impl Pool {
     pub(super) fn new(file: &File, proxy: bool, check: &mut Check<'_>) -> Self {
         let path = check.key("providers");
         let complete = match &file.providers {
-            Some(list) => list
-                .0
-                .iter()
-                .all(|it| it.as_ref().is_some_and(|it| it.name.is_some())),
+            Some(list) => list.0.iter().enumerate().all(|(index, it)| {
+                let name = path.index(index).key("name");
+                match it {
+                    Some(it) => it.name.is_some() || !check.findings.covers(&name),
+                    None => false,
+                }
+            }),
             None => !check.findings.covers(&path),
         };
         let mut pool = Self {
@@ -38,6 +44,7 @@ impl Pool {
             named: Vec::new(),
             suggested: Vec::new(),
             bare: Vec::new(),
+            refused: Vec::new(),
             complete,
         };
         let no_proxy = !proxy && !check.findings.covers(&check.key("proxy_url"));
@@ -75,7 +82,7 @@ impl Pool {
         let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
         if !(1..=64).contains(&name.len()) || !name.bytes().all(letters) {
             check.findings.wrong(path, NAME);
-            self.complete = false;
+            self.refused.push(name.clone());
             return None;
         }
         if self.named.iter().any(|(other, _)| other == name) {
@@ -97,8 +104,10 @@ impl Pool {
         check: &mut Check<'_>,
     ) -> Option<ProviderIndex> {
         let found = self.named.iter().find(|(other, _)| other == name);
-        if found.is_none() && self.complete {
-            let names = self.suggested.iter().map(String::as_str);
+        let names = self.suggested.iter().map(String::as_str);
+        // A name that resembles a known one is a slip, whatever the others are.
+        let proven = self.complete || nearest(name, names.clone()).is_some();
+        if found.is_none() && proven && !self.refused.iter().any(|other| other == name) {
             let allowed = match self.suggested.is_empty() {
                 true => "the name of one of `providers`".to_owned(),
                 false => format!("a provider: {}", self.suggested.join(", ")),

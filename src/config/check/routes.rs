@@ -65,9 +65,10 @@ fn model_routes(file: &File, pool: &mut Pool, settings: &mut Settings, check: &m
     for (name, route) in file.model_routes.iter().flat_map(|map| &map.0) {
         let path = map.key(name);
         if name.is_empty() {
-            check
-                .findings
-                .wrong_because(&path, "an empty name", "a model's name or a glob");
+            check.findings.wrong_because(&path, "an empty name", MODEL);
+        } else if !is_name(name) {
+            let found = "a name with a control character";
+            check.findings.wrong_because(&path, found, MODEL);
         }
         match route {
             None => check.missing(&path, ROUTE),
@@ -83,7 +84,11 @@ fn model_routes(file: &File, pool: &mut Pool, settings: &mut Settings, check: &m
                     let allowed = "a URL or a mapping (an alias has an exact name, no glob)";
                     check.findings.wrong(&path, allowed);
                 }
-                settings.aliases.push((name.clone(), other.clone()));
+                if is_name(other) {
+                    settings.aliases.push((name.clone(), other.clone()));
+                } else {
+                    check.findings.wrong(&path, ROUTE);
+                }
             }
             Some(Route::Form(form)) => {
                 settings
@@ -93,6 +98,13 @@ fn model_routes(file: &File, pool: &mut Pool, settings: &mut Settings, check: &m
         }
     }
 }
+
+/// True for a model's name that a header can carry.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(char::is_control)
+}
+
+const MODEL: &str = "a model's name or a glob, without control characters";
 
 const ROUTE: &str = "a URL, the name of another route, or a mapping with url, urls or targets";
 
@@ -188,7 +200,7 @@ fn target(
         );
     }
     let model = target.model.as_ref().map(|model| model.0.clone());
-    if model.as_ref().is_some_and(String::is_empty) {
+    if model.as_ref().is_some_and(|model| !is_name(model)) {
         check
             .findings
             .wrong(&path.key("model"), "the name that the upstream knows");
@@ -222,8 +234,8 @@ fn provider_models(file: &File, settings: &mut Settings, check: &mut Check<'_>) 
         for (index, Text(model)) in provider.models.iter().flat_map(|list| list.items()) {
             let path = path.index(index);
             let target = whole(ProviderIndex(place));
-            if model.is_empty() {
-                check.findings.wrong(&path, "a model's name or a glob");
+            if !is_name(model) {
+                check.findings.wrong(&path, MODEL);
             } else if written.contains(model.as_str()) {
                 let route = settings.models.iter().find(|route| route.pattern == *model);
                 let mut targets = route.iter().flat_map(|route| &route.targets);

@@ -14,6 +14,7 @@
 //! ```
 
 mod facts;
+pub mod glance;
 mod roles;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The `usage` object in the spellings of the servers that speak OpenAI's dialect.
 
-use crate::dialect::json;
+use crate::dialect::json::{Cursor, Fault};
 
 /// Tokens as an upstream reports them; `None` is "not said".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,8 +23,16 @@ impl Reported {
     /// Reads a `usage` object; `None` when it reports neither input nor output.
     pub fn read(object: &[u8]) -> Option<Reported> {
         let mut raw = Raw::default();
-        raw.object(object, 0);
+        // What stands before a fault is believed.
+        let _ = raw.object(&mut Cursor::new(object), false);
         raw.reported()
+    }
+
+    /// Reads the `usage` object at `cursor` and passes it, unless it is faulty.
+    pub(super) fn pass(cursor: &mut Cursor<'_>) -> Result<Option<Reported>, Fault> {
+        let mut raw = Raw::default();
+        raw.object(cursor, false)?;
+        Ok(raw.reported())
     }
 
     /// What a later report says, and of this one what the later leaves out.
@@ -40,7 +48,7 @@ impl Reported {
 }
 
 /// The numbers as they are written.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Raw {
     input: Option<u64>,
     output: Option<u64>,
@@ -53,33 +61,57 @@ struct Raw {
 }
 
 impl Raw {
-    fn object(&mut self, object: &[u8], depth: usize) {
-        for member in json::members(object).map_while(Result::ok) {
-            let value = &object[member.value_at];
-            let field = match (depth, &*member.key) {
-                (0, "prompt_tokens" | "input_tokens") => &mut self.input,
-                (0, "completion_tokens" | "output_tokens") => &mut self.output,
-                (0, "total_tokens") => &mut self.total,
-                (0, "prompt_cache_hit_tokens" | "cached_tokens") => &mut self.cached_beside,
-                (1, "cached_tokens") => &mut self.cached,
-                (1, "cache_write_tokens") => &mut self.cache_write,
-                (1, "reasoning_tokens") => &mut self.reasoning,
+    /// Reads an object: the `usage`, or the details `inside` it.
+    fn object(&mut self, cursor: &mut Cursor<'_>, inside: bool) -> Result<(), Fault> {
+        let mut another = cursor.enter(b'{')?;
+        while another {
+            let key = cursor.key()?;
+            let field = match (inside, &*key) {
+                (false, b"prompt_tokens" | b"input_tokens") => Some(&mut self.input),
+                (false, b"completion_tokens" | b"output_tokens") => Some(&mut self.output),
+                (false, b"total_tokens") => Some(&mut self.total),
+                (false, b"prompt_cache_hit_tokens" | b"cached_tokens") => {
+                    Some(&mut self.cached_beside)
+                }
+                (true, b"cached_tokens") => Some(&mut self.cached),
+                (true, b"cache_write_tokens") => Some(&mut self.cache_write),
+                (true, b"reasoning_tokens") => Some(&mut self.reasoning),
                 (
-                    0,
-                    "prompt_tokens_details"
-                    | "input_tokens_details"
-                    | "completion_tokens_details"
-                    | "output_tokens_details",
-                ) => {
-                    self.object(value, 1);
+                    false,
+                    b"prompt_tokens_details"
+                    | b"input_tokens_details"
+                    | b"completion_tokens_details"
+                    | b"output_tokens_details",
+                ) if cursor.peek()? == b'{' => {
+                    self.details(cursor)?;
+                    another = cursor.more(b'{')?;
                     continue;
                 }
-                _ => continue,
+                _ => None,
             };
-            if let Some(number) = json::whole(value) {
-                *field = Some(number);
+            match field {
+                Some(field) => *field = cursor.whole()?.or(*field),
+                None => {
+                    cursor.skip()?;
+                }
             }
+            another = cursor.more(b'{')?;
         }
+        Ok(())
+    }
+
+    /// Reads details. A fault inside them ends only them, as long as their brackets are right.
+    fn details(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+        let (before, start) = (*self, cursor.at());
+        if self.object(cursor, true).is_ok() {
+            return Ok(());
+        }
+        cursor.go(start);
+        let skipped = cursor.skip();
+        if skipped.is_err() {
+            *self = before;
+        }
+        skipped.map(drop)
     }
 
     fn reported(self) -> Option<Reported> {

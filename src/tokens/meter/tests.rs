@@ -199,6 +199,63 @@ fn half_a_report_is_none() {
 }
 
 #[test]
+fn a_body_in_one_piece_says_what_it_says_byte_by_byte() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/openai");
+    let golden = std::fs::read_dir(folder).expect("the golden files");
+    let mut bodies: Vec<Vec<u8>> = golden
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.to_string_lossy().ends_with(".in.json"))
+        .map(|path| std::fs::read(path).expect("a golden file"))
+        .collect();
+    assert!(bodies.len() >= 4, "golden bodies are missing");
+    let report = r#""usage":{"prompt_tokens":5,"completion_tokens":9,"completion_tokens_details":{"reasoning_tokens":2}}"#;
+    let said = r#""choices":[{"message":{"content":"a \"b\""},"finish_reason":"stop"}]"#;
+    for body in [
+        format!("{{{said},{report}}}"),
+        format!("{{{report},{said},\"usage\":{{\"prompt_tokens\":6}},\"usage\":null}}"),
+        format!("{{\"x_groq\":{{\"id\":1,{report}}},\"response\":{{{said}}},\"usage\":[1]}}"),
+        format!("{{{said},{report}}} [] {{{report}}}"),
+        format!("{{\"error\":\"late\",\"us\\u0061ge\":1,{said},{report}"),
+        format!("[{{{said},{report}}}]"),
+        format!("{{{said},\"usage\":{{{:17000}\"prompt_tokens\":1}}}}", ' '),
+    ] {
+        bodies.push(body.into_bytes());
+    }
+    let run = |pieces: &mut dyn Iterator<Item = &[u8]>, counted: bool| {
+        let mut meter = Meter::new(Surface::Chat, "gpt-4o", false, false);
+        for piece in pieces {
+            meter.feed(Bytes::copy_from_slice(piece));
+        }
+        let early = (meter.saw_finish(), meter.first_token_seen());
+        let usage = meter.usage();
+        let settled = counted.then(|| meter.settle(|| 7));
+        let tokens = counted.then(|| meter.delivered());
+        let late = (meter.saw_finish(), meter.first_token_seen());
+        assert_eq!((early, usage), (late, meter.usage()));
+        (early, usage, settled, tokens)
+    };
+    let same = |body: &[u8], counted: bool| {
+        let whole = run(&mut std::iter::once(body), counted);
+        let cut = run(&mut body.chunks(1), counted);
+        assert_eq!(whole, cut, "{}", String::from_utf8_lossy(body));
+    };
+    for body in bodies {
+        same(&body, true);
+        if body.len() > 4096 {
+            continue;
+        }
+        for at in 0..body.len() {
+            same(&body[..at], false);
+            for byte in b"\"\\{}[],: 1e\xff" {
+                let mut changed = body.clone();
+                changed[at] = *byte;
+                same(&changed, false);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_later_empty_report_takes_nothing_back() {
     let mut meter = chat(false);
     meter.feed(chunk(
