@@ -66,7 +66,7 @@ impl Explain {
             None => println!("limits:     no rate limit"),
         }
         let in_flight = match govern.in_flight_max {
-            usize::MAX => "any number of".to_owned(),
+            0 => "any number of".to_owned(),
             max => max.to_string(),
         };
         println!(

@@ -144,9 +144,9 @@ impl Findings {
         }
     }
 
-    /// The text at a place before `${NAME}` was followed; it may be a secret.
-    pub(super) fn written(&self, path: &Path) -> Option<&str> {
-        path.find(&self.written)?.as_str()
+    /// What stands at a place, before `${NAME}` was followed; it may be a secret.
+    pub(super) fn written(&self, path: &Path) -> Option<&Value> {
+        path.find(&self.written)
     }
 
     fn add(&mut self, path: &Path, what: What) {

@@ -4,6 +4,7 @@
 //! strings, so a megabyte of prompt costs one pass of `memchr`. Nothing is allocated except for a
 //! key or a string that is written with escapes. Callers are the dialects and the meter.
 
+mod cursor;
 mod unescape;
 
 use std::borrow::Cow;
@@ -11,6 +12,7 @@ use std::ops::Range;
 
 use memchr::memchr2;
 
+pub(crate) use self::cursor::Cursor;
 pub use self::unescape::Unescape;
 
 use self::unescape::{Escape, escape};
@@ -93,13 +95,6 @@ enum State {
     End,
 }
 
-/// A place in JSON text, for callers that look into some values and skip the others.
-#[derive(Debug)]
-pub(crate) struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
 // === impl Members ===
 
 impl<'a> Iterator for Members<'a> {
@@ -128,7 +123,7 @@ impl<'a> Members<'a> {
         }
         self.state = State::More;
         let key_at = cursor.quoted()?;
-        let key = key(&cursor.bytes[key_at.clone()]).ok_or(Fault {
+        let key = key(cursor.text(key_at.clone())).ok_or(Fault {
             at: key_at.start,
             what: What::Key,
         })?;
@@ -140,207 +135,6 @@ impl<'a> Members<'a> {
             value_at,
         }))
     }
-}
-
-// === impl Cursor ===
-
-impl<'a> Cursor<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Cursor<'a> {
-        Cursor { bytes, at: 0 }
-    }
-
-    /// The offset of the next byte.
-    pub(crate) fn at(&self) -> usize {
-        self.at
-    }
-
-    /// Goes to the offset `at`.
-    pub(crate) fn go(&mut self, at: usize) {
-        self.at = at;
-    }
-
-    /// The next byte that is not white space; it is not consumed.
-    #[inline]
-    pub(crate) fn peek(&mut self) -> Result<u8, Fault> {
-        self.at = after_space(self.bytes, self.at);
-        self.bytes
-            .get(self.at)
-            .copied()
-            .ok_or_else(|| self.fault(What::Truncated))
-    }
-
-    /// Goes into the container whose bracket `open` must come; whether there is anything in it.
-    /// One that is empty is passed.
-    #[inline]
-    pub(crate) fn enter(&mut self, open: u8) -> Result<bool, Fault> {
-        self.expect(open)?;
-        let empty = self.peek()? == closing(open);
-        self.at += usize::from(empty);
-        Ok(!empty)
-    }
-
-    /// After a value in a container that began with `open`: whether another one follows. The
-    /// container's end is passed.
-    #[inline]
-    pub(crate) fn more(&mut self, open: u8) -> Result<bool, Fault> {
-        let another = match self.peek()? {
-            b',' => true,
-            byte if byte == closing(open) => false,
-            _ => return Err(self.fault(What::Unexpected)),
-        };
-        self.at += 1;
-        Ok(another)
-    }
-
-    /// A key as it is written, without its quotes; the value is next.
-    #[inline]
-    pub(crate) fn raw_key(&mut self) -> Result<&'a [u8], Fault> {
-        let key_at = self.quoted()?;
-        self.expect(b':')?;
-        Ok(&self.bytes[key_at.start + 1..key_at.end - 1])
-    }
-
-    /// A key as it is meant; the value is next.
-    #[inline]
-    pub(crate) fn key(&mut self) -> Result<Cow<'a, [u8]>, Fault> {
-        if self.peek()? != b'"' {
-            return Err(self.fault(What::Unexpected));
-        }
-        let end = plain_end(self.bytes, self.at + 1, usize::MAX);
-        let found = if self.bytes.get(end) == Some(&b'"') {
-            let inner = &self.bytes[self.at + 1..end];
-            self.at = end + 1;
-            Cow::Borrowed(inner)
-        } else {
-            self.odd_key()?
-        };
-        self.expect(b':')?;
-        Ok(found)
-    }
-
-    /// A key that isn't written as it is meant, or not ASCII, or none.
-    #[cold]
-    fn odd_key(&mut self) -> Result<Cow<'a, [u8]>, Fault> {
-        let key_at = self.quoted()?;
-        match key(&self.bytes[key_at.clone()]) {
-            Some(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
-            Some(Cow::Owned(text)) => Ok(Cow::Owned(text.into_bytes())),
-            None => Err(Fault {
-                at: key_at.start,
-                what: What::Key,
-            }),
-        }
-    }
-
-    /// Passes the next value, whatever it is; gives its place.
-    #[inline]
-    pub(crate) fn skip(&mut self) -> Result<Range<usize>, Fault> {
-        self.peek()?;
-        let value_at = self.at..value_end(self.bytes, self.at)?;
-        self.at = value_at.end;
-        Ok(value_at)
-    }
-
-    /// Passes the next value; what it is as a [`whole`] number.
-    #[inline]
-    pub(crate) fn whole(&mut self) -> Result<Option<u64>, Fault> {
-        let first = self.peek()?;
-        let rest = &self.bytes[self.at..];
-        let (mut number, mut len) = (0, 0);
-        // So many digits don't overflow.
-        for byte in rest.iter().take(19) {
-            if !byte.is_ascii_digit() {
-                break;
-            }
-            number = number * 10 + u64::from(byte - b'0');
-            len += 1;
-        }
-        let plain = len == 1 || (len > 1 && first != b'0');
-        if plain
-            && matches!(
-                rest.get(len),
-                Some(b',' | b'}' | b']' | b' ' | b'\n' | b'\r')
-            )
-        {
-            self.at += len;
-            return Ok(Some(number));
-        }
-        Ok(whole(&self.bytes[self.skip()?]))
-    }
-
-    /// Passes the next value and looks at all of it: none of its places breaks the grammar.
-    /// Refuses more than 64 brackets inside brackets.
-    pub(crate) fn walk(&mut self) -> Result<(), Fault> {
-        // A bit for each open bracket: whether it is an object's.
-        let (mut objects, mut depth) = (0u64, 0);
-        loop {
-            match self.peek()? {
-                b'"' => self.at = string_end(self.bytes, self.at)?,
-                open @ (b'{' | b'[') => {
-                    if depth == u64::BITS {
-                        return Err(self.fault(What::TooDeep));
-                    }
-                    if self.enter(open)? {
-                        objects = objects << 1 | u64::from(open == b'{');
-                        depth += 1;
-                        if open == b'{' {
-                            self.raw_key()?;
-                        }
-                        continue;
-                    }
-                }
-                _ => self.at = scalar_end(self.bytes, self.at)?,
-            }
-            loop {
-                if depth == 0 {
-                    return Ok(());
-                }
-                let open = if objects & 1 == 1 { b'{' } else { b'[' };
-                if self.more(open)? {
-                    if open == b'{' {
-                        self.raw_key()?;
-                    }
-                    break;
-                }
-                objects >>= 1;
-                depth -= 1;
-            }
-        }
-    }
-
-    /// Nothing but white space may follow.
-    pub(crate) fn end(&self) -> Result<(), Fault> {
-        only_space(self.bytes, self.at)
-    }
-
-    /// The place of the string that must come, with its quotes.
-    #[inline]
-    fn quoted(&mut self) -> Result<Range<usize>, Fault> {
-        if self.peek()? != b'"' {
-            return Err(self.fault(What::Unexpected));
-        }
-        let place = self.at..string_end(self.bytes, self.at)?;
-        self.at = place.end;
-        Ok(place)
-    }
-
-    #[inline]
-    fn expect(&mut self, byte: u8) -> Result<(), Fault> {
-        if self.peek()? != byte {
-            return Err(self.fault(What::Unexpected));
-        }
-        self.at += 1;
-        Ok(())
-    }
-
-    fn fault(&self, what: What) -> Fault {
-        Fault { at: self.at, what }
-    }
-}
-
-/// The bracket that closes what `open` opens.
-fn closing(open: u8) -> u8 {
-    open + 2
 }
 
 /// Where text ends that means what it says: the offset, from `at` on, of the first byte that is a
@@ -711,36 +505,6 @@ mod tests {
         for end in 0..text.len() {
             assert!(pairs(&text[..end]).is_err(), "cut at {end}");
         }
-    }
-
-    #[test]
-    fn a_walk_sees_the_faults_that_skipping_passes() {
-        let walk = |text: &str| {
-            let mut cursor = Cursor::new(text.as_bytes());
-            cursor.walk().map(|()| cursor.at())
-        };
-        for (text, end) in [
-            (r#"{"a":[{},[],{"b":[1,"x\"]"]}],"c":null} "#, 40),
-            ("[[]]", 4),
-            ("\"x\"", 3),
-        ] {
-            assert_eq!(walk(text), Ok(end), "{text}");
-        }
-        for (text, at) in [
-            ("[{\"a\" 1}]", 6),
-            ("[1,]", 3),
-            ("[1 2]", 3),
-            ("{\"a\":1,}", 7),
-            ("[01]", 1),
-            ("[{1}]", 2),
-        ] {
-            assert!(Cursor::new(text.as_bytes()).skip().is_ok(), "{text}");
-            let what = What::Unexpected;
-            assert_eq!(walk(text), Err(Fault { at, what }), "{text}");
-        }
-        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
-        assert_eq!(walk(&nested(64)), Ok(128));
-        assert_eq!(walk(&nested(65)).map_err(|fault| fault.at), Err(64));
     }
 
     #[test]

@@ -48,8 +48,8 @@ impl Reply {
 
     /// True for a stream that has said `[DONE]`: what its connection does then is of no matter.
     pub fn is_done(&self) -> bool {
-        let ending = self.meter.as_ref().map(Meter::saw_finish);
-        self.stream && ending == Some(Ending::Done)
+        let done = |meter: &Meter| meter.saw_finish() == Ending::Done;
+        self.stream && self.meter.as_ref().is_some_and(done)
     }
 }
 

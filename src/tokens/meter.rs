@@ -2,7 +2,7 @@
 //!
 //! Sans-IO: the caller feeds what the upstream sends and passes on what comes back. The result does
 //! not depend on how the bytes were cut. At most one event is held; of a JSON body only the first
-//! piece, and only until a second one comes: mostly it is the whole, and a glance at its end will do.
+//! piece, until a second one comes: mostly it is the whole, and a glance at its end will do.
 //! Where the upstream reports usage that is the truth; else what was delivered can be counted.
 //! Prompts are not the meter's business. Called by the proxy's reply step, one meter an attempt.
 //!

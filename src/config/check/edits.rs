@@ -107,7 +107,9 @@ fn template(value: &Text, path: &Path, check: &mut Check<'_>) -> Option<Template
         None => value.0.parse().ok(),
     };
     if template.is_none() {
-        match check.findings.written(path).and_then(unknown_placeholder) {
+        let written = check.findings.written(path);
+        let written = written.and_then(serde_yaml::Value::as_str);
+        match written.and_then(unknown_placeholder) {
             Some(name) => {
                 let found = format!("the placeholder {{{name}}}");
                 check.findings.wrong_because(path, found, VALUE);

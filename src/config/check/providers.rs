@@ -19,7 +19,8 @@ pub(super) struct Pool {
     suggested: Vec<String>,
     /// Providers of bare URLs, by their sorted URLs.
     bare: Vec<(Vec<String>, ProviderIndex)>,
-    /// Names that were refused: who uses one of them isn't told of it again.
+    /// Names that were refused, and what may be the name under a misspelt key: who uses one of
+    /// them isn't told of it again.
     refused: Vec<String>,
     /// Whether all names could be read: else an unknown one proves nothing.
     complete: bool,
@@ -76,6 +77,14 @@ impl Pool {
 
     fn name(&mut self, name: Option<&Text>, path: &Path, check: &mut Check<'_>) -> Option<String> {
         let Some(Text(name)) = name else {
+            let around = path
+                .parent()
+                .and_then(|provider| check.findings.written(&provider));
+            let values = around.and_then(|it| it.as_mapping()).into_iter();
+            let texts = values
+                .flat_map(|it| it.values())
+                .filter_map(|it| it.as_str());
+            self.refused.extend(texts.map(str::to_owned));
             check.missing(path, NAME);
             return None;
         };
