@@ -2,7 +2,8 @@
 
 use super::File;
 use crate::app::{self, Fault};
-use crate::proxy::{Surface, model_in_path};
+use crate::proxy::Surface;
+use crate::proxy::model_in_path;
 use crate::route::{Found, join};
 use crate::snapshot::Snapshot;
 use clap::Args;

@@ -34,6 +34,7 @@ const HALLS: &[(&str, &[&str])] = &[
             "snapshot",
             "route",
             "proxy::model_in_path",
+            "proxy::Surface",
             "dialect",
             "tokens",
             "listen",

@@ -16,6 +16,7 @@ mod forwarding;
 mod hostile;
 mod limits;
 mod metering;
+mod regression;
 mod reload;
 mod routing;
 mod sdk;
