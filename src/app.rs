@@ -1,112 +1,33 @@
 //! The composition root: settings → snapshot → services and background tasks. The only file that
 //! knows everyone.
 
+mod build;
+mod running;
+mod source;
+
+pub use build::offline;
+pub use source::{Fault, Source};
+
 use crate::admin::Admin;
-use crate::config::{self, Mistakes, Settings};
-use crate::egress::{self, Egress};
+use crate::config::{self, Settings};
 use crate::govern::Governor;
 use crate::listen::{Acceptor, bind, head::Bounds};
 use crate::observe::access::End;
 use crate::observe::{Observer, Record, program_log};
 use crate::proxy::Proxy;
-use crate::route::settings::Balance;
-use crate::route::{ProviderIndex, Table};
-use crate::snapshot::{Exit, Live, Snapshot};
-use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
-use bytes::Bytes;
+use crate::snapshot::Live;
+use build::{Shared, resolver};
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
-use std::fmt;
+use running::{Running, Signals, Stop};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
-
-/// Where the configuration comes from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A file.
-    File(PathBuf),
-    /// Environment variables alone.
-    Environment,
-    /// Settings that the program made; they are never read again.
-    Given(Box<Settings>),
-}
-
-/// Why weir could not start, or the configuration could not be used.
-#[derive(Debug)]
-pub enum Fault {
-    /// The configuration has mistakes.
-    Mistakes(Mistakes),
-    /// The environment names no provider, and there is no file.
-    Nothing,
-    /// Something that was named can't be used: a port, a file, a certificate.
-    Unusable(String),
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mistakes(mistakes) => mistakes.fmt(f),
-            Self::Nothing => f.write_str(
-                "no configuration: name a file with -c FILE, put one at /etc/weir/weir.yaml, \
-                 or set OPENAI_API_KEY or OLLAMA_BASE",
-            ),
-            Self::Unusable(what) => f.write_str(what),
-        }
-    }
-}
-
-impl std::error::Error for Fault {}
-
-impl From<std::io::Error> for Fault {
-    fn from(error: std::io::Error) -> Self {
-        Self::Unusable(error.to_string())
-    }
-}
-
-impl Source {
-    /// Reads and checks the configuration.
-    ///
-    /// # Errors
-    /// All mistakes at once.
-    pub fn load(&self) -> Result<Settings, Fault> {
-        let env = |name: &str| std::env::var(name).ok();
-        match self {
-            Self::File(path) => config::load(path, &env).map_err(Fault::Mistakes),
-            Self::Environment => config::from_env(&env)
-                .ok_or(Fault::Nothing)?
-                .map_err(Fault::Mistakes),
-            Self::Given(settings) => Ok((**settings).clone()),
-        }
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => path.display().fmt(f),
-            Self::Environment => f.write_str("environment"),
-            Self::Given(_) => f.write_str("built in"),
-        }
-    }
-}
-
-impl Source {
-    /// What the file looks like; taken before it is read, so that no change is missed.
-    fn stamp(&self) -> config::watch::Stamp {
-        match self {
-            Self::File(path) => config::watch::Stamp::of(path),
-            Self::Environment | Self::Given(_) => config::watch::Stamp::default(),
-        }
-    }
-}
 
 /// Runs weir until it is told to stop.
 ///
@@ -130,29 +51,6 @@ pub fn run(source: &Source, started: impl FnOnce(&Bound)) -> Result<(), Fault> {
     runtime.shutdown_timeout(Duration::from_millis(100));
     observer.finish();
     outcome
-}
-
-/// A snapshot of a configuration that nothing is served from, for `weir check` and `weir explain`.
-/// Writes no log and opens no socket.
-///
-/// # Errors
-/// What can't be used: a certificate, a proxy's URL.
-pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
-    let quiet = crate::observe::Settings {
-        file: None,
-        ..settings.observe.clone()
-    };
-    let shared = Shared {
-        observer: Observer::new(&quiet)?,
-        governor: Arc::new(Governor::new(settings.govern.clone())),
-        resolver: resolver(settings)?,
-    };
-    shared.build(settings, None)
-}
-
-fn resolver(settings: &Settings) -> Result<weir_dns::Resolver, Fault> {
-    weir_dns::Resolver::new(settings.egress.dns.clone())
-        .map_err(|error| Fault::Unusable(format!("dns: {error}")))
 }
 
 /// The addresses that weir listens on, with real ports.
@@ -366,281 +264,6 @@ fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {
     server.h2_idle_timeout = Some(H2_IDLE);
     proxy.server_options = Some(server);
     proxy
-}
-
-/// What outlives a configuration.
-#[derive(Clone)]
-struct Shared {
-    observer: Arc<Observer>,
-    governor: Arc<Governor>,
-    resolver: weir_dns::Resolver,
-}
-
-impl Shared {
-    /// Makes a snapshot of checked settings; state of `old` is carried over.
-    fn build(&self, settings: &Settings, old: Option<&Snapshot>) -> Result<Snapshot, Fault> {
-        let upstreams = Upstreams::new(&settings.upstream, old.map(|old| &old.upstreams));
-        let exits = exits(settings, &upstreams)?;
-        let routes = Table::new(&settings.route);
-        let route_groups = routes
-            .models
-            .routes()
-            .iter()
-            .map(|route| {
-                let shares: Vec<Share> = route
-                    .targets
-                    .iter()
-                    .map(|target| Share {
-                        provider: ProviderId(target.provider.0),
-                        model: target.model.as_deref().map(Arc::from),
-                        weight: target.weight,
-                    })
-                    .collect();
-                let order = match route.balance {
-                    Balance::RoundRobin => Order::RoundRobin,
-                    Balance::Random => Order::Random,
-                };
-                Group::new(&upstreams, &shares, order, route.retries)
-            })
-            .collect();
-        let provider_groups = (0..upstreams.providers().len())
-            .map(|number| {
-                let share = Share {
-                    provider: ProviderId(number),
-                    model: None,
-                    weight: 1,
-                };
-                Group::new(&upstreams, &[share], Order::RoundRobin, PATH_RETRIES)
-            })
-            .collect();
-        Ok(Snapshot {
-            model_list: model_list(&routes, &upstreams),
-            corridor: settings.proxy.clone(),
-            egress: Egress::new(settings.egress.clone(), self.resolver.clone()),
-            governor: Arc::clone(&self.governor),
-            observer: Arc::clone(&self.observer),
-            routes,
-            upstreams,
-            exits,
-            route_groups,
-            provider_groups,
-        })
-    }
-}
-
-/// Further tries for requests that no model route governs.
-const PATH_RETRIES: u32 = 2;
-
-fn exits(settings: &Settings, upstreams: &Upstreams) -> Result<Vec<Exit>, Fault> {
-    upstreams
-        .endpoints()
-        .iter()
-        .map(|endpoint| {
-            let provider = &settings.upstream.providers[endpoint.provider.0];
-            exit(settings, provider, &endpoint.base)
-                .map_err(|error| Fault::Unusable(format!("provider {}: {error}", provider.name)))
-        })
-        .collect()
-}
-
-fn exit(
-    settings: &Settings,
-    provider: &upstream::settings::Provider,
-    base: &crate::types::BaseUrl,
-) -> Result<Exit, String> {
-    let mode = match &provider.egress {
-        upstream::settings::Egress::Auto => egress::Mode::Auto,
-        upstream::settings::Egress::Direct => egress::Mode::Direct,
-        upstream::settings::Egress::Proxy => egress::Mode::Proxy(None),
-        upstream::settings::Egress::Url(url) => {
-            let proxy: egress::ProxyUrl = url
-                .expose()
-                .parse()
-                .map_err(|error: egress::ProxyUrlError| format!("egress: {error}"))?;
-            egress::Mode::Proxy(Some(Arc::new(proxy)))
-        }
-    };
-    let tls = egress::Tls::load(
-        provider.tls.server_name.clone(),
-        provider.tls.verify,
-        provider.tls.ca.as_deref(),
-        provider
-            .tls
-            .client
-            .as_ref()
-            .map(|(cert, key)| (cert.as_path(), key.as_path())),
-    )?;
-    let general = settings.proxy.timeouts;
-    let own = provider.timeouts;
-    Ok(Exit {
-        endpoint: egress::Endpoint::new(base.scheme, &base.host, base.port, mode, tls)
-            .map_err(|error| error.to_string())?,
-        limits: egress::Limits {
-            connect: own.connect.unwrap_or(general.connect),
-            first_byte: own.first_byte.unwrap_or(general.first_byte),
-            idle: own.idle.unwrap_or(general.idle),
-            write: own.idle.unwrap_or(general.idle),
-        },
-    })
-}
-
-/// The answer to `GET /v1/models` (OpenAI's list), or `None` when nothing can be listed.
-fn model_list(routes: &Table, upstreams: &Upstreams) -> Option<Bytes> {
-    let models: Vec<_> = routes
-        .models
-        .names()
-        .map(|name| {
-            let owner = routes.models.find(name).and_then(|index| {
-                let ProviderIndex(provider) = routes.models.route(index).targets.first()?.provider;
-                Some(upstreams.provider(ProviderId(provider)).name.to_string())
-            });
-            serde_json::json!({"id": name, "object": "model", "created": 0, "owned_by": owner})
-        })
-        .collect();
-    if models.is_empty() {
-        return None;
-    }
-    let list = serde_json::json!({"object": "list", "data": models});
-    Some(list.to_string().into())
-}
-
-/// A running weir and what it was started with.
-struct Running<'a> {
-    source: &'a Source,
-    /// What the file looked like when it was last read.
-    stamp: config::watch::Stamp,
-    signals: Signals,
-    /// What can't be changed by a reload was built from these.
-    started: Settings,
-    /// `watch:` of the live configuration.
-    watch: bool,
-    shared: Shared,
-    live: Arc<Live>,
-}
-
-/// How a stop was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
-    /// Finish what is open.
-    Drain,
-    /// Now.
-    Now,
-}
-
-impl Running<'_> {
-    /// Obeys signals and watches the file, until a signal says to stop.
-    async fn until_stopped(&mut self) -> Stop {
-        loop {
-            let signals = &mut self.signals;
-            let (source, watch, stamp) = (self.source, self.watch, &mut self.stamp);
-            let changed = async {
-                match source {
-                    Source::File(path) if watch => config::watch::changed(path, stamp).await,
-                    _ => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                _ = signals.hangup.recv() => {}
-                () = changed => {}
-                _ = signals.reopen.recv() => {
-                    self.shared.observer.reopen();
-                    continue;
-                }
-                _ = signals.terminate.recv() => return Stop::Drain,
-                _ = signals.interrupt.recv() => return Stop::Now,
-            }
-            // Files are read and names checked on a thread that serves nobody.
-            let prepared = self.prepare();
-            let prepared = tokio::select! {
-                prepared = prepared => prepared,
-                _ = self.signals.terminate.recv() => return Stop::Drain,
-                _ = self.signals.interrupt.recv() => return Stop::Now,
-            };
-            let fault = |error: tokio::task::JoinError| Fault::Unusable(error.to_string());
-            let (stamp, prepared) = match prepared {
-                Ok((stamp, prepared)) => (Some(stamp), prepared),
-                Err(error) => (None, Err(fault(error))),
-            };
-            if let Some(stamp) = stamp {
-                self.stamp = stamp;
-            }
-            self.shared.observer.metrics.reload(prepared.is_ok());
-            match prepared {
-                Ok((settings, next)) => self.apply(*settings, *next),
-                Err(fault) => {
-                    tracing::error!(%fault, "configuration refused; the old one goes on serving");
-                }
-            }
-        }
-    }
-
-    /// Loads, checks and builds.
-    fn prepare(&self) -> tokio::task::JoinHandle<(config::watch::Stamp, Prepared)> {
-        let (source, shared, old) = (self.source.clone(), self.shared.clone(), self.live.pin());
-        tokio::task::spawn_blocking(move || {
-            let stamp = source.stamp();
-            let prepared = source.load().and_then(|settings| {
-                let next = shared.build(&settings, Some(&old))?;
-                Ok((Box::new(settings), Box::new(next)))
-            });
-            (stamp, prepared)
-        })
-    }
-
-    /// Swaps: new requests get `next`.
-    fn apply(&mut self, settings: Settings, next: Snapshot) {
-        self.shared.governor.apply(settings.govern.clone());
-        self.live.swap(next);
-        tracing::info!("configuration reloaded");
-        let waiting: Vec<&str> = [
-            ("listen, limits.connections, limits.header_bytes, timeouts.client_header, timeouts.drain",
-                settings.listen != self.started.listen),
-            ("admin", settings.admin != self.started.admin),
-            ("threads", settings.threads != self.started.threads),
-            ("logging", settings.observe != self.started.observe),
-            ("dns", settings.egress.dns != self.started.egress.dns),
-        ]
-        .into_iter()
-        .filter_map(|(keys, differs)| differs.then_some(keys))
-        .collect();
-        if !waiting.is_empty() {
-            let keys = waiting.join(", ");
-            tracing::warn!(
-                keys,
-                "these keep the settings that weir was started with until a restart"
-            );
-        }
-        self.watch = settings.watch;
-    }
-}
-
-/// A configuration that could be served, or why not.
-type Prepared = Result<(Box<Settings>, Box<Snapshot>), Fault>;
-
-struct Signals {
-    hangup: Signal,
-    reopen: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Resolves when weir is told to stop, in whichever way.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// One thread needs no work stealing, and is cheaper without.

@@ -1,0 +1,176 @@
+//! Settings → snapshot. What outlives a configuration is carried over.
+
+use super::Fault;
+use crate::config::Settings;
+use crate::egress::{self, Egress};
+use crate::govern::Governor;
+use crate::observe::Observer;
+use crate::route::settings::Balance;
+use crate::route::{ProviderIndex, Table};
+use crate::snapshot::{Exit, Snapshot};
+use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A snapshot of a configuration that nothing is served from, for `weir check` and `weir explain`.
+/// Writes no log and opens no socket.
+///
+/// # Errors
+/// What can't be used: a certificate, a proxy's URL.
+pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
+    let quiet = crate::observe::Settings {
+        file: None,
+        ..settings.observe.clone()
+    };
+    let shared = Shared {
+        observer: Observer::new(&quiet)?,
+        governor: Arc::new(Governor::new(settings.govern.clone())),
+        resolver: resolver(settings)?,
+    };
+    shared.build(settings, None)
+}
+
+pub(super) fn resolver(settings: &Settings) -> Result<weir_dns::Resolver, Fault> {
+    weir_dns::Resolver::new(settings.egress.dns.clone())
+        .map_err(|error| Fault::Unusable(format!("dns: {error}")))
+}
+
+/// What outlives a configuration.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) observer: Arc<Observer>,
+    pub(super) governor: Arc<Governor>,
+    pub(super) resolver: weir_dns::Resolver,
+}
+
+impl Shared {
+    /// Makes a snapshot of checked settings; state of `old` is carried over.
+    pub(super) fn build(
+        &self,
+        settings: &Settings,
+        old: Option<&Snapshot>,
+    ) -> Result<Snapshot, Fault> {
+        let upstreams = Upstreams::new(&settings.upstream, old.map(|old| &old.upstreams));
+        let exits = exits(settings, &upstreams)?;
+        let routes = Table::new(&settings.route);
+        let route_groups = routes
+            .models
+            .routes()
+            .iter()
+            .map(|route| {
+                let shares: Vec<Share> = route
+                    .targets
+                    .iter()
+                    .map(|target| Share {
+                        provider: ProviderId(target.provider.0),
+                        model: target.model.as_deref().map(Arc::from),
+                        weight: target.weight,
+                    })
+                    .collect();
+                let order = match route.balance {
+                    Balance::RoundRobin => Order::RoundRobin,
+                    Balance::Random => Order::Random,
+                };
+                Group::new(&upstreams, &shares, order, route.retries)
+            })
+            .collect();
+        let provider_groups = (0..upstreams.providers().len())
+            .map(|number| {
+                let share = Share {
+                    provider: ProviderId(number),
+                    model: None,
+                    weight: 1,
+                };
+                Group::new(&upstreams, &[share], Order::RoundRobin, PATH_RETRIES)
+            })
+            .collect();
+        Ok(Snapshot {
+            model_list: model_list(&routes, &upstreams),
+            corridor: settings.proxy.clone(),
+            egress: Egress::new(settings.egress.clone(), self.resolver.clone()),
+            governor: Arc::clone(&self.governor),
+            observer: Arc::clone(&self.observer),
+            routes,
+            upstreams,
+            exits,
+            route_groups,
+            provider_groups,
+        })
+    }
+}
+
+/// Further tries for requests that no model route governs.
+const PATH_RETRIES: u32 = 2;
+
+fn exits(settings: &Settings, upstreams: &Upstreams) -> Result<Vec<Exit>, Fault> {
+    upstreams
+        .endpoints()
+        .iter()
+        .map(|endpoint| {
+            let provider = &settings.upstream.providers[endpoint.provider.0];
+            exit(settings, provider, &endpoint.base)
+                .map_err(|error| Fault::Unusable(format!("provider {}: {error}", provider.name)))
+        })
+        .collect()
+}
+
+fn exit(
+    settings: &Settings,
+    provider: &upstream::settings::Provider,
+    base: &crate::types::BaseUrl,
+) -> Result<Exit, String> {
+    let mode = match &provider.egress {
+        upstream::settings::Egress::Auto => egress::Mode::Auto,
+        upstream::settings::Egress::Direct => egress::Mode::Direct,
+        upstream::settings::Egress::Proxy => egress::Mode::Proxy(None),
+        upstream::settings::Egress::Url(url) => {
+            let proxy: egress::ProxyUrl = url
+                .expose()
+                .parse()
+                .map_err(|error: egress::ProxyUrlError| format!("egress: {error}"))?;
+            egress::Mode::Proxy(Some(Arc::new(proxy)))
+        }
+    };
+    let tls = egress::Tls::load(
+        provider.tls.server_name.clone(),
+        provider.tls.verify,
+        provider.tls.ca.as_deref(),
+        provider
+            .tls
+            .client
+            .as_ref()
+            .map(|(cert, key)| (cert.as_path(), key.as_path())),
+    )?;
+    let general = settings.proxy.timeouts;
+    let own = provider.timeouts;
+    Ok(Exit {
+        endpoint: egress::Endpoint::new(base.scheme, &base.host, base.port, mode, tls)
+            .map_err(|error| error.to_string())?,
+        limits: egress::Limits {
+            connect: own.connect.unwrap_or(general.connect),
+            first_byte: own.first_byte.unwrap_or(general.first_byte),
+            idle: own.idle.unwrap_or(general.idle),
+            write: own.idle.unwrap_or(general.idle),
+        },
+    })
+}
+
+/// The answer to `GET /v1/models` (OpenAI's list), or `None` when nothing can be listed.
+fn model_list(routes: &Table, upstreams: &Upstreams) -> Option<Bytes> {
+    let models: Vec<_> = routes
+        .models
+        .names()
+        .map(|name| {
+            let owner = routes.models.find(name).and_then(|index| {
+                let ProviderIndex(provider) = routes.models.route(index).targets.first()?.provider;
+                Some(upstreams.provider(ProviderId(provider)).name.to_string())
+            });
+            serde_json::json!({"id": name, "object": "model", "created": 0, "owned_by": owner})
+        })
+        .collect();
+    if models.is_empty() {
+        return None;
+    }
+    let list = serde_json::json!({"object": "list", "data": models});
+    Some(list.to_string().into())
+}
