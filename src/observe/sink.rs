@@ -1,6 +1,6 @@
 //! Where log lines go: standard output, or a file that is rotated and compressed.
 //!
-//! A request only appends to a buffer; one thread writes, at most once in [`PAUSE`], so that a
+//! A request only appends to a buffer; one thread writes, at most once in `PAUSE`, so that a
 //! request never waits for a disk and a busy host makes few system calls. A full disk costs log
 //! lines (counted), never traffic.
 
