@@ -62,6 +62,14 @@ impl Source {
             Self::Given(settings) => Ok((**settings).clone()),
         }
     }
+
+    /// What the file looks like; taken before it is read, so that no change is missed.
+    pub(super) fn stamp(&self) -> config::watch::Stamp {
+        match self {
+            Self::File(path) => config::watch::Stamp::of(path),
+            Self::Environment | Self::Given(_) => config::watch::Stamp::default(),
+        }
+    }
 }
 
 impl fmt::Display for Source {
@@ -70,16 +78,6 @@ impl fmt::Display for Source {
             Self::File(path) => path.display().fmt(f),
             Self::Environment => f.write_str("environment"),
             Self::Given(_) => f.write_str("built in"),
-        }
-    }
-}
-
-impl Source {
-    /// What the file looks like; taken before it is read, so that no change is missed.
-    pub(super) fn stamp(&self) -> config::watch::Stamp {
-        match self {
-            Self::File(path) => config::watch::Stamp::of(path),
-            Self::Environment | Self::Given(_) => config::watch::Stamp::default(),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Who may do how much. Filled by `config::check`.
 
-use std::time::Duration;
-
 /// Limits of the host.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -22,11 +20,4 @@ pub struct RateLimit {
     pub per_second: f64,
     /// Size of the bucket; 1 or more.
     pub burst: u32,
-}
-
-impl RateLimit {
-    /// Time until a token comes back.
-    pub fn interval(self) -> Duration {
-        Duration::from_secs_f64(1.0 / self.per_second)
-    }
 }

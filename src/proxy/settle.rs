@@ -80,6 +80,14 @@ struct Tried {
     number: u32,
 }
 
+/// The model that the upstream was asked for: its own name, else the client's.
+fn asked_model<'a>(tried: Option<&'a Tried>, plan: &'a Plan) -> &'a str {
+    tried
+        .and_then(|tried| tried.model.as_deref())
+        .or(plan.model.as_deref())
+        .unwrap_or_default()
+}
+
 impl Settled {
     /// Tokens that the upstream reported are told at once. Where some must be counted, a thread that
     /// serves nobody does it; the body waits there, still among the buffered bytes.
@@ -111,20 +119,14 @@ impl Settled {
         if let Some(plan) = self.plan.as_ref().filter(|_| sent && left)
             && let Some(surface) = plan.surface.metered()
         {
-            let tried = self.tried.as_ref().and_then(|tried| tried.model.as_deref());
-            let model = tried.or(plan.model.as_deref()).unwrap_or_default();
+            let model = asked_model(self.tried.as_ref(), plan);
             self.reply.meter = Some(meter::Meter::new(surface, model, false, false));
         }
     }
 
     fn counted(&mut self) -> Option<meter::Usage> {
         let plan = self.plan.as_ref()?;
-        let model = self
-            .tried
-            .as_ref()
-            .and_then(|tried| tried.model.as_deref())
-            .or(plan.model.as_deref())
-            .unwrap_or_default();
+        let model = asked_model(self.tried.as_ref(), plan);
         let api = match plan.surface {
             Surface::Chat => Api::Chat,
             Surface::Completions => Api::Completions,

@@ -32,8 +32,6 @@ pub struct Provider {
     pub authorization: Option<HeaderValue>,
     /// Edits of requests to this provider.
     pub headers: HeaderEdits,
-    /// Its own deadlines.
-    pub timeouts: settings::Timeouts,
     /// Its endpoints.
     pub endpoints: Vec<EndpointId>,
 }
@@ -90,7 +88,6 @@ impl Upstreams {
                     .as_ref()
                     .and_then(|key| bearer(key.expose())),
                 headers: provider.headers.clone(),
-                timeouts: provider.timeouts,
                 endpoints,
             });
         }

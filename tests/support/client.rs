@@ -411,11 +411,7 @@ impl Head {
 
     /// The first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let named = |(given, _): &&(String, String)| given.eq_ignore_ascii_case(name);
-        self.headers
-            .iter()
-            .find(named)
-            .map(|(_, value)| value.as_str())
+        super::header(&self.headers, name)
     }
 
     /// How the body after this head ends.

@@ -210,10 +210,6 @@ fn copy(mut from: TcpStream, mut to: TcpStream, counted: impl Fn(usize)) {
 impl Connect {
     /// The first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let named = |(given, _): &&(String, String)| given.eq_ignore_ascii_case(name);
-        self.headers
-            .iter()
-            .find(named)
-            .map(|(_, value)| value.as_str())
+        super::header(&self.headers, name)
     }
 }

@@ -32,3 +32,9 @@ use std::time::Duration;
 
 /// No single event takes longer, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// The first of these headers with this name.
+fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let named = |(given, _): &&(String, String)| given.eq_ignore_ascii_case(name);
+    headers.iter().find(named).map(|(_, value)| value.as_str())
+}
