@@ -103,7 +103,7 @@ async fn serve(
         let acceptor = acceptor(&proxy, &permits, bounds, &observer, open);
         bound
             .clients
-            .push(spawn(acceptor, listener.address, &down)?);
+            .push(spawn(acceptor, tcp(&listener.socket)?, &down)?);
     }
     if let Some(admin) = &settings.admin {
         let app = Admin::new(Arc::clone(&live), Arc::clone(&ready), admin.token.clone());
@@ -118,7 +118,7 @@ async fn serve(
         let open = prometheus::IntGauge::new("admin_connections", "not told")
             .map_err(|error| Fault::Unusable(error.to_string()))?;
         let acceptor = acceptor(&Arc::new(app), &own, bounds, &observer, open);
-        let address = spawn(acceptor, admin.address, &never);
+        let address = spawn(acceptor, tcp(&admin.socket)?, &never);
         bound.admin = Some(address.map_err(|error| {
             Fault::Unusable(format!(
                 "admin: {error}; set another with `admin.address`, or `admin: off`"
@@ -238,6 +238,13 @@ fn spawn<A: HttpServerApp + Send + Sync + 'static>(
     let bound = listener.local_addr()?;
     tokio::spawn(acceptor.serve(listener, down.clone()));
     Ok(bound)
+}
+
+fn tcp(socket: &crate::types::socket::Socket) -> std::io::Result<SocketAddr> {
+    socket
+        .address
+        .tcp()
+        .ok_or_else(|| std::io::Error::other("not built yet"))
 }
 
 fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`cli`] | one file a verb: `run`, `check`, `explain`, `demo`, `completions` |
 //! | [`app`] | the composition root: settings → snapshot → services |
+//! | [`supervise`] | the small parent that systemd sees: holds sockets, starts generations |
 //! | [`config`] | the file as written, its mistakes, the settings it means |
 //! | [`listen`] | sockets, deadlines and caps before any HTTP is understood |
 //! | [`proxy`] | the corridor: Pingora's phases, one file a step |
@@ -36,6 +37,7 @@ pub mod observe;
 pub mod proxy;
 pub mod route;
 pub mod snapshot;
+pub mod supervise;
 pub mod tokens;
 pub mod types;
 pub mod upstream;

@@ -1,5 +1,7 @@
 //! The nouns that more than one room uses. Plain values: no I/O, no state, no policy.
 
+pub mod socket;
+
 use std::fmt;
 use std::sync::Arc;
 

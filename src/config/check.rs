@@ -21,9 +21,13 @@ use super::path::Path;
 use super::secrets;
 use super::units::Text;
 use crate::types::{BaseUrl, Secret};
-use crate::{listen::settings as listen, proxy::settings as proxy, upstream::settings as upstream};
+use crate::{
+    listen::settings as listen, proxy::settings as proxy, supervise::settings as supervise,
+    upstream::settings as upstream,
+};
 use providers::Pool;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Reads settings from a file; `folder` is where the file's relative paths begin.
 pub(super) fn settings(file: &File, findings: &mut Findings, folder: &std::path::Path) -> Settings {
@@ -43,9 +47,18 @@ pub(super) fn settings(file: &File, findings: &mut Findings, folder: &std::path:
         listen: listen::Settings {
             listeners,
             connections_max: bounds.connections_max,
+            connections_per_client_max: 2_000,
             header_bytes_max: bounds.header_bytes_max,
             client_header: bounds.client_header,
+            keepalive: Duration::from_secs(75),
             drain: bounds.drain,
+            idle_close_delay: Duration::from_secs(10),
+            trusted: listeners::trusted(file, &mut check),
+        },
+        upgrade: supervise::Settings {
+            ready: Duration::from_secs(60),
+            probation: Duration::from_secs(3),
+            generations_max: 8,
         },
         admin,
         proxy: proxy::Settings {

@@ -36,6 +36,8 @@ use std::path::{Path, PathBuf};
 pub struct Settings {
     /// Where clients connect.
     pub listen: crate::listen::settings::Settings,
+    /// Rules of an upgrade.
+    pub upgrade: crate::supervise::settings::Settings,
     /// The admin listener; `None` when it is off.
     pub admin: Option<crate::admin::settings::Settings>,
     /// What every request needs.

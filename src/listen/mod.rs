@@ -6,6 +6,7 @@ pub mod conn;
 pub mod head;
 pub mod settings;
 mod strict;
+pub mod tls;
 
 pub use accept::{Acceptor, bind};
 pub use conn::Conn;

@@ -1,6 +1,8 @@
 //! Where weir listens. Filled by `config::check`.
 
-use std::net::SocketAddr;
+use super::tls;
+use crate::types::socket::Socket;
+use ipnet::IpNet;
 use std::time::Duration;
 
 /// All listeners of client traffic.
@@ -10,19 +12,37 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// `limits.connections`: open client connections at once; 0 = no cap.
     pub connections_max: usize,
+    /// `limits.connections_per_client`: of one address (IPv6: one /64) that is no trusted proxy;
+    /// 0 = no cap.
+    pub connections_per_client_max: usize,
     /// `limits.header_bytes`: request line and headers together; 431 over it.
     pub header_bytes_max: usize,
-    /// `timeouts.client_header`: from the first byte to the end of the headers.
+    /// `timeouts.client_header`: for the handshake and the complete first head together, and from
+    /// the first byte of each later one to its end.
     pub client_header: Duration,
-    /// `timeouts.drain`: how long open requests may go on after `SIGTERM`.
+    /// `timeouts.keepalive`: how long a connection may be silent between two requests.
+    pub keepalive: Duration,
+    /// `timeouts.drain`: how long open requests may go on when weir stops or is replaced.
     pub drain: Duration,
+    /// `timeouts.idle_close_delay`: idle connections of a weir that drains are closed one by one
+    /// over this time, so that no client meets a closed one just as it sends.
+    pub idle_close_delay: Duration,
+    /// `trusted_proxies`: who may speak the PROXY protocol.
+    pub trusted: Vec<IpNet>,
 }
 
-/// One socket.
+/// One listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Where it is bound.
-    pub address: SocketAddr,
+    /// Where, and how it is opened.
+    pub socket: Socket,
+    /// `None`: plaintext.
+    pub tls: Option<tls::settings::Settings>,
     /// Accept HTTP/2 (with prior knowledge on plaintext) beside HTTP/1.1.
     pub h2: bool,
+    /// Each connection begins with a PROXY protocol header (v1 or v2); one from an address that is
+    /// no trusted proxy is closed.
+    pub proxy_protocol: bool,
+    /// Silence after which TCP asks whether the client is there (`SO_KEEPALIVE`); zero: never.
+    pub tcp_keepalive: Duration,
 }

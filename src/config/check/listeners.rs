@@ -5,8 +5,10 @@ use crate::admin::settings as admin_room;
 use crate::config::file::{Admin, File, ListenEntry};
 use crate::config::path::Path;
 use crate::listen::settings::Listener;
+use crate::types::socket::{Address, Socket};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 /// All listeners and the admin listener; no two share an address.
 pub(super) fn listeners(
@@ -16,12 +18,15 @@ pub(super) fn listeners(
     let mut taken: Vec<SocketAddr> = Vec::new();
     let mut listeners = Vec::new();
     for (path, listener) in written(file, check) {
-        if taken.iter().any(|other| clash(*other, listener.address)) {
+        let Some(address) = listener.socket.address.tcp() else {
+            continue;
+        };
+        if taken.iter().any(|other| clash(*other, address)) {
             check
                 .findings
                 .wrong(&path, "an address that no other listener has");
         }
-        taken.push(listener.address);
+        taken.push(address);
         listeners.push(listener);
     }
     let admin = admin(file, &taken, check);
@@ -62,9 +67,18 @@ fn written(file: &File, check: &mut Check<'_>) -> Vec<(Path, Listener)> {
 }
 
 fn everywhere(port: u16) -> Listener {
+    plain((Ipv4Addr::UNSPECIFIED, port).into(), true)
+}
+
+fn plain(address: SocketAddr, h2: bool) -> Listener {
+    /// As many minutes as a NAT keeps a silent connection.
+    const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
     Listener {
-        address: (Ipv4Addr::UNSPECIFIED, port).into(),
-        h2: true,
+        socket: Socket::at(Address::Tcp(address)),
+        tls: None,
+        h2,
+        proxy_protocol: false,
+        tcp_keepalive: TCP_KEEPALIVE,
     }
 }
 
@@ -81,7 +95,7 @@ fn one(entry: &ListenEntry, path: &Path, check: &mut Check<'_>) -> Option<(Path,
         }
     };
     let address = address(text, &path, check)?;
-    Some((path, Listener { address, h2 }))
+    Some((path, plain(address, h2)))
 }
 
 const ADDRESS: &str = "IP:PORT such as 0.0.0.0:8080 or [::]:8080";
@@ -136,7 +150,10 @@ fn admin(file: &File, taken: &[SocketAddr], check: &mut Check<'_>) -> Option<adm
             .findings
             .wrong_because(&path.key("address"), found, allowed);
     }
-    Some(admin_room::Settings { address, token })
+    Some(admin_room::Settings {
+        socket: Socket::at(Address::Tcp(address)),
+        token,
+    })
 }
 
 /// `trusted_proxies`.

@@ -1,0 +1,3 @@
+//! TLS of listeners.
+
+pub mod settings;

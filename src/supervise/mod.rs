@@ -1,0 +1,4 @@
+//! The process that systemd sees.
+
+pub mod protocol;
+pub mod settings;
