@@ -100,12 +100,12 @@ enum Value<'a> {
 
 impl<'a> Record<'a> {
     /// A request whose head was refused before anything in it was understood.
-    pub fn of_refused_head(client: std::net::IpAddr, status: u16, end: End<'a>) -> Self {
+    pub fn of_refused_head(client: Option<std::net::IpAddr>, status: u16, end: End<'a>) -> Self {
         Self {
             time: chrono::Utc::now(),
             request_id: "",
             trace_id: "",
-            client_ip: Some(client),
+            client_ip: client,
             client_cert: None,
             method: "",
             path: "",

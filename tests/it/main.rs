@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acme;
 mod arrows;
 mod bodies;
 mod cli;
@@ -22,3 +23,4 @@ mod routing;
 mod sdk;
 mod streaming;
 mod telling;
+mod tls;
