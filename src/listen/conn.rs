@@ -9,6 +9,7 @@ use super::caps::Place;
 use super::tls::Secured;
 use super::transport::Transport;
 use bytes::{Buf, BytesMut};
+use http::HeaderValue;
 use pingora::http::ResponseHeader;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -57,7 +58,16 @@ pub struct Conn {
     place: Option<Place>,
 }
 
-/// What was agreed by TLS, as Pingora carries it to whoever serves the request.
+/// What a request's client can be told of TLS, and what is known of it by TLS.
+#[derive(Clone, Debug)]
+pub struct Secure {
+    /// What was agreed.
+    pub with: Secured,
+    /// `Strict-Transport-Security` of the listener.
+    pub hsts: Option<HeaderValue>,
+}
+
+/// The same as Pingora carries it to whoever serves the request.
 #[derive(Clone, Debug)]
 struct Carrier {
     /// Says that there is TLS at all.
@@ -67,9 +77,8 @@ struct Carrier {
     value: Arc<ProxyDigest>,
 }
 
-/// What was agreed with a request's client by TLS; `None` for plaintext. To be asked with the
-/// session's digest.
-pub fn secured(digest: &Digest) -> Option<&Secured> {
+/// How a request's client came by TLS; `None` for plaintext. To be asked with the session's digest.
+pub fn secured(digest: &Digest) -> Option<&Secure> {
     let value = digest.proxy_digest.as_ref()?.user_data.as_ref()?;
     value.downcast_ref()
 }
@@ -99,9 +108,9 @@ impl Conn {
         }
     }
 
-    /// Keeps what was agreed by TLS, for [`secured()`].
-    pub fn set_secured(&mut self, secured: Secured) {
-        let (cipher, version) = (secured.cipher, secured.version);
+    /// Keeps what is known by TLS, for [`secured()`].
+    pub fn set_secured(&mut self, secured: Secure) {
+        let (cipher, version) = (secured.with.cipher, secured.with.version);
         let ssl = SslDigest::new(cipher, version, None, None, Vec::new());
         let (empty, ()) = http::Response::new(()).into_parts();
         let value = ProxyDigest::new(

@@ -4,7 +4,7 @@
 
 use super::accept::{Refusal, Shared};
 use super::caps::Place;
-use super::conn::Conn;
+use super::conn::{Conn, Secure};
 use super::head::{self, Bounds, Head};
 use super::phase::Leave;
 use super::proxy_protocol;
@@ -95,7 +95,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connection<A> {
             }
         }
         match &terms.tls {
-            Some(tls) => self.secure(socket, place, tls, due).await,
+            Some(tls) => self.secure(socket, place, tls, &terms, due).await,
             None => Some((Conn::new(socket, self.peer, Some(place)), Speaks::Anything)),
         }
     }
@@ -105,6 +105,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connection<A> {
         socket: Socket,
         place: Place,
         tls: &Tls,
+        terms: &Terms,
         due: Instant,
     ) -> Option<(Conn, Speaks)> {
         let handshake = tls::handshake(socket, tls, SystemTime::now());
@@ -119,7 +120,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connection<A> {
                 } else {
                     Speaks::Anything
                 };
-                conn.set_secured(secured);
+                conn.set_secured(Secure {
+                    with: secured,
+                    hsts: terms.hsts.clone(),
+                });
                 return Some((conn, speaks));
             }
             Ok(Err(failed)) => (failed.fault, failed.stream),

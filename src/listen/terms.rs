@@ -3,6 +3,7 @@
 
 use super::settings::Settings;
 use super::tls::Tls;
+use http::HeaderValue;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use std::time::Duration;
 pub struct Terms {
     /// `None`: plaintext.
     pub tls: Option<Arc<Tls>>,
+    /// `Strict-Transport-Security`, for the answers of a TLS listener.
+    pub hsts: Option<HeaderValue>,
     /// HTTP/2 with prior knowledge is spoken on plaintext. Under TLS, [`Terms::tls`] says it.
     pub h2: bool,
     /// Each connection begins with a PROXY protocol header.
@@ -37,8 +40,12 @@ impl Terms {
     /// `None` where there is no such listener.
     pub fn of(settings: &Settings, place: usize, tls: Option<Arc<Tls>>) -> Option<Self> {
         let listener = settings.listeners.get(place)?;
+        let hsts = listener.tls.as_ref().map(|tls| tls.hsts.as_secs());
         Some(Self {
             tls,
+            hsts: hsts
+                .filter(|age| *age > 0)
+                .and_then(|age| format!("max-age={age}").parse().ok()),
             h2: listener.h2,
             proxy_protocol: listener.proxy_protocol,
             tcp_keepalive: listener.tcp_keepalive,
@@ -50,6 +57,7 @@ impl Terms {
     pub fn plain(settings: &Settings) -> Self {
         Self {
             tls: None,
+            hsts: None,
             h2: false,
             proxy_protocol: false,
             trusted: settings.trusted.as_slice().into(),
