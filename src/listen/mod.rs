@@ -18,7 +18,7 @@ pub mod transport;
 
 pub use accept::{Acceptor, Refusal, Refused, bind};
 pub use caps::Caps;
-pub use conn::{Conn, secured};
+pub use conn::{Conn, Secure, secured};
 pub use listening::Listening;
 pub use phase::Phase;
 pub use settings::Settings;

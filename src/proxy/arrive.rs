@@ -9,7 +9,7 @@ use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What is known of a request before its body is read.
 #[derive(Debug)]
@@ -26,8 +26,10 @@ pub struct Arrival {
     pub client: Option<IpAddr>,
     /// Who the client is by its certificate.
     pub identity: Option<Arc<Identity>>,
-    /// It came by TLS, and clients are to keep to that for so long (RFC 6797).
-    pub hsts: Option<Duration>,
+    /// It came by TLS.
+    pub secure: bool,
+    /// `Strict-Transport-Security` of its listener (RFC 6797).
+    pub hsts: Option<HeaderValue>,
     /// The socket's peer may speak for others.
     pub trusted: bool,
     /// The trace that it belongs to.
@@ -59,6 +61,7 @@ impl Arrival {
             peer: None,
             client: None,
             identity: None,
+            secure: false,
             hsts: None,
             trusted: false,
             trace: Trace::default(),
@@ -82,8 +85,9 @@ pub fn arrive(session: &mut Session, journey: &mut Journey) {
         .and_then(|address| address.as_inet())
         .map(|address| address.ip().to_canonical());
     if let Some(secured) = session.digest().and_then(crate::listen::secured) {
-        journey.arrival.identity.clone_from(&secured.identity);
-        journey.arrival.hsts = Some(secured.hsts);
+        journey.arrival.secure = true;
+        journey.arrival.identity.clone_from(&secured.with.identity);
+        journey.arrival.hsts.clone_from(&secured.hsts);
     }
     forget_case(session.req_header_mut());
     if !wants_websocket(session.req_header()) {

@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue, header};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What the client got.
 #[derive(Debug, Default)]
@@ -222,8 +222,8 @@ pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
         let mut number = itoa::Buffer::new();
         response.insert_header(X_WEIR_ATTEMPTS, number.format(current.number))?;
     }
-    if let Some(hsts) = journey.arrival.hsts {
-        secure(response, hsts)?;
+    if journey.arrival.secure {
+        secure(response, journey.arrival.hsts.as_ref())?;
     }
     for name in &snapshot.corridor.response_headers.remove {
         response.remove_header(name);
@@ -237,14 +237,13 @@ pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
 }
 
 /// What browsers are to make of answers that came by TLS, where the upstream says nothing else.
-fn secure(response: &mut ResponseHeader, hsts: Duration) -> Result<()> {
-    if hsts > Duration::ZERO
+fn secure(response: &mut ResponseHeader, hsts: Option<&HeaderValue>) -> Result<()> {
+    if let Some(hsts) = hsts
         && !response
             .headers
             .contains_key(header::STRICT_TRANSPORT_SECURITY)
     {
-        let value = format!("max-age={}", hsts.as_secs());
-        response.insert_header(header::STRICT_TRANSPORT_SECURITY, value)?;
+        response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
     }
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

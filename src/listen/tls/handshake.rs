@@ -17,7 +17,7 @@ use rustls::{
 };
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -39,8 +39,6 @@ pub struct Secured {
     pub resumed: bool,
     /// Who the client is, where it showed a certificate, now or when it got its ticket.
     pub identity: Option<Arc<Identity>>,
-    /// How long the client is to come by TLS only (RFC 6797); zero for no word of it.
-    pub hsts: Duration,
     /// An ACME server saw what it came for: the connection is to be closed.
     pub acme_challenge: bool,
 }
@@ -166,7 +164,6 @@ fn secured(
         } else {
             client(connection, tls, resumed, now)?
         },
-        hsts: tls.hsts,
         acme_challenge,
     })
 }

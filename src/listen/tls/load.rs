@@ -37,8 +37,6 @@ pub struct Tls {
     pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// There is a certificate to show.
     pub(super) ready: bool,
-    /// See [`Settings::hsts`].
-    pub(super) hsts: Duration,
 }
 
 impl Tls {
@@ -167,7 +165,6 @@ pub fn load(
             challenge,
             verifier,
             ready,
-            hsts: settings.hsts,
         }),
         certificates: reading.certificates,
         warnings: reading.warnings,
