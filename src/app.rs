@@ -11,14 +11,13 @@ pub use source::{Fault, Source};
 use crate::admin::Admin;
 use crate::config::{self, Settings};
 use crate::govern::Governor;
-use crate::listen::{Acceptor, bind, head::Bounds};
+use crate::listen::{Acceptor, bind, h2, head::Bounds};
 use crate::observe::access::End;
 use crate::observe::{Observer, Record, program_log};
 use crate::proxy::Proxy;
 use crate::snapshot::Live;
 use build::{Shared, resolver};
 use pingora::apps::HttpServerApp;
-use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
@@ -92,6 +91,12 @@ async fn serve(
         admin: None,
     };
     let proxy = Arc::new(http_proxy(&settings, Arc::clone(&live)));
+    let h2 = h2::Limits {
+        header_bytes_max: settings.listen.header_bytes_max,
+        client_header: settings.listen.client_header,
+        keepalive: settings.listen.keepalive,
+        stall: settings.proxy.timeouts.idle,
+    };
     for listener in &settings.listen.listeners {
         let bounds = Bounds {
             idle: Duration::ZERO,
@@ -100,7 +105,7 @@ async fn serve(
             h2: listener.h2,
         };
         let open = observer.metrics.connections.clone();
-        let acceptor = acceptor(&proxy, &permits, bounds, &observer, open);
+        let acceptor = acceptor(&proxy, &permits, bounds, h2, &observer, open);
         bound
             .clients
             .push(spawn(acceptor, tcp(&listener.socket)?, &down)?);
@@ -117,7 +122,7 @@ async fn serve(
         // Operators aren't counted among the clients.
         let open = prometheus::IntGauge::new("admin_connections", "not told")
             .map_err(|error| Fault::Unusable(error.to_string()))?;
-        let acceptor = acceptor(&Arc::new(app), &own, bounds, &observer, open);
+        let acceptor = acceptor(&Arc::new(app), &own, bounds, h2, &observer, open);
         let address = spawn(acceptor, tcp(&admin.socket)?, &never);
         bound.admin = Some(address.map_err(|error| {
             Fault::Unusable(format!(
@@ -209,6 +214,7 @@ fn acceptor<A>(
     app: &Arc<A>,
     permits: &Arc<Semaphore>,
     bounds: Bounds,
+    h2: h2::Limits,
     observer: &Arc<Observer>,
     open: prometheus::IntGauge,
 ) -> Acceptor<A> {
@@ -217,6 +223,7 @@ fn acceptor<A>(
         app: Arc::clone(app),
         permits: Arc::clone(permits),
         bounds,
+        h2,
         open,
         refused: Arc::new(move |peer, fault| {
             let (status, code, _) = fault.answer();
@@ -248,10 +255,6 @@ fn tcp(socket: &crate::types::socket::Socket) -> std::io::Result<SocketAddr> {
 }
 
 fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {
-    /// Windows of a client's HTTP/2 connection: the default of 64 KiB for all streams together
-    /// makes a 5 MB prompt take a second at 20 ms of distance.
-    const H2_WINDOW: u32 = 1 << 20;
-    const H2_IDLE: Duration = Duration::from_secs(75);
     /// Idle connections to upstreams that are kept, per thread.
     const POOL: usize = 512;
     let conf = ServerConf {
@@ -261,15 +264,6 @@ fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {
     };
     let mut proxy = HttpProxy::new(Proxy::new(live), Arc::new(conf));
     proxy.handle_init_modules();
-    let header_bytes_max = u32::try_from(settings.listen.header_bytes_max).unwrap_or(u32::MAX);
-    let mut options = default_h2_options();
-    options.max_header_list_size(header_bytes_max);
-    options.initial_window_size(H2_WINDOW);
-    options.initial_connection_window_size(2 * H2_WINDOW);
-    proxy.h2_options = Some(options);
-    let mut server = pingora::apps::HttpServerOptions::default();
-    server.h2_idle_timeout = Some(H2_IDLE);
-    proxy.server_options = Some(server);
     proxy
 }
 

@@ -1,8 +1,9 @@
 //! The accept loop: a task per connection, never more than the cap, ended by the shutdown signal.
 
 use super::conn::{Conn, Place};
+use super::h2;
 use super::head::{self, Bounds, Fault, Head};
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
@@ -49,6 +50,8 @@ pub struct Acceptor<A> {
     pub permits: Arc<Semaphore>,
     /// Bounds of each request's head.
     pub bounds: Bounds,
+    /// Bounds of an HTTP/2 connection.
+    pub h2: h2::Limits,
     /// Open connections.
     pub open: IntGauge,
     /// Told of heads that were refused before the service saw them.
@@ -107,8 +110,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
             let length = match head {
                 Ok(Head::Http1(length)) => length,
                 Ok(Head::Http2) => {
-                    self.app.process_new(Box::new(conn), &shutdown).await;
-                    return;
+                    let refused = |fault| (self.refused)(peer, fault);
+                    let io = Box::new(conn);
+                    return h2::serve(&self.app, io, self.h2, &shutdown, refused).await;
                 }
                 Ok(Head::Closed) => return,
                 Ok(Head::Refused(fault)) => {

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod conn;
+pub mod h2;
 pub mod head;
 pub mod settings;
 mod strict;
