@@ -15,10 +15,10 @@ use bytes::Bytes;
 use frames::{Frames, Told};
 use h2_crate::Reason;
 use h2_crate::server::Connection;
-use http::Method;
+use http::{Method, header};
 use parking_lot::Mutex;
 use pingora::apps::HttpServerApp;
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{
     H2Accept, H2Options, HttpSession, default_h2_options, handshake,
@@ -51,6 +51,8 @@ const SEND_BUFFER_BYTES_MAX: usize = 128 << 10;
 /// A request's headers as RFC 9113, section 6.5.2, counts them, whatever `limits.header_bytes` is:
 /// a hundred streams can hold as much each.
 const HEADER_LIST_BYTES_MAX: usize = 64 << 10;
+/// As many as over HTTP/1. Small ones cost more memory than their bytes.
+const HEADERS_MAX: usize = 256;
 /// How long a GOAWAY may take to be written.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// A client that was asked to go and has no request open is waited for this long.
@@ -61,7 +63,7 @@ const LEAVE: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// `limits.header_bytes`, and never more than 64 KiB.
     pub header_bytes_max: usize,
-    /// `timeouts.client_header`: for the client's first SETTINGS.
+    /// `timeouts.client_header`: for the client's first SETTINGS, and for each header block.
     pub client_header: Duration,
     /// `timeouts.keepalive`: without a request open.
     pub keepalive: Duration,
@@ -106,6 +108,9 @@ pub async fn serve<A>(
                     session.shutdown_with_reason(Reason::PROTOCOL_ERROR);
                     conversation.malformed += 1;
                     refused(Fault::Malformed);
+                } else if session.req_header().headers.len() > HEADERS_MAX {
+                    tell(&mut session, Fault::TooLarge);
+                    refused(Fault::TooLarge);
                 } else {
                     let app = Arc::clone(app);
                     let shutdown = shutdown.clone();
@@ -159,6 +164,19 @@ fn is_malformed(head: &RequestHeader) -> bool {
         || (head.method == Method::OPTIONS && target == b"*")
         || head.method == Method::CONNECT;
     !is_path || head.headers.values().any(|value| padded(value.as_bytes()))
+}
+
+/// Answers without a body; it is the client's affair whether it can be sent.
+fn tell(session: &mut HttpSession, fault: Fault) {
+    let (status, code, _) = fault.answer();
+    let head = ResponseHeader::build(status, Some(2)).and_then(|mut head| {
+        head.insert_header("x-weir-error", code)?;
+        head.insert_header(header::CONTENT_LENGTH, "0")?;
+        session.write_response_header(Box::new(head), true)
+    });
+    if let Err(error) = head {
+        tracing::debug!(%error, "a refusal could not be sent");
+    }
 }
 
 /// Says why the connection ends, and ends it.
@@ -272,27 +290,22 @@ impl Conversation {
 
     fn due(&self, now: Instant) -> (Instant, Event) {
         let limits = &self.limits;
+        let end = || Event::End(Reason::NO_ERROR);
         let idle = match (self.requests.idle_since(), self.leaving) {
             // Looked at again by then: a request that ends wakes nobody here.
             (None, _) => now + limits.keepalive.max(Duration::from_secs(1)),
             (Some(since), None) => since + limits.keepalive,
             (Some(since), Some(_)) => since + LEAVE,
         };
-        let mut soonest = (idle, Event::End(Reason::NO_ERROR));
-        if !self.told.greeted() {
-            let due = self.began + limits.client_header;
-            if due < soonest.0 {
-                soonest = (due, Event::End(Reason::NO_ERROR));
-            }
-        }
-        if let Some(since) = self.told.stalled() {
+        let hello = (!self.told.greeted()).then_some(self.began);
+        let headers = hello.or(self.told.block());
+        let others = [
+            headers.map(|since| (since + limits.client_header, end())),
             // There is no way to tell it anything.
-            let due = since + limits.stall;
-            if due < soonest.0 {
-                soonest = (due, Event::Gone);
-            }
-        }
-        soonest
+            (self.told.stalled()).map(|since| (since + limits.stall, Event::Gone)),
+        ];
+        let soonest = others.into_iter().flatten();
+        soonest.fold((idle, end()), |a, b| if b.0 < a.0 { b } else { a })
     }
 }
 

@@ -50,6 +50,7 @@ pub struct Told(Mutex<State>);
 struct State {
     fault: Option<Reason>,
     greeted: bool,
+    block: Option<Instant>,
     stalled: Option<Instant>,
 }
 
@@ -62,6 +63,11 @@ impl Told {
     /// The client has sent its first SETTINGS (RFC 9113, section 3.4).
     pub fn greeted(&self) -> bool {
         self.0.lock().greeted
+    }
+
+    /// Since when a block of headers is incomplete.
+    pub fn block(&self) -> Option<Instant> {
+        self.0.lock().block
     }
 
     /// Since when the client takes no byte of those that wait for it.
@@ -117,7 +123,8 @@ impl AsyncRead for Frames {
         }
         let scanned = this.incoming.scan(&buf.filled()[before..], Instant::now);
         let mut told = this.told.0.lock();
-        told.greeted |= this.incoming.greeted;
+        told.greeted = this.incoming.greeted;
+        told.block = this.incoming.block;
         if let Err((sound, reason)) = scanned {
             told.fault = Some(reason);
             buf.set_filled(before + sound);
@@ -233,6 +240,8 @@ struct Incoming {
     greeted: bool,
     /// A header block goes on in CONTINUATION frames: nothing else may come.
     in_block: bool,
+    /// When a header block began that isn't whole.
+    block: Option<Instant>,
     /// The client's last stream.
     last: u32,
     /// Streams that it has not ended yet.
@@ -302,6 +311,7 @@ impl Incoming {
             settings: None,
             greeted: false,
             in_block: false,
+            block: None,
             last: 0,
             open: BTreeSet::new(),
             gaps: Vec::new(),
@@ -326,6 +336,7 @@ impl Incoming {
                 }
                 self.skip -= u32::try_from(count).unwrap_or(self.skip);
                 at += count;
+                self.end_block();
                 continue;
             }
             let start = at;
@@ -339,9 +350,17 @@ impl Incoming {
                 self.settings = (head.kind == kind::SETTINGS).then(Parameter::default);
                 self.skip = head.length;
                 self.judge(head, now).map_err(|reason| (start, reason))?;
+                self.end_block();
             }
         }
         Ok(())
+    }
+
+    /// Forgets the block's beginning when its last payload is whole.
+    fn end_block(&mut self) {
+        if self.skip == 0 && !self.in_block {
+            self.block = None;
+        }
     }
 
     fn judge(&mut self, head: Head, now: impl Fn() -> Instant) -> Result<(), Reason> {
@@ -349,6 +368,12 @@ impl Incoming {
             // The crate knows: PROTOCOL_ERROR.
             return Ok(());
         }
+        // RFC 9113, section 3.4: the first frame is SETTINGS.
+        let hello = head.kind == kind::SETTINGS && !head.has(Head::ACK);
+        if !self.greeted && !hello {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        self.greeted = true;
         let sized = |right: bool| right.then_some(()).ok_or(Reason::FRAME_SIZE_ERROR);
         let cost = match head.kind {
             kind::DATA => {
@@ -357,6 +382,7 @@ impl Incoming {
             }
             kind::HEADERS => {
                 self.in_block = !head.has(Head::END_HEADERS);
+                self.block = Some(now());
                 self.begins(head)?;
                 0
             }
@@ -379,7 +405,6 @@ impl Incoming {
             kind::SETTINGS => {
                 let ack = head.has(Head::ACK);
                 sized(head.length % 6 == 0 && !(ack && head.length > 0))?;
-                self.greeted = true;
                 SETTINGS_COST
             }
             kind::PUSH_PROMISE => return Err(Reason::PROTOCOL_ERROR),
@@ -511,15 +536,21 @@ mod tests {
         bytes
     }
 
-    fn fed(frames: &[Vec<u8>]) -> Result<(), (usize, Reason)> {
-        let now = Instant::now();
+    /// After the preface and the first SETTINGS.
+    fn begun(now: Instant) -> Incoming {
         let mut incoming = Incoming::new(now);
         incoming.skip = 0;
+        incoming.greeted = true;
+        incoming
+    }
+
+    fn fed(frames: &[Vec<u8>]) -> Result<(), (usize, Reason)> {
+        let now = Instant::now();
+        let mut incoming = begun(now);
         let all = frames.concat();
         let whole = incoming.scan(&all, || now);
         // However the bytes are cut, the verdict is the same.
-        let mut incoming = Incoming::new(now);
-        incoming.skip = 0;
+        let mut incoming = begun(now);
         let one = all
             .iter()
             .find_map(|byte| incoming.scan(&[*byte], || now).err());
@@ -547,6 +578,23 @@ mod tests {
             frame(0xfa, 0, 0, 3),
         ];
         assert_eq!(fed(&sound), Ok(()));
+    }
+
+    #[test]
+    fn a_conversation_begins_with_settings() {
+        let now = Instant::now();
+        let first = |first: Vec<u8>| {
+            let mut bytes = vec![b'P'; PREFACE_BYTES as usize];
+            bytes.extend(first);
+            Incoming::new(now).scan(&bytes, || now)
+        };
+        assert_eq!(first(frame(kind::SETTINGS, 0, 0, 0)), Ok(()));
+        for other in [
+            frame(kind::SETTINGS, Head::ACK, 0, 0),
+            frame(kind::HEADERS, ENDED, 1, 0),
+        ] {
+            assert_eq!(first(other), Err((24, Reason::PROTOCOL_ERROR)));
+        }
     }
 
     #[test]
@@ -602,10 +650,26 @@ mod tests {
     }
 
     #[test]
+    fn a_block_of_headers_is_timed_until_it_is_whole() {
+        let now = Instant::now();
+        let mut incoming = begun(now);
+        let opening = frame(kind::HEADERS, 0, 1, 4);
+        let closing = frame(kind::CONTINUATION, Head::END_HEADERS, 1, 4);
+        for (bytes, since) in [
+            (&opening[..], Some(now)),
+            (&closing[..HEAD_BYTES + 3], Some(now)),
+            (&closing[HEAD_BYTES + 3..], None),
+            (&frame(kind::HEADERS, ENDED, 3, 4)[..HEAD_BYTES], Some(now)),
+        ] {
+            assert_eq!(incoming.scan(bytes, || now), Ok(()));
+            assert_eq!(incoming.block, since);
+        }
+    }
+
+    #[test]
     fn resets_are_taken_up_to_their_allowance() {
         let now = Instant::now();
-        let mut incoming = Incoming::new(now);
-        incoming.skip = 0;
+        let mut incoming = begun(now);
         let reset = frame(kind::RST_STREAM, 0, 1, 4);
         let many = reset.repeat(100);
         assert_eq!(incoming.scan(&many, || now), Ok(()));
@@ -618,8 +682,7 @@ mod tests {
     #[test]
     fn pings_are_taken_up_to_their_allowance_and_window_updates_are_earned() {
         let now = Instant::now();
-        let mut incoming = Incoming::new(now);
-        incoming.skip = 0;
+        let mut incoming = begun(now);
         let pings = frame(kind::PING, 0, 0, 8).repeat(1000);
         assert_eq!(incoming.scan(&pings, || now), Ok(()));
         incoming.control.earn(FRAME_COST);
