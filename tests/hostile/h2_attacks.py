@@ -179,9 +179,20 @@ class Client:
             self.moved.wait_for(lambda: ready() or self.closed.is_set(), seconds)
             return ready()
 
-    def over(self, **more):
+    def left(self):
+        """Seconds until the time is over."""
+        return max(0.0, self.options.seconds - (time.monotonic() - self.began))
+
+    def all_over(self):
+        """Waits until every stream was answered whole, or reset."""
+        streams = set(range(1, self.next_stream, 2))
+        self.wait(lambda: streams <= self.ended_streams | self.reset_streams.keys(), self.left())
+        return self.over(waits=False)
+
+    def over(self, waits=True, **more):
         """What there is to tell; the server has `--seconds` to end the connection."""
-        self.closed.wait(max(0.0, self.options.seconds - (time.monotonic() - self.began)))
+        if waits:
+            self.closed.wait(self.left())
         closed = self.closed.is_set()
         return {
             "sent_frames": self.sent,
@@ -387,7 +398,7 @@ def header_hold(options):
         block = indexed(client, b"a", b"", 1900)
         if not client.send(client.headers(block=block, end=False)):
             break
-    return client.over()
+    return client.all_over()
 
 
 # === frames that carry nothing ===
@@ -496,7 +507,7 @@ def window_stall(options):
     """Asks for big answers on many streams with a window of nothing, and holds them."""
     client = Client(options, settings={SettingsFrame.INITIAL_WINDOW_SIZE: 0})
     client.send(*[client.headers() for _ in range(options.count)])
-    return client.over()
+    return client.all_over()
 
 
 @attack(100)
@@ -527,7 +538,7 @@ def slow_bodies(options):
         live = [it for it in live if it.stream_id not in client.reset_streams]
         if not live or not client.send(*[DataFrame(it.stream_id, b"x") for it in live]):
             break
-    return client.over()
+    return client.over(waits=False)
 
 
 @attack()
