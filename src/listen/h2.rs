@@ -187,6 +187,10 @@ async fn farewell(mut h2: Connection<Stream, Bytes>, reason: Reason) {
     let _ = timeout(FAREWELL, written).await;
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once a stream and taken apart at once; a box would be an allocation a stream"
+)]
 enum Event {
     Accepted(H2Accept),
     /// weir stops, or is replaced.
@@ -206,8 +210,8 @@ struct Conversation {
     /// Streams so far.
     opened: u32,
     malformed: u32,
-    /// It was asked to go, when it had opened this many.
-    leaving: Option<u32>,
+    /// It was asked to go: when, and how many it had opened by then.
+    leaving: Option<(Instant, u32)>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -228,14 +232,14 @@ impl Conversation {
 
     fn ask_to_go(&mut self, h2: &mut Connection<Stream, Bytes>) {
         if self.leaving.is_none() {
-            self.leaving = Some(self.opened);
+            self.leaving = Some((Instant::now(), self.opened));
             h2.graceful_shutdown();
         }
     }
 
     /// Why the client has had enough.
     fn too_much(&self) -> Option<Reason> {
-        let goes_on = |since: u32| self.opened - since > STREAMS_AFTER_GOAWAY_MAX;
+        let goes_on = |(_, opened)| self.opened - opened > STREAMS_AFTER_GOAWAY_MAX;
         let much = self.malformed >= MALFORMED_MAX || self.leaving.is_some_and(goes_on);
         much.then_some(Reason::ENHANCE_YOUR_CALM)
     }
@@ -295,7 +299,7 @@ impl Conversation {
             // Looked at again by then: a request that ends wakes nobody here.
             (None, _) => now + limits.keepalive.max(Duration::from_secs(1)),
             (Some(since), None) => since + limits.keepalive,
-            (Some(since), Some(_)) => since + LEAVE,
+            (Some(since), Some((asked, _))) => since.max(asked) + LEAVE,
         };
         let hello = (!self.told.greeted()).then_some(self.began);
         let headers = hello.or(self.told.block());

@@ -5,8 +5,10 @@
 //! `WEIR_TEST_PYTHON` names the Python that has the package `h2` (default: `python3`); without it
 //! these tests say so and do nothing.
 
-use crate::support::{Client, DEADLINE, Gateway, Provider, eventually};
+use crate::support::{Client, DEADLINE, Gate, Gateway, Provider, eventually};
 use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -279,4 +281,40 @@ fn requests_that_are_malformed_go_nowhere() {
             assert!(found.is_none_or(|it| it == "keep-alive"), "{found:?}");
         }
     }
+}
+
+// === the end of weir ===
+
+#[test]
+fn a_weir_that_stops_lets_an_open_stream_end_and_waits_for_nobody_who_is_idle() {
+    let go_on = Gate::new();
+    let gate = go_on.clone();
+    let provider = Provider::start(move |exchange| {
+        exchange.head(200, &[("content-length", "10")]);
+        exchange.raw("first");
+        exchange.wait(&gate);
+        exchange.raw(" last");
+    });
+    let mut weir = gateway(&provider, "");
+    let busy = weir.h2_client();
+    let mut answer = busy.begin("GET", "/slow", &[], b"");
+    answer.read_text_until("first");
+    // It has no request open, and doesn't answer the PING that goes with GOAWAY.
+    let mut idle = TcpStream::connect(weir.address()).expect("a connection");
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    idle.write_all(hello).expect("a socket");
+    weir.wait_value("weir_connections", &[], 2.0);
+    weir.signal(libc::SIGTERM);
+    weir.wait_log("draining");
+    idle.set_read_timeout(Some(DEADLINE)).expect("a socket");
+    let mut said = Vec::new();
+    idle.read_to_end(&mut said).expect("its end, in time");
+    let goaway_of_no_error = |frame: &[u8]| frame[3] == 7 && frame[13..17] == [0; 4];
+    assert!(said.windows(17).any(goaway_of_no_error), "{said:?}");
+    assert!(weir.exited().is_none(), "it left an open stream alone");
+    go_on.open();
+    let rest = answer.answer();
+    assert_eq!((rest.text().as_str(), rest.cut.is_none()), (" last", true));
+    drop(idle);
+    assert_eq!(weir.wait_exit().code(), Some(0));
 }

@@ -404,7 +404,7 @@ impl Incoming {
             }
             kind::SETTINGS => {
                 let ack = head.has(Head::ACK);
-                sized(head.length % 6 == 0 && !(ack && head.length > 0))?;
+                sized(head.length.is_multiple_of(6) && !(ack && head.length > 0))?;
                 SETTINGS_COST
             }
             kind::PUSH_PROMISE => return Err(Reason::PROTOCOL_ERROR),
@@ -427,7 +427,7 @@ impl Incoming {
     /// HEADERS: a new stream, or the trailers of one that is open.
     fn begins(&mut self, head: Head) -> Result<(), Reason> {
         let id = head.stream;
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return Ok(());
         }
         if id <= self.last {
@@ -448,7 +448,7 @@ impl Incoming {
     fn sends_on(&mut self, head: Head) -> Result<(), Reason> {
         let id = head.stream;
         let never_was = id == 0
-            || id % 2 == 0
+            || id.is_multiple_of(2)
             || id > self.last
             || self.gaps.iter().any(|gap| gap.contains(&id));
         if never_was {
