@@ -3,11 +3,13 @@
 //!
 //! The `h2` crate speaks the protocol and Pingora makes a session of each stream; what Pingora's
 //! own loop doesn't have is here: a bound on the streams of a connection, on what a client takes
-//! back and on frames that carry nothing ([`frames`]), on silence at its beginning, on a client
+//! back and on frames that carry nothing ([`incoming`]), on silence at its beginning, on a client
 //! that reads nothing, and a GOAWAY in each case, so that a client knows which requests to send
 //! again elsewhere.
 
+mod allowance;
 mod frames;
+mod incoming;
 
 use super::head::Fault;
 use ::h2 as h2_crate;
