@@ -13,7 +13,6 @@ use crate::proxy::Proxy;
 use crate::snapshot::Live;
 use arc_swap::ArcSwap;
 use pingora::apps::HttpServerApp;
-use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use std::os::fd::OwnedFd;
@@ -220,10 +219,6 @@ fn refused(observer: &Arc<Observer>) -> Refused {
 }
 
 fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {
-    /// Windows of a client's HTTP/2 connection: the default of 64 KiB for all streams together
-    /// makes a 5 MB prompt take a second at 20 ms of distance.
-    const H2_WINDOW: u32 = 1 << 20;
-    const H2_IDLE: Duration = Duration::from_secs(75);
     /// Idle connections to upstreams that are kept, per thread.
     const POOL: usize = 512;
     let conf = ServerConf {
@@ -233,14 +228,5 @@ fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {
     };
     let mut proxy = HttpProxy::new(Proxy::new(live), Arc::new(conf));
     proxy.handle_init_modules();
-    let header_bytes_max = u32::try_from(settings.listen.header_bytes_max).unwrap_or(u32::MAX);
-    let mut options = default_h2_options();
-    options.max_header_list_size(header_bytes_max);
-    options.initial_window_size(H2_WINDOW);
-    options.initial_connection_window_size(2 * H2_WINDOW);
-    proxy.h2_options = Some(options);
-    let mut server = pingora::apps::HttpServerOptions::default();
-    server.h2_idle_timeout = Some(H2_IDLE);
-    proxy.server_options = Some(server);
     proxy
 }

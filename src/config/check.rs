@@ -50,6 +50,7 @@ pub(super) fn settings(file: &File, findings: &mut Findings, folder: &std::path:
             header_bytes_max: bounds.header_bytes_max,
             client_header: bounds.client_header,
             keepalive: bounds.keepalive,
+            stall: bounds.timeouts.idle,
             drain: bounds.drain,
             idle_close_delay: bounds.idle_close_delay,
             trusted: trusted.clone(),

@@ -5,13 +5,14 @@
 use super::accept::{Refusal, Shared};
 use super::caps::Place;
 use super::conn::{Conn, Secure};
+use super::h2;
 use super::head::{self, Bounds, Head};
 use super::phase::Leave;
 use super::proxy_protocol;
 use super::terms::Terms;
 use super::tls::{self, Tls};
 use super::transport::Socket;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp};
 use pingora::protocols::http::ServerSession;
 use std::io;
 use std::net::SocketAddr;
@@ -49,6 +50,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connection<A> {
             complete: terms.client_header,
             keepalive: terms.keepalive,
         };
+        let limits = h2::Limits {
+            header_bytes_max: terms.header_bytes_max,
+            client_header: terms.client_header,
+            keepalive: terms.keepalive,
+            stall: terms.stall,
+        };
         let opened = if terms.proxy_protocol || terms.tls.is_some() {
             // In a box: a connection that is open carries none of it.
             Box::pin(self.open(socket, place, terms, due)).await
@@ -63,7 +70,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connection<A> {
             Speaks::Anything => head::read(&mut conn, later.bounds, due).await,
         };
         match head {
-            Ok(Head::Http2) => self.serve_h2(conn).await,
+            Ok(Head::Http2) => self.serve_h2(conn, limits).await,
             head => self.serve_h1(conn, head, later).await,
         }
     }
@@ -140,15 +147,20 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connection<A> {
         None
     }
 
-    /// Pingora serves the whole connection. It is told to say GOAWAY (RFC 9113, section 6.8) at a
-    /// moment of the connection's own; the streams that are open then finish.
-    async fn serve_h2(mut self, conn: Conn) {
+    /// The whole connection. The client is asked to go (GOAWAY: RFC 9113, section 6.8) at a moment of
+    /// the connection's own; the streams that are open then finish.
+    async fn serve_h2(mut self, conn: Conn, limits: h2::Limits) {
         let (goaway, watch) = watch::channel(false);
-        let app = Arc::clone(&self.shared.acceptor.app);
-        let mut served = app.process_new(Box::new(conn), &watch);
+        let shared = Arc::clone(&self.shared);
+        let peer = self.peer;
+        let refused = |fault| shared.refuse(peer, &Refusal::Head(fault));
+        let io = Box::new(conn);
+        let app = &shared.acceptor.app;
+        // In a box: an HTTP/1 connection carries none of it.
+        let mut served = Box::pin(h2::serve(app, io, limits, &watch, refused));
         tokio::select! {
             biased;
-            _ = &mut served => return,
+            () = &mut served => return,
             () = self.turn() => {}
         }
         goaway.send_replace(true);

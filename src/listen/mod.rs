@@ -6,6 +6,7 @@ pub mod acme;
 pub mod caps;
 pub mod conn;
 mod connection;
+pub mod h2;
 pub mod head;
 pub mod listening;
 pub mod phase;

@@ -29,6 +29,8 @@ pub struct Terms {
     pub client_header: Duration,
     /// Silence between two requests.
     pub keepalive: Duration,
+    /// How long a client of HTTP/2 may take nothing of what waits for it.
+    pub stall: Duration,
     /// Over which time idle connections leave when weir drains.
     pub idle_close_delay: Duration,
     /// Silence after which TCP asks whether the client is there; zero: never.
@@ -64,6 +66,7 @@ impl Terms {
             header_bytes_max: settings.header_bytes_max,
             client_header: settings.client_header,
             keepalive: settings.keepalive,
+            stall: settings.stall,
             idle_close_delay: settings.idle_close_delay,
             tcp_keepalive: Duration::ZERO,
         }

@@ -50,9 +50,11 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The stream; what was read of an unfinished line, or past a line, is lost.
-    pub(super) fn into_inner(self) -> R {
-        self.from.into_inner()
+    /// The stream, and what was read of it past the last line.
+    pub(super) fn into_parts(mut self) -> (R, Vec<u8>) {
+        let mut rest = std::mem::take(&mut self.line);
+        rest.extend_from_slice(self.from.buffer());
+        (self.from.into_inner(), rest)
     }
 }
 

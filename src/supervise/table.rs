@@ -56,7 +56,7 @@ impl Table {
     }
 
     /// One entry for each socket of a plan, in its order: what is open already where it can be used,
-    /// else new. The table is the same until [`Self::commit`]; dropping the answer closes what is new.
+    /// else new. The table is the same until [`Self::commit`]; see [`Self::discard`].
     ///
     /// # Errors
     /// The first that can't be opened.
@@ -82,12 +82,26 @@ impl Table {
         let mut entries = Vec::new();
         for (socket, entry) in wanted.iter().zip(found) {
             let entry = match entry {
-                Some(entry) => entry,
-                None => self.new_entry(socket)?,
+                Some(entry) => Ok(entry),
+                None => self.new_entry(socket),
             };
-            entries.push(entry);
+            match entry {
+                Ok(entry) => entries.push(entry),
+                Err(error) => {
+                    self.discard(&entries);
+                    return Err(error);
+                }
+            }
         }
         Ok(entries)
+    }
+
+    /// What was prepared is not wanted after all.
+    pub(super) fn discard(&self, entries: &[Entry]) {
+        let is_new = |entry: &&Entry| !self.entries.iter().any(|it| is_same(it, entry));
+        for entry in entries.iter().filter(is_new) {
+            entry.remove_file();
+        }
     }
 
     fn new_entry(&mut self, socket: &Socket) -> std::io::Result<Entry> {
@@ -181,7 +195,11 @@ impl Entry {
             return;
         }
         notifier.forget(&self.name);
-        if let Address::Unix(path) = &self.socket.address {
+        self.remove_file();
+    }
+
+    fn remove_file(&self) {
+        if let (true, Address::Unix(path)) = (self.is_ours(), &self.socket.address) {
             let _ = std::fs::remove_file(path);
         }
     }

@@ -14,6 +14,7 @@ mod config;
 mod egress;
 mod fixtures;
 mod forwarding;
+mod h2_hostile;
 mod hostile;
 mod limits;
 mod metering;
