@@ -55,6 +55,9 @@ const SEND_BUFFER_BYTES_MAX: usize = 128 << 10;
 const HEADER_LIST_BYTES_MAX: usize = 64 << 10;
 /// As many as over HTTP/1. Small ones cost more memory than their bytes.
 const HEADERS_MAX: usize = 256;
+/// Streams that were taken back before we looked at them: [`incoming`] bounds them. The crate's own
+/// 20 would send away a client that cancels a batch while we are busy.
+const UNSEEN_RESETS_MAX: usize = 2 * incoming::RESETS_AT_ONCE as usize;
 /// How long a GOAWAY may take to be written.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// A client that was asked to go and has no request open is waited for this long.
@@ -150,6 +153,7 @@ fn options(header_bytes_max: usize) -> H2Options {
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
+        .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
         .max_local_error_reset_streams(Some(OUR_RESETS_MAX));
     options
 }

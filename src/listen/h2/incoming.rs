@@ -11,10 +11,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use tokio::time::Instant;
 
+/// Streams that a client may take back at once.
+pub const RESETS_AT_ONCE: u64 = 100;
 /// Streams that a client takes back: at once, and per second from then on. Clients of models do
 /// cancel; a rapid reset (CVE-2023-44487) cancels thousands.
 const RESETS: Allowance = Allowance {
-    at_once: 100,
+    at_once: RESETS_AT_ONCE,
     per_second: 10,
 };
 /// Frames that carry nothing of a request, in [`FRAME_COST`]s: at once, and per second.
@@ -138,7 +140,7 @@ impl Incoming {
     /// Looks at the next bytes.
     ///
     /// # Errors
-    /// The error tells how many of them come before what is wrong.
+    /// How many of them come before what is wrong, and what is.
     pub fn scan(
         &mut self,
         bytes: &[u8],
