@@ -104,21 +104,20 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
         let mut listening = listening;
         loop {
             let now = *phase.borrow_and_update();
-            match now {
+            let told = match now {
                 Phase::Accepting => {
                     let armed = listening.arm()?;
-                    shared.accept_while_told(&armed, &mut phase).await;
+                    let told = shared.accept_while_told(&armed, &mut phase).await;
                     listening = armed.rest()?;
+                    told
                 }
                 Phase::Closing => {
                     shared.accept_the_rest(&listening, &phase);
                     return Ok(());
                 }
-                Phase::Paused | Phase::Draining => {}
-            }
-            if now != Phase::Accepting && phase.changed().await.is_err()
-                || phase.has_changed().is_err()
-            {
+                Phase::Paused | Phase::Draining => phase.changed().await.is_ok(),
+            };
+            if !told {
                 return Ok(());
             }
         }
@@ -126,11 +125,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Shared<A> {
+    /// Accepts until the phase is another; `false` when nobody is left to change it.
     async fn accept_while_told(
         self: &Arc<Self>,
         armed: &Armed,
         phase: &mut watch::Receiver<Phase>,
-    ) {
+    ) -> bool {
         loop {
             // At the cap nothing is accepted: clients wait in the kernel's queue.
             let next = async {
@@ -139,7 +139,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Shared<A> {
             };
             let accepted = tokio::select! {
                 biased;
-                _ = phase.wait_for(|phase| *phase != Phase::Accepting) => return,
+                told = async { phase.wait_for(|phase| *phase != Phase::Accepting).await.is_ok() } => {
+                    return told;
+                }
                 accepted = next => accepted,
             };
             match accepted {

@@ -14,6 +14,8 @@ pub mod proxy_protocol;
 pub mod settings;
 mod strict;
 pub mod terms;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 pub mod transport;
 

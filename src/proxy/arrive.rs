@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use ipnet::IpNet;
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -97,7 +97,9 @@ pub fn arrive(session: &mut Session, journey: &mut Journey) {
     let request = session.req_header();
     let headers = &request.headers;
     let arrival = &mut journey.arrival;
-    arrival.trusted = peer.is_some_and(|peer| is_trusted(peer, &corridor.trusted_proxies));
+    // A Unix socket's peer has no address and is of this host; the socket's file says who may connect.
+    arrival.trusted = peer.is_none_or(|peer| is_trusted(peer, &corridor.trusted_proxies));
+    let peer = peer.or(Some(Ipv4Addr::LOCALHOST.into()));
     arrival.peer = peer;
     arrival.client = peer;
     let mut given_id = None;

@@ -17,6 +17,7 @@ mod forwarding;
 mod h2_hostile;
 mod hostile;
 mod limits;
+mod listeners;
 mod metering;
 mod regression;
 mod reload;
