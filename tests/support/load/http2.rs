@@ -46,6 +46,7 @@ impl Client {
                 }
                 Err(Unanswered::Failed(failed)) => {
                     self.tally.fail(kind, &failed.during("before a request"));
+                    sleep(REST).await;
                     continue;
                 }
             };

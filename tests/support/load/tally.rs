@@ -122,12 +122,14 @@ impl Tally {
 
     /// Counts a failure.
     pub fn fail(&self, kind: Kind, failed: &Failed) {
-        const DETAILS: usize = 30;
+        /// Told in words, of each kind and failure.
+        const DETAILS: u64 = 5;
         let at = self.began.elapsed();
         self.counts.change(|counts| {
-            *counts.failed.entry((kind, failed.failure)).or_default() += 1;
-            if counts.details.len() < DETAILS {
-                let Failed { failure, detail } = failed;
+            let Failed { failure, detail } = failed;
+            let count = counts.failed.entry((kind, *failure)).or_default();
+            *count += 1;
+            if *count <= DETAILS {
                 let detail = format!("{at:.3?} {kind:?} {failure:?}: {detail}");
                 counts.details.push(detail);
             }
