@@ -2,34 +2,35 @@
 //! knows everyone.
 
 mod build;
+mod certificates;
+mod handover;
+mod listeners;
 mod running;
 mod source;
 
 pub use build::offline;
 pub use source::{Fault, Source};
 
-use crate::admin::Admin;
 use crate::config::{self, Settings};
 use crate::govern::Governor;
-use crate::listen::{Acceptor, bind, head::Bounds};
-use crate::observe::access::End;
-use crate::observe::{Observer, Record, program_log};
-use crate::proxy::Proxy;
+use crate::observe::{Observer, program_log};
 use crate::snapshot::Live;
+use crate::supervise::protocol::{Order, Told};
+use crate::supervise::settings::Plan;
+use crate::supervise::sockets;
+use crate::supervise::worker::{Orders, Teller, Worker};
+use crate::types::socket::{Address, Socket};
 use build::{Shared, resolver};
-use pingora::apps::HttpServerApp;
-use pingora::protocols::http::v2::server::default_h2_options;
-use pingora::server::ShutdownWatch;
-use pingora::server::configuration::ServerConf;
-use pingora_proxy::HttpProxy;
-use running::{Running, Signals, Stop};
-use std::net::SocketAddr;
+use certificates::{Certificates, Loader};
+use handover::Handover;
+use listeners::Listeners;
+use running::{Running, Signals};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
 
-/// Runs weir until it is told to stop.
+/// Runs weir in this one process until it is told to stop.
 ///
 /// `started` is called once with the bound addresses, when connections are accepted.
 ///
@@ -39,133 +40,307 @@ pub fn run(source: &Source, started: impl FnOnce(&Bound)) -> Result<(), Fault> {
     let stamp = source.stamp();
     let settings = source.load()?;
     program_log::init(&settings.observe);
-    // The first provider to be installed wins; Pingora would take ring.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    raise_descriptor_limit();
-    std::thread::spawn(crate::tokens::count::load);
-    let runtime = runtime(settings.threads)?;
-    let observer = Observer::new(&settings.observe)?;
-    let served = serve(source, stamp, settings, Arc::clone(&observer), started);
-    let outcome = runtime.block_on(served);
-    // What still runs has had its time. Requests that are cut now are settled by their own end.
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    observer.finish();
-    outcome
+    let opened = sockets_of(&settings)
+        .iter()
+        .map(|socket| Ok(sockets::open(socket)?))
+        .collect::<Result<Vec<_>, Fault>>()
+        .map_err(|fault| match fault {
+            Fault::Unusable(what) => Fault::Unusable(format!(
+                "{what}; the admin listener's address is set with `admin.address`, or \
+                 `admin: off`"
+            )),
+            fault => fault,
+        })?;
+    Process {
+        source,
+        stamp,
+        sockets: opened,
+        worker: None,
+    }
+    .run(settings, started)
 }
 
-/// The addresses that weir listens on, with real ports.
+/// Runs one generation of a supervised weir: with the sockets that the supervisor holds, until the
+/// supervisor says that another one serves.
+///
+/// # Errors
+/// Why it could not start; the supervisor is told too.
+pub fn serve(source: &Source) -> Result<(), Fault> {
+    let worker = Worker::inherit().map_err(Fault::Unusable)?;
+    let Some(mut worker) = worker else {
+        return Err(Fault::Unusable(
+            "`weir serve` is started by `weir run`; to serve without a supervisor say \
+             `weir run --single`"
+                .into(),
+        ));
+    };
+    let stamp = source.stamp();
+    let settings = match source.load() {
+        Ok(settings) => settings,
+        Err(fault) => {
+            failed(worker, &fault)?;
+            return Err(fault);
+        }
+    };
+    program_log::init(&settings.observe);
+    let sockets = worker.take_sockets();
+    Process {
+        source,
+        stamp,
+        sockets,
+        worker: Some(worker),
+    }
+    .run(settings, |_| {})
+}
+
+/// What a supervisor must know of the configuration. Everything that can be checked without serving
+/// has been checked then.
+///
+/// # Errors
+/// All mistakes.
+pub fn plan(source: &Source) -> Result<Plan, Fault> {
+    let settings = source.load()?;
+    check(&settings)?;
+    Ok(Plan {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        config_hash: source.hash(),
+        sockets: sockets_of(&settings),
+        upgrade: settings.upgrade,
+        drain: settings.listen.drain,
+    })
+}
+
+/// Checks what only building shows: certificates, keys, proxies.
+///
+/// # Errors
+/// What can't be used.
+pub fn check(settings: &Settings) -> Result<Vec<String>, Fault> {
+    let loaded = Loader::new(settings.state_dir.clone()).load(&settings.listen)?;
+    offline(settings)?;
+    Ok(loaded.warnings())
+}
+
+/// Sockets for clients, then the admin listener's.
+fn sockets_of(settings: &Settings) -> Vec<Socket> {
+    let clients = settings.listen.listeners.iter().map(|it| it.socket.clone());
+    let admin = settings.admin.iter().map(|it| it.socket.clone());
+    clients.chain(admin).collect()
+}
+
+fn failed(worker: Worker, fault: &Fault) -> Result<(), Fault> {
+    let runtime = runtime(1)?;
+    runtime.block_on(async {
+        let (teller, _orders) = worker.connect()?;
+        tell_failure(&teller, fault).await;
+        Ok(())
+    })
+}
+
+async fn tell_failure(teller: &Teller, fault: &Fault) {
+    let reason = fault.to_string();
+    teller.tell(Told::Failed { reason });
+    teller.finish().await;
+}
+
+/// Where weir listens, with real ports.
 #[derive(Clone, Debug)]
 pub struct Bound {
     /// For clients.
-    pub clients: Vec<SocketAddr>,
+    pub clients: Vec<Address>,
     /// For operators.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Address>,
 }
 
-async fn serve(
-    source: &Source,
+/// A process that is about to serve.
+struct Process<'a> {
+    source: &'a Source,
     stamp: config::watch::Stamp,
+    /// As [`sockets_of`] has them.
+    sockets: Vec<OwnedFd>,
+    worker: Option<Worker>,
+}
+
+impl Process<'_> {
+    fn run(self, settings: Settings, started: impl FnOnce(&Bound)) -> Result<(), Fault> {
+        // The first provider to be installed wins; Pingora would take ring.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        raise_descriptor_limit();
+        let vocabulary = std::thread::spawn(crate::tokens::count::load);
+        let runtime = runtime(settings.threads)?;
+        let observer = Observer::new(&settings.observe)?;
+        let number = self.worker.as_ref().map(Worker::number);
+        let Self {
+            source,
+            stamp,
+            sockets,
+            worker,
+        } = self;
+        let served = runtime.block_on(async {
+            let supervisor = worker.map(Worker::connect).transpose()?;
+            let teller = supervisor.as_ref().map(|(teller, _)| teller.clone());
+            let start = Start {
+                source,
+                stamp,
+                sockets,
+                settings,
+                observer: Arc::clone(&observer),
+                supervisor,
+                number,
+                vocabulary,
+            };
+            match start.serve(started).await {
+                Ok(handover) => Ok((handover, teller)),
+                Err(fault) => {
+                    if let Some(teller) = &teller {
+                        tell_failure(teller, &fault).await;
+                    }
+                    Err(fault)
+                }
+            }
+        });
+        let last_words = served.map(|(handover, teller)| {
+            // What is told last is told when every request has been counted.
+            let settled = runtime.spawn_blocking({
+                let observer = Arc::clone(&observer);
+                move || observer.finish()
+            });
+            runtime.block_on(async {
+                if settled.await.is_err() {
+                    tracing::error!("the last requests could not be counted");
+                }
+                if let Some(teller) = teller {
+                    let report = Box::new(handover.report());
+                    teller.tell(Told::Report { report });
+                    teller.finish().await;
+                }
+            });
+        });
+        // What still runs has had its time. Requests that are cut now are settled by their own end.
+        runtime.shutdown_timeout(Duration::from_millis(100));
+        observer.finish();
+        last_words
+    }
+}
+
+/// All that a process starts with.
+struct Start<'a> {
+    source: &'a Source,
+    stamp: config::watch::Stamp,
+    sockets: Vec<OwnedFd>,
     settings: Settings,
     observer: Arc<Observer>,
-    started: impl FnOnce(&Bound),
-) -> Result<(), Fault> {
-    // Before anything else is seen of weir: a signal without a handler would end it.
-    let signals = Signals::new()?;
-    let shared = Shared {
-        observer: Arc::clone(&observer),
-        governor: Arc::new(Governor::new(settings.govern.clone())),
-        resolver: resolver(&settings)?,
-    };
-    let live = Arc::new(Live::new(shared.build(&settings, None)?));
-    let (shutdown, down) = watch::channel(false);
-    // The admin listener goes on answering while clients are drained.
-    let (_admin_shutdown, never) = watch::channel(false);
-    let ready = Arc::new(AtomicBool::new(true));
+    supervisor: Option<(Teller, Orders)>,
+    number: Option<u64>,
+    vocabulary: std::thread::JoinHandle<()>,
+}
 
-    let connections = match settings.listen.connections_max {
-        0 => Semaphore::MAX_PERMITS,
-        max => max.min(Semaphore::MAX_PERMITS),
-    };
-    let permits = Arc::new(Semaphore::new(connections));
-    let mut bound = Bound {
-        clients: Vec::new(),
-        admin: None,
-    };
-    let proxy = Arc::new(http_proxy(&settings, Arc::clone(&live)));
-    for listener in &settings.listen.listeners {
-        let bounds = Bounds {
-            idle: Duration::ZERO,
-            complete: settings.listen.client_header,
-            bytes_max: settings.listen.header_bytes_max,
-            h2: listener.h2,
+impl Start<'_> {
+    async fn serve(self, started: impl FnOnce(&Bound)) -> Result<Arc<Handover>, Fault> {
+        let Self {
+            source,
+            stamp,
+            sockets,
+            settings,
+            observer,
+            mut supervisor,
+            number,
+            vocabulary,
+        } = self;
+        // Before anything else is seen of weir: a signal without a handler would end it.
+        let signals = Signals::new()?;
+        let shared = Shared {
+            observer: Arc::clone(&observer),
+            governor: Arc::new(Governor::new(settings.govern.clone())),
+            resolver: resolver(&settings)?,
         };
-        let open = observer.metrics.connections.clone();
-        let acceptor = acceptor(&proxy, &permits, bounds, &observer, open);
-        bound
-            .clients
-            .push(spawn(acceptor, tcp(&listener.socket)?, &down)?);
-    }
-    if let Some(admin) = &settings.admin {
-        let app = Admin::new(Arc::clone(&live), Arc::clone(&ready), admin.token.clone());
-        let bounds = Bounds {
-            idle: Duration::ZERO,
-            complete: settings.listen.client_header,
-            bytes_max: settings.listen.header_bytes_max,
-            h2: false,
-        };
-        let own = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
-        // Operators aren't counted among the clients.
-        let open = prometheus::IntGauge::new("admin_connections", "not told")
-            .map_err(|error| Fault::Unusable(error.to_string()))?;
-        let acceptor = acceptor(&Arc::new(app), &own, bounds, &observer, open);
-        let address = spawn(acceptor, tcp(&admin.socket)?, &never);
-        bound.admin = Some(address.map_err(|error| {
-            Fault::Unusable(format!(
-                "admin: {error}; set another with `admin.address`, or `admin: off`"
-            ))
-        })?);
-    }
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        configuration = %source,
-        providers = settings.upstream.providers.len(),
-        model_routes = settings.route.models.len(),
-        paths = settings.route.target_map.len(),
-        access_log = %settings.observe.file.as_ref().map_or("standard output".into(), |file| file.path.display().to_string()),
-        "starting"
-    );
-    warn_of_open_keys(&settings, &bound);
-    for address in &bound.clients {
-        tracing::info!(%address, "listening");
-    }
-    if let Some(address) = bound.admin {
-        tracing::info!(%address, "admin listening");
-    }
-    started(&bound);
-
-    let drain = settings.listen.drain;
-    let mut running = Running {
-        source,
-        stamp,
-        signals,
-        watch: settings.watch,
-        started: settings,
-        shared,
-        live,
-    };
-    let stop = running.until_stopped().await;
-    ready.store(false, Ordering::Relaxed);
-    if stop == Stop::Drain {
-        tracing::info!(in_flight = running.shared.governor.in_flight(), "draining");
-        shutdown.send_replace(true);
-        let drained = drained(&permits, connections, drain);
-        tokio::select! {
-            () = drained => {}
-            () = running.signals.stop() => tracing::warn!("stopped before all requests had ended"),
+        let teller = supervisor.as_ref().map(|(teller, _)| teller.clone());
+        let handover = Arc::new(Handover::new(
+            shared.clone(),
+            source.hash(),
+            number.zip(teller.clone()),
+        ));
+        if let Some((_, orders)) = &mut supervisor {
+            begin(orders, &handover).await?;
         }
+        let live = Arc::new(Live::new(shared.build(&settings, None)?));
+        let loader = Loader::of(&handover, settings.state_dir.clone());
+        let loaded = loader.load(&settings.listen)?;
+        let ready = Arc::new(AtomicBool::new(true));
+        let (listeners, bound) = Listeners::open(
+            &settings,
+            sockets,
+            listeners::Services {
+                live: Arc::clone(&live),
+                observer: Arc::clone(&observer),
+                metrics: handover.metrics(),
+                ready: Arc::clone(&ready),
+                challenges: handover.challenges.clone(),
+            },
+            &loaded,
+        )?;
+        let terms = listeners.terms();
+        let certificates = Certificates::new(loader, &settings, &loaded, &observer, terms);
+        if supervisor.is_some() {
+            observer.rotate(false);
+            build::warm(&live.pin(), &shared.resolver, vocabulary).await;
+        }
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            generation = number,
+            configuration = %source,
+            providers = settings.upstream.providers.len(),
+            model_routes = settings.route.models.len(),
+            paths = settings.route.target_map.len(),
+            access_log = %settings.observe.file.as_ref().map_or("standard output".into(), |file| file.path.display().to_string()),
+            "starting"
+        );
+        warn_of_open_keys(&settings, &bound);
+        listeners.accept();
+        for address in &bound.clients {
+            tracing::info!(%address, "listening");
+        }
+        if let Some(address) = &bound.admin {
+            tracing::info!(%address, "admin listening");
+        }
+        started(&bound);
+        if let Some(teller) = &teller {
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            teller.tell(Told::Ready { version });
+        }
+        let mut running = Running {
+            source,
+            stamp,
+            signals,
+            supervisor,
+            watch: settings.watch,
+            drain: settings.listen.drain,
+            started: settings,
+            shared,
+            live,
+            handover: Arc::clone(&handover),
+            certificates,
+            listeners,
+            ready,
+            doing: running::Doing::default(),
+        };
+        running.until_over().await;
+        tracing::info!("stopped");
+        Ok(handover)
     }
-    tracing::info!("stopped");
-    Ok(())
+}
+
+/// The supervisor's first line says what is known already.
+async fn begin(orders: &mut Orders, handover: &Handover) -> Result<(), Fault> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    match tokio::time::timeout(PATIENCE, orders.next()).await {
+        Ok(Some(Order::Begin { state, totals })) => {
+            handover.begin(state.as_ref(), &totals);
+            Ok(())
+        }
+        _ => Err(Fault::Unusable(
+            "the supervisor didn't say how to begin; `weir serve` is started by `weir run`".into(),
+        )),
+    }
 }
 
 /// There are no teams yet: whoever reaches a listener spends the providers' keys.
@@ -179,7 +354,7 @@ fn warn_of_open_keys(settings: &Settings, bound: &Bound) {
     let open = bound
         .clients
         .iter()
-        .find(|address| !address.ip().is_loopback());
+        .find(|address| address.tcp().is_some_and(|it| !it.ip().is_loopback()));
     if let (Some(address), false) = (open, names.is_empty()) {
         let providers = names.join(", ");
         tracing::warn!(
@@ -189,88 +364,6 @@ fn warn_of_open_keys(settings: &Settings, bound: &Bound) {
              127.0.0.1, or let only those reach it who may"
         );
     }
-}
-
-/// Connections of operators at once.
-const ADMIN_CONNECTIONS_MAX: usize = 256;
-
-async fn drained(permits: &Semaphore, connections: usize, drain: Duration) {
-    let empty = async {
-        while permits.available_permits() < connections {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    if tokio::time::timeout(drain, empty).await.is_err() {
-        tracing::warn!("requests were still open when the time to drain was over");
-    }
-}
-
-fn acceptor<A>(
-    app: &Arc<A>,
-    permits: &Arc<Semaphore>,
-    bounds: Bounds,
-    observer: &Arc<Observer>,
-    open: prometheus::IntGauge,
-) -> Acceptor<A> {
-    let tell = Arc::clone(observer);
-    Acceptor {
-        app: Arc::clone(app),
-        permits: Arc::clone(permits),
-        bounds,
-        open,
-        refused: Arc::new(move |peer, fault| {
-            let (status, code, _) = fault.answer();
-            tell.request(&Record::of_refused_head(
-                peer.ip(),
-                status,
-                End::Refused(code),
-            ));
-        }),
-    }
-}
-
-fn spawn<A: HttpServerApp + Send + Sync + 'static>(
-    acceptor: Acceptor<A>,
-    address: SocketAddr,
-    down: &ShutdownWatch,
-) -> std::io::Result<SocketAddr> {
-    let listener = bind(address)?;
-    let bound = listener.local_addr()?;
-    tokio::spawn(acceptor.serve(listener, down.clone()));
-    Ok(bound)
-}
-
-fn tcp(socket: &crate::types::socket::Socket) -> std::io::Result<SocketAddr> {
-    socket
-        .address
-        .tcp()
-        .ok_or_else(|| std::io::Error::other("not built yet"))
-}
-
-fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {
-    /// Windows of a client's HTTP/2 connection: the default of 64 KiB for all streams together
-    /// makes a 5 MB prompt take a second at 20 ms of distance.
-    const H2_WINDOW: u32 = 1 << 20;
-    const H2_IDLE: Duration = Duration::from_secs(75);
-    /// Idle connections to upstreams that are kept, per thread.
-    const POOL: usize = 512;
-    let conf = ServerConf {
-        threads: settings.threads,
-        upstream_keepalive_pool_size: POOL,
-        ..ServerConf::default()
-    };
-    let mut proxy = HttpProxy::new(Proxy::new(live), Arc::new(conf));
-    proxy.handle_init_modules();
-    let header_bytes_max = u32::try_from(settings.listen.header_bytes_max).unwrap_or(u32::MAX);
-    let mut options = default_h2_options();
-    options.max_header_list_size(header_bytes_max);
-    options.initial_window_size(H2_WINDOW);
-    options.initial_connection_window_size(2 * H2_WINDOW);
-    proxy.h2_options = Some(options);
-    let mut server = pingora::apps::HttpServerOptions::default();
-    server.h2_idle_timeout = Some(H2_IDLE);
-    proxy.server_options = Some(server);
-    proxy
 }
 
 /// One thread needs no work stealing, and is cheaper without.

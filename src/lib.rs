@@ -4,7 +4,7 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`cli`] | one file a verb: `run`, `check`, `explain`, `demo`, `completions` |
+//! | [`cli`] | one file a verb: `run`, `reload`, `upgrade`, `status`, `check`, `explain`, `demo` … |
 //! | [`app`] | the composition root: settings → snapshot → services |
 //! | [`supervise`] | the small parent that systemd sees: holds sockets, starts generations |
 //! | [`config`] | the file as written, its mistakes, the settings it means |

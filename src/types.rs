@@ -1,5 +1,6 @@
 //! The nouns that more than one room uses. Plain values: no I/O, no state, no policy.
 
+pub mod identity;
 pub mod socket;
 
 use std::fmt;
@@ -156,6 +157,8 @@ pub enum Piece {
     RequestId,
     /// `{client_ip}`
     ClientIp,
+    /// `{client_cert}`
+    ClientCert,
     /// `{team}`
     Team,
     /// `{key}`
@@ -170,6 +173,7 @@ impl fmt::Debug for Piece {
             Self::Text(_) => "***",
             Self::RequestId => "{request_id}",
             Self::ClientIp => "{client_ip}",
+            Self::ClientCert => "{client_cert}",
             Self::Team => "{team}",
             Self::Key => "{key}",
             Self::Model => "{model}",
@@ -203,12 +207,13 @@ impl std::str::FromStr for Template {
             let piece = match &rest[..end] {
                 "request_id" => Piece::RequestId,
                 "client_ip" => Piece::ClientIp,
+                "client_cert" => Piece::ClientCert,
                 "team" => Piece::Team,
                 "key" => Piece::Key,
                 "model" => Piece::Model,
                 other => {
                     return Err(format!(
-                        "{{request_id}}, {{client_ip}}, {{team}}, {{key}} or {{model}}, \
+                        "{{request_id}}, {{client_ip}}, {{client_cert}}, {{team}}, {{key}} or {{model}}, \
                          not {{{other}}}"
                     ));
                 }

@@ -11,7 +11,7 @@ use ahash::AHashMap;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use crate::{Answer, Config, LookupError};
+use crate::{Answer, Config, Known, LookupError};
 
 /// Names kept at most. Names come from the configuration, so this is a fuse and not a budget.
 pub(crate) const NAMES_MAX: usize = 4096;
@@ -93,6 +93,41 @@ impl Cache {
             names_max,
             names: RwLock::new(AHashMap::new()),
         }
+    }
+
+    /// Answers that are or may stand in for the truth.
+    pub(crate) fn known(&self, now: Instant) -> Vec<Known> {
+        let names = self.names.read();
+        let found = names.iter().filter_map(|(name, entry)| match &entry.held {
+            Held::Found(addresses) if entry.stale_until > now => Some(Known {
+                name: name.to_string(),
+                addresses: addresses.to_vec(),
+                fresh: entry.fresh_until.saturating_duration_since(now),
+            }),
+            _ => None,
+        });
+        found.collect()
+    }
+
+    /// Keeps what another cache knew, where nothing is known here. Bounds are this cache's own.
+    pub(crate) fn learn(&self, known: Known, now: Instant) {
+        let mut names = self.names.write();
+        if known.addresses.is_empty()
+            || names.len() >= self.names_max
+            || names.contains_key(&*known.name)
+        {
+            return;
+        }
+        let fresh = known.fresh.min(self.max_ttl);
+        let entry = Entry {
+            held: Held::Found(known.addresses.into()),
+            fresh_until: now + fresh,
+            stale_until: now + fresh + self.stale,
+            ask_at: now + fresh.mul_f32(0.8),
+            failures: 0,
+            reason: None,
+        };
+        names.insert(known.name.into(), entry);
     }
 
     /// What to do about `name`, which is in lower case and has no dot at its end.

@@ -73,6 +73,17 @@ impl Default for Config {
     }
 }
 
+/// A name and what it stands for, as one resolver tells another; see [`Resolver::known`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The name, in lower case, without a dot at its end.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// How long they are still the truth; zero for those that only stand in for it.
+    pub fresh: Duration,
+}
+
 /// Why no resolver could be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -184,6 +195,19 @@ impl Resolver {
                     .await
             }
         }
+    }
+
+    /// The names that it can answer for without asking, for a successor to begin with.
+    pub fn known(&self) -> Vec<Known> {
+        self.shared.cache.known(Instant::now())
+    }
+
+    /// Takes over what another resolver knew, for names that this one doesn't know.
+    pub fn learn(&self, known: impl IntoIterator<Item = Known>) {
+        let now = Instant::now();
+        known.into_iter().for_each(|known| {
+            self.shared.cache.learn(known, now);
+        });
     }
 
     /// All that can be said without waiting.

@@ -1,30 +1,36 @@
 //! What the admin listener answers.
 
-use crate::observe::metrics::Now;
-use crate::snapshot::Live;
 use crate::types::Secret;
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Tells the metrics, in Prometheus' text format, of all processes of this weir.
+pub type Metrics = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
+
 /// The admin listener's service.
 pub struct Admin {
-    live: Arc<Live>,
+    metrics: Metrics,
     /// False from the moment that weir drains.
     ready: Arc<AtomicBool>,
     token: Option<Secret<String>>,
 }
 
 impl Admin {
-    /// A service that tells of `live`; `ready` is what `/health/ready` says.
-    pub fn new(live: Arc<Live>, ready: Arc<AtomicBool>, token: Option<Secret<String>>) -> Self {
-        Self { live, ready, token }
+    /// A service that tells `metrics`; `ready` is what `/health/ready` says.
+    pub fn new(metrics: Metrics, ready: Arc<AtomicBool>, token: Option<Secret<String>>) -> Self {
+        Self {
+            metrics,
+            ready,
+            token,
+        }
     }
 
-    fn answer(&self, method: &Method, path: &str, authorization: &[u8]) -> Response<Vec<u8>> {
+    async fn answer(&self, method: &Method, path: &str, authorization: &[u8]) -> Response<Vec<u8>> {
         if !matches!(*method, Method::GET | Method::HEAD) {
             return plain(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -46,26 +52,16 @@ impl Admin {
             );
         }
         match path {
-            "/metrics" => self.metrics(),
+            "/metrics" => with_type(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                (self.metrics)().await.into_bytes(),
+            ),
             _ => plain(
                 StatusCode::NOT_FOUND,
                 "not here; there are /health/live, /health/ready, /healthz and /metrics\n",
             ),
         }
-    }
-
-    fn metrics(&self) -> Response<Vec<u8>> {
-        let snapshot = self.live.pin();
-        let now = Now {
-            in_flight: snapshot.governor.in_flight(),
-            buffered_bytes: snapshot.governor.buffers().held(),
-        };
-        let text = snapshot.observer.metrics.render(now);
-        with_type(
-            StatusCode::OK,
-            "text/plain; version=0.0.4; charset=utf-8",
-            text,
-        )
     }
 
     fn may(&self, authorization: &[u8]) -> bool {
@@ -83,6 +79,7 @@ impl ServeHttp for Admin {
         let request = session.req_header();
         let authorization = session.get_header_bytes(header::AUTHORIZATION);
         self.answer(&request.method, request.uri.path(), authorization)
+            .await
     }
 }
 

@@ -3,5 +3,5 @@
 pub mod api;
 pub mod settings;
 
-pub use api::Admin;
+pub use api::{Admin, Metrics};
 pub use settings::Settings;

@@ -11,6 +11,7 @@ use crate::snapshot::{Exit, Snapshot};
 use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A snapshot of a configuration that nothing is served from, for `weir check` and `weir explain`.
 /// Writes no log and opens no socket.
@@ -96,6 +97,39 @@ impl Shared {
             route_groups,
             provider_groups,
         })
+    }
+}
+
+/// Makes ready what the first requests would wait for: names of upstreams, and the vocabulary that
+/// tokens are counted with. What takes too long is left to them.
+pub(super) async fn warm(
+    snapshot: &Snapshot,
+    resolver: &weir_dns::Resolver,
+    vocabulary: std::thread::JoinHandle<()>,
+) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let mut names: Vec<Arc<str>> = (snapshot.upstreams.endpoints().iter())
+        .map(|endpoint| Arc::clone(&endpoint.base.host))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let lookups: Vec<_> = names
+        .into_iter()
+        .map(|name| {
+            let resolver = resolver.clone();
+            tokio::spawn(async move { resolver.lookup(&name).await.map(drop) })
+        })
+        .collect();
+    let counting = tokio::task::spawn_blocking(move || vocabulary.join().is_ok());
+    let all = async {
+        for lookup in lookups {
+            // A name that can't be resolved fails its requests, not the start.
+            drop(lookup.await);
+        }
+        drop(counting.await);
+    };
+    if tokio::time::timeout(PATIENCE, all).await.is_err() {
+        tracing::warn!("some upstreams' names were not resolved within {PATIENCE:?}");
     }
 }
 

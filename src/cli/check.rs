@@ -6,7 +6,9 @@ use crate::app::{self, Fault, Source};
 pub fn check(source: &Source) -> Result<(), Fault> {
     let settings = source.load()?;
     // Certificates and proxies are read as they would be at the start.
-    app::offline(&settings)?;
+    for warning in app::check(&settings)? {
+        eprintln!("warning: {warning}");
+    }
     let route = &settings.route;
     println!(
         "ok: {}, {}, {}, {}",

@@ -69,7 +69,7 @@ for event in OpenAI(base_url='http://{address}/v1', api_key='none').chat.complet
 Access log: {}",
         log.display()
     );
-    if let Some(admin) = bound.admin {
+    if let Some(admin) = &bound.admin {
         println!("Metrics:    http://{admin}/metrics");
     }
     println!("Ctrl-C ends it.");

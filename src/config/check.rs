@@ -12,7 +12,9 @@ mod listeners;
 mod providers;
 mod road;
 mod routes;
+mod sockets;
 mod telling;
+mod tls;
 
 use super::Settings;
 use super::file::{File, Threads};
@@ -21,13 +23,9 @@ use super::path::Path;
 use super::secrets;
 use super::units::Text;
 use crate::types::{BaseUrl, Secret};
-use crate::{
-    listen::settings as listen, proxy::settings as proxy, supervise::settings as supervise,
-    upstream::settings as upstream,
-};
+use crate::{listen::settings as listen, proxy::settings as proxy, upstream::settings as upstream};
 use providers::Pool;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Reads settings from a file; `folder` is where the file's relative paths begin.
 pub(super) fn settings(file: &File, findings: &mut Findings, folder: &std::path::Path) -> Settings {
@@ -37,7 +35,8 @@ pub(super) fn settings(file: &File, findings: &mut Findings, folder: &std::path:
         root: Path::root(),
     };
     later::report(file, &mut check);
-    let (listeners, admin) = listeners::listeners(file, &mut check);
+    let trusted = listeners::trusted(file, &mut check);
+    let (listeners, admin) = listeners::listeners(file, &trusted, &mut check);
     let bounds = bounds::bounds(file, &mut check);
     let egress = road::road(file, &mut check);
     let mut pool = Pool::new(file, egress.proxy.is_some(), &mut check);
@@ -47,22 +46,19 @@ pub(super) fn settings(file: &File, findings: &mut Findings, folder: &std::path:
         listen: listen::Settings {
             listeners,
             connections_max: bounds.connections_max,
-            connections_per_client_max: 2_000,
+            connections_per_client_max: bounds.connections_per_client_max,
             header_bytes_max: bounds.header_bytes_max,
             client_header: bounds.client_header,
-            keepalive: Duration::from_secs(75),
+            keepalive: bounds.keepalive,
+            stall: bounds.timeouts.idle,
             drain: bounds.drain,
-            idle_close_delay: Duration::from_secs(10),
-            trusted: listeners::trusted(file, &mut check),
+            idle_close_delay: bounds.idle_close_delay,
+            trusted: trusted.clone(),
         },
-        upgrade: supervise::Settings {
-            ready: Duration::from_secs(60),
-            probation: Duration::from_secs(3),
-            generations_max: 8,
-        },
+        upgrade: bounds::upgrade(file, &mut check),
         admin,
         proxy: proxy::Settings {
-            trusted_proxies: listeners::trusted(file, &mut check),
+            trusted_proxies: trusted,
             request_headers,
             response_headers,
             timeouts: bounds.timeouts,

@@ -23,8 +23,8 @@ pub(super) struct File {
     /// The listener for health, metrics and the admin API; `off` for none. Default:
     /// `127.0.0.1:9900`.
     pub(super) admin: Option<Admin>,
-    /// Networks whose `X-Forwarded-For`, `X-Real-IP` and `X-Request-Id` are believed. Default:
-    /// `[127.0.0.0/8, "::1/128"]`.
+    /// Networks whose `X-Forwarded-For`, `X-Real-IP`, `X-Request-Id` and PROXY protocol are
+    /// believed. Default: `[127.0.0.0/8, "::1/128"]`.
     pub(super) trusted_proxies: Option<List<Text>>,
     /// Worker threads; `auto` is one for each processor. Default: `auto`.
     pub(super) threads: Option<Threads>,
@@ -32,8 +32,10 @@ pub(super) struct File {
     pub(super) watch: Option<Flag>,
     /// Bounds of the host.
     pub(super) limits: Option<Limits>,
-    /// Deadlines of every request.
+    /// Deadlines of connections and requests.
     pub(super) timeouts: Option<Timeouts>,
+    /// How one generation of weir takes over from another.
+    pub(super) upgrade: Option<Upgrade>,
     /// The proxy on the road to external hosts: `http://[user:password@]host:port`. Default: none.
     pub(super) proxy_url: Option<Text>,
     /// Which hosts are reached through the proxy.
@@ -83,42 +85,78 @@ pub(super) enum ListenEntry {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Listener {
-    /// `IP:PORT`, or `unix:/path` (not built yet). Required.
+    /// `IP:PORT`, or `unix:/absolute/path`. Required.
     pub(super) address: Option<Text>,
-    /// Certificates; without it the listener is plaintext. (not built yet)
+    /// Certificates; without it the listener is plaintext.
     pub(super) tls: Option<ListenTls>,
     /// Accept HTTP/2 beside HTTP/1.1. Default: `true`.
     pub(super) h2: Option<Flag>,
-    /// Expect the PROXY protocol from trusted proxies. Default: `false`. (`true` is not built yet)
+    /// Each connection begins with the PROXY protocol (v1 or v2), from trusted proxies only.
+    /// Default: `false`.
     pub(super) proxy_protocol: Option<Flag>,
-    /// File mode of a Unix socket, such as `"0660"`. (not built yet)
+    /// Connections that may wait to be accepted, 1 to 65535. Default: `4096`.
+    pub(super) backlog: Option<Whole>,
+    /// Silence after which TCP asks whether the client is there; `0s` = never. Default: `60s`.
+    pub(super) keepalive: Option<Span>,
+    /// Accept a connection only when its first byte is there. Default: `false`.
+    pub(super) defer_accept: Option<Flag>,
+    /// File mode of a Unix socket, in octal and quotes. Default: `"0660"`.
     pub(super) mode: Option<Text>,
+    /// Owner of a Unix socket: `user` or `user:group`. Default: who runs weir.
+    pub(super) owner: Option<Text>,
 }
 
-/// TLS of a listener.
+/// TLS of a listener; with `certificates`, `acme`, or both.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
 pub(super) struct ListenTls {
-    /// Picked by server name: exact, then wildcard; the first is the default.
+    /// Picked by server name: exact, then wildcard; the first is the default. Default: `[]`.
     pub(super) certificates: Option<List<Certificate>>,
-    /// Oldest version of TLS. Default: `"1.2"`.
-    pub(super) min_version: Option<Text>,
-    /// PEM file of the authorities of client certificates.
+    /// A certificate that weir gets, and renews, by ACME. Default: none.
+    pub(super) acme: Option<Acme>,
+    /// Oldest version of TLS: `"1.2"` or `"1.3"`. Default: `"1.2"`.
+    pub(super) min_version: Option<TlsVersion>,
+    /// PEM file of the authorities of client certificates; needs `client_auth`. Default: none.
     pub(super) client_ca: Option<Text>,
-    /// Whether clients show a certificate. Default: `none`.
+    /// Whether clients show a certificate: `none`, `optional`, `required`. Default: `none`.
     pub(super) client_auth: Option<ClientAuth>,
+    /// How long browsers may come back by `https` only (`Strict-Transport-Security`); `0s` = no such
+    /// header. Default: `365d`.
+    pub(super) hsts: Option<Span>,
 }
 
 /// A certificate and its key.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
 pub(super) struct Certificate {
-    /// PEM file of the certificate chain.
+    /// PEM file of the certificate chain. Required.
     pub(super) cert: Option<Text>,
-    /// PEM file of the private key.
+    /// PEM file of the private key. Required.
     pub(super) key: Option<Text>,
+}
+
+/// A certificate that weir gets by ACME (RFC 8555), asked by tls-alpn-01 or http-01.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Acme {
+    /// URL of the ACME server's directory. Default: Let's Encrypt's,
+    /// `https://acme-v02.api.letsencrypt.org/directory`.
+    pub(super) directory: Option<Text>,
+    /// Who is told about trouble with the account. Default: none.
+    pub(super) email: Option<Text>,
+    /// Names that the certificate is for, 1 to 100, no wildcards. Required.
+    pub(super) domains: Option<List<Text>>,
+    /// PEM file of the authorities that the ACME server is verified by. Default: the system's.
+    pub(super) ca: Option<Text>,
+}
+
+/// Oldest version of TLS.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TlsVersion {
+    /// 1.2 and 1.3.
+    Tls12,
+    /// 1.3 alone.
+    Tls13,
 }
 
 words! {
@@ -139,11 +177,15 @@ pub(super) enum Admin {
 }
 
 /// The admin listener.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AdminListener {
-    /// `IP:PORT`, or `unix:/path` (not built yet). Default: `127.0.0.1:9900`.
+    /// `IP:PORT`, or `unix:/absolute/path`. Default: `127.0.0.1:9900`.
     pub(super) address: Option<Text>,
+    /// File mode of a Unix socket, in octal and quotes. Default: `"0660"`.
+    pub(super) mode: Option<Text>,
+    /// Owner of a Unix socket: `user` or `user:group`. Default: who runs weir.
+    pub(super) owner: Option<Text>,
     /// Asked for as a bearer token; empty for none; may be `file:/path`. Default: none.
     pub(super) token: Option<Text>,
 }
@@ -165,6 +207,9 @@ pub(super) enum Threads {
 pub(super) struct Limits {
     /// Open client connections; 0 = no cap. Default: `10000`.
     pub(super) connections: Option<Whole>,
+    /// Open connections of one address (IPv6: one /64) that is no trusted proxy; 0 = no cap.
+    /// Default: `2000`.
+    pub(super) connections_per_client: Option<Whole>,
     /// Request line and headers; 431 over it. Default: `64KiB`.
     pub(super) header_bytes: Option<Size>,
     /// A request's body, also decompressed; 413 over it. Default: `32MiB`.
@@ -190,11 +235,12 @@ pub(super) struct Queue {
     pub(super) timeout: Option<Span>,
 }
 
-/// Deadlines of every request.
+/// Deadlines of connections and requests.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Timeouts {
-    /// From the first byte of a request to the end of its headers. Default: `10s`.
+    /// For the handshake and the first request's headers together; for later ones from their first
+    /// byte to the end of the headers. Default: `10s`.
     pub(super) client_header: Option<Span>,
     /// From the end of the headers to the end of the body. Default: `60s`.
     pub(super) client_body: Option<Span>,
@@ -206,8 +252,25 @@ pub(super) struct Timeouts {
     pub(super) idle: Option<Span>,
     /// The whole request; `0s` = no limit. Default: `0s`.
     pub(super) total: Option<Span>,
-    /// How long open requests may go on after `SIGTERM`. Default: `1h`.
+    /// How long a connection may be silent between two requests. Default: `75s`.
+    pub(super) keepalive: Option<Span>,
+    /// How long open requests may go on when weir stops or is replaced. Default: `1h`.
     pub(super) drain: Option<Span>,
+    /// Time over which idle connections are closed, one by one, when weir stops or is replaced.
+    /// Default: `10s`.
+    pub(super) idle_close_delay: Option<Span>,
+}
+
+/// How one generation of weir takes over from another.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upgrade {
+    /// By when a new generation must be ready. Default: `60s`.
+    pub(super) ready: Option<Span>,
+    /// How long it must then live beside the old one, before that one drains. Default: `3s`.
+    pub(super) probation: Option<Span>,
+    /// Generations that may live at once, 2 to 64; past it the oldest is ended. Default: `8`.
+    pub(super) generations: Option<Whole>,
 }
 
 /// A token bucket for each client address.
@@ -422,8 +485,8 @@ pub(super) struct Headers {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HeaderEdits {
-    /// Names and values; values may use `{request_id}` `{client_ip}` `{team}` `{key}` `{model}` and
-    /// be `file:/path`. Default: `{}`.
+    /// Names and values; values may use `{request_id}` `{client_ip}` `{client_cert}` `{team}`
+    /// `{key}` `{model}` and be `file:/path`. Default: `{}`.
     pub(super) set: Option<Map<Text>>,
     /// Names. Default: `[]`.
     pub(super) remove: Option<List<Text>>,
@@ -609,7 +672,7 @@ impl<'de> Deserialize<'de> for Route {
 impl<'de> Deserialize<'de> for Admin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TextOrMapping {
-            allowed: "off, or a mapping with address and token",
+            allowed: "off, or a mapping with address, mode, owner and token",
             text: |text| matches!(text, "off" | "false" | "no").then_some(Self::Off),
             mapping: Self::On,
         })
@@ -662,6 +725,19 @@ impl<'de> Deserialize<'de> for Threads {
     }
 }
 
+impl<'de> Deserialize<'de> for TlsVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        scalar(deserializer, "\"1.2\" or \"1.3\"", |scalar| match scalar {
+            Scalar::Text("1.2") => Some(Self::Tls12),
+            Scalar::Text("1.3") => Some(Self::Tls13),
+            // Without quotes YAML reads a number.
+            Scalar::Fraction(number) if *number == 1.2 => Some(Self::Tls12),
+            Scalar::Fraction(number) if *number == 1.3 => Some(Self::Tls13),
+            _ => None,
+        })
+    }
+}
+
 /// The schema of a value with several forms.
 macro_rules! forms {
     ($($name:ident: |$generator:ident| $schema:expr;)*) => {$(
@@ -691,6 +767,7 @@ forms! {
     Admin: |generator| json_schema!({
         "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<AdminListener>()]
     });
+    TlsVersion: |_generator| json_schema!({ "enum": ["1.2", "1.3", 1.2, 1.3] });
     Threads: |_generator| json_schema!({
         "anyOf": [
             { "const": "auto" },

@@ -41,7 +41,7 @@ pub enum What {
     },
     /// A key that a later version understands.
     NotBuilt {
-        /// The key without its place, such as `listen[].tls`.
+        /// The key without its place, such as `providers[].health`.
         not_built_yet: String,
     },
 }

@@ -40,10 +40,12 @@ const SHOWN_CHARS_MAX: usize = 80;
 /// Values below these keys are never shown.
 fn is_secret(path: &Path) -> bool {
     let keys: Vec<&str> = path.keys().collect();
+    // These name a file.
+    let names_a_file = matches!(keys[..], [.., "client_key"] | [.., "certificates", "key"]);
     let named = keys.last().is_some_and(|key| {
         let key = key.to_lowercase();
-        // Unknown keys are meant too: `apikey`, `auth_token`, …; this one names a file.
-        key != "client_key"
+        // Unknown keys are meant too: `apikey`, `auth_token`, …
+        !names_a_file
             && [
                 "key",
                 "token",
@@ -115,6 +117,12 @@ mod tests {
             (at(&["api_key"]), "sk-1", "a value that isn't shown"),
             (at(&["api_key"]), "file:/key", "\"file:/key\""),
             (at(&["client_key"]), "--BEGIN--\nsecret", "\"--BEGIN--\""),
+            (
+                at(&["listen", "tls", "certificates", "key"]),
+                "/tls/a.key",
+                "\"/tls/a.key\"",
+            ),
+            (at(&["keys", "key"]), "sk-1", "a value that isn't shown"),
             (at(&["x", "apikey"]), "sk-1", "a value that isn't shown"),
             (
                 at(&["headers", "request", "set", "X-Any"]),

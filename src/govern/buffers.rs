@@ -11,6 +11,8 @@ pub struct Buffers(Arc<Shared>);
 struct Shared {
     held: AtomicUsize,
     max: AtomicUsize,
+    /// Held by other processes of this host.
+    elsewhere: AtomicUsize,
 }
 
 impl Buffers {
@@ -19,12 +21,18 @@ impl Buffers {
         Self(Arc::new(Shared {
             held: AtomicUsize::new(0),
             max: AtomicUsize::new(bytes_max),
+            elsewhere: AtomicUsize::new(0),
         }))
     }
 
     /// Changes the cap; what is held stays held.
     pub fn set_max(&self, bytes_max: usize) {
         self.0.max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// Says what other processes of this host hold; it counts against the cap.
+    pub fn set_elsewhere(&self, bytes: usize) {
+        self.0.elsewhere.store(bytes, Ordering::Relaxed);
     }
 
     /// Bytes held now.
@@ -63,7 +71,9 @@ impl Hold {
             return Ok(());
         }
         let before = self.shared.held.fetch_add(more, Ordering::Relaxed);
-        if before.saturating_add(more) > self.shared.max.load(Ordering::Relaxed) {
+        let elsewhere = self.shared.elsewhere.load(Ordering::Relaxed);
+        let all = before.saturating_add(more).saturating_add(elsewhere);
+        if all > self.shared.max.load(Ordering::Relaxed) {
             self.shared.held.fetch_sub(more, Ordering::Relaxed);
             return Err(Full);
         }

@@ -5,6 +5,7 @@
 use super::settings::RateLimit;
 use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
+use serde_json::Value;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -33,8 +34,7 @@ impl Buckets {
     /// How long until a token is there: a client that waits that long gets in.
     pub fn take(&self, client: IpAddr, limit: RateLimit, now: Instant) -> Result<(), Duration> {
         let client = network(client);
-        let shard = self.hasher.hash_one(client) as usize % SHARDS;
-        let mut buckets = self.shards[shard].lock();
+        let mut buckets = self.shards[self.shard(client)].lock();
         if buckets.len() >= ADDRESSES_PER_SHARD_MAX && !buckets.contains_key(&client) {
             buckets.retain(|_, bucket| bucket.refilled(limit, now) < f64::from(limit.burst));
             if buckets.len() >= ADDRESSES_PER_SHARD_MAX {
@@ -46,6 +46,45 @@ impl Buckets {
             at: now,
         });
         bucket.take(limit, now)
+    }
+
+    /// All buckets that aren't full, as `{address: tokens}`.
+    pub fn hand_over(&self, limit: RateLimit, now: Instant) -> Value {
+        let mut all = serde_json::Map::new();
+        for shard in &self.shards {
+            for (client, bucket) in shard.lock().iter() {
+                let tokens = bucket.refilled(limit, now);
+                if tokens < f64::from(limit.burst) {
+                    all.insert(client.to_string(), tokens.into());
+                }
+            }
+        }
+        Value::Object(all)
+    }
+
+    /// Lowers each bucket to what [`Buckets::hand_over`] says of it. What isn't understood is
+    /// skipped: it was written by another version.
+    pub fn take_over(&self, state: &Value, limit: RateLimit, now: Instant) {
+        for (client, tokens) in state.as_object().into_iter().flatten() {
+            let (Ok(client), Some(tokens)) = (client.parse::<IpAddr>(), tokens.as_f64()) else {
+                continue;
+            };
+            let mut buckets = self.shards[self.shard(client)].lock();
+            let known = buckets.contains_key(&client);
+            if !known && buckets.len() >= ADDRESSES_PER_SHARD_MAX {
+                continue;
+            }
+            let bucket = buckets.entry(client).or_insert(Bucket {
+                tokens: f64::from(limit.burst),
+                at: now,
+            });
+            bucket.tokens = bucket.refilled(limit, now).min(tokens.max(0.0));
+            bucket.at = now.max(bucket.at);
+        }
+    }
+
+    fn shard(&self, client: IpAddr) -> usize {
+        self.hasher.hash_one(client) as usize % SHARDS
     }
 }
 
@@ -122,6 +161,28 @@ mod tests {
         assert!(buckets.take(ip("2001:db8::1"), one, now).is_ok());
         assert!(buckets.take(ip("2001:db8::2"), one, now).is_err());
         assert!(buckets.take(ip("2001:db8:0:1::1"), one, now).is_ok());
+    }
+
+    #[test]
+    fn what_a_client_has_spent_is_spent_with_the_successor_too() {
+        let (old, new) = (Buckets::default(), Buckets::default());
+        let now = Instant::now();
+        for _ in 0..10 {
+            assert!(old.take(ip("192.0.2.1"), LIMIT, now).is_ok());
+            assert!(old.take(ip("2001:db8::1"), LIMIT, now).is_ok());
+        }
+        assert!(old.take(ip("192.0.2.9"), LIMIT, now).is_ok());
+        new.take_over(&old.hand_over(LIMIT, now), LIMIT, now);
+        assert!(new.take(ip("192.0.2.1"), LIMIT, now).is_err());
+        assert!(new.take(ip("2001:db8::2"), LIMIT, now).is_err());
+        for _ in 0..9 {
+            assert!(new.take(ip("192.0.2.9"), LIMIT, now).is_ok());
+        }
+        assert!(new.take(ip("192.0.2.9"), LIMIT, now).is_err());
+        // Nothing is given back by who knows less.
+        new.take_over(&Buckets::default().hand_over(LIMIT, now), LIMIT, now);
+        new.take_over(&serde_json::json!({"x": 1, "192.0.2.1": "y"}), LIMIT, now);
+        assert!(new.take(ip("192.0.2.1"), LIMIT, now).is_err());
     }
 
     #[test]

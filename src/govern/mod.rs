@@ -2,16 +2,21 @@
 //! sees a session or a header. Called by `proxy::plan` and `proxy::peek`.
 
 pub mod buffers;
+pub mod ending;
 pub mod grant;
 pub mod limits;
 pub mod settings;
+pub mod streams;
 
 pub use buffers::{Buffers, Hold};
+pub use ending::Ending;
 pub use grant::Grant;
 pub use settings::Settings;
+pub use streams::{OpenStream, Streams};
 
 use limits::Buckets;
 use parking_lot::RwLock;
+use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +29,10 @@ pub struct Governor {
     in_flight: Arc<AtomicUsize>,
     buffers: Buffers,
     buckets: Buckets,
+    ending: Ending,
+    streams: Streams,
+    /// Requests that other processes of this host have in flight; see [`Governor::elsewhere`].
+    elsewhere: AtomicUsize,
 }
 
 /// Why a request may not go on now.
@@ -43,6 +52,9 @@ impl Governor {
             buckets: Buckets::default(),
             in_flight: Arc::default(),
             settings: RwLock::new(settings),
+            ending: Ending::default(),
+            streams: Streams::default(),
+            elsewhere: AtomicUsize::new(0),
         }
     }
 
@@ -66,7 +78,42 @@ impl Governor {
                 .take(client, limit, now)
                 .map_err(Denied::RateLimited)?;
         }
-        Grant::new(&self.in_flight, in_flight_max).ok_or(Denied::InFlight)
+        let here_max = match in_flight_max {
+            0 => 0,
+            // At least one, so that a host that drains much still serves.
+            max => (max.saturating_sub(self.elsewhere.load(Ordering::Relaxed))).max(1),
+        };
+        Grant::new(&self.in_flight, here_max).ok_or(Denied::InFlight)
+    }
+
+    /// Says what other processes of this host carry: generations that drain. It counts against the
+    /// caps of the host.
+    pub fn elsewhere(&self, in_flight: usize, buffered_bytes: usize) {
+        self.elsewhere.store(in_flight, Ordering::Relaxed);
+        self.buffers.set_elsewhere(buffered_bytes);
+    }
+
+    /// What the next process needs to go on limiting: a value for [`Governor::take_over`].
+    pub fn hand_over(&self, now: Instant) -> Value {
+        let limit = self.settings.read().rate_limit;
+        limit.map_or(Value::Null, |limit| self.buckets.hand_over(limit, now))
+    }
+
+    /// Goes on where another process stands. Nobody gets more than both allow.
+    pub fn take_over(&self, state: &Value, now: Instant) {
+        if let Some(limit) = self.settings.read().rate_limit {
+            self.buckets.take_over(state, limit, now);
+        }
+    }
+
+    /// The end of what is in flight.
+    pub fn ending(&self) -> &Ending {
+        &self.ending
+    }
+
+    /// The open streams.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// Largest request body, bytes.

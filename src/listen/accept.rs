@@ -1,25 +1,29 @@
-//! The accept loop: a task per connection, never more than the cap, ended by the shutdown signal.
+//! The accept loop: a task per connection, never more than the cap, started and stopped by a phase.
 
-use super::conn::{Conn, Place};
-use super::head::{self, Bounds, Fault, Head};
-use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::http::ServerSession;
+use super::caps::{Caps, Place};
+use super::connection::Connection;
+use super::head;
+use super::listening::{Armed, Listening};
+use super::phase::{Leave, Phase};
+use super::proxy_protocol;
+use super::terms::Terms;
+use super::tls;
+use super::transport::Socket;
+use arc_swap::ArcSwap;
+use pingora::apps::HttpServerApp;
 use pingora::server::ShutdownWatch;
-use prometheus::IntGauge;
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 
-/// How long a connection may be silent between two requests.
-const KEEPALIVE: Duration = Duration::from_secs(75);
 /// After accept failed for want of descriptors or memory.
 const CALM: Duration = Duration::from_millis(100);
 
-/// Opens a listening socket.
+/// Opens a listening socket on TCP with the standard options.
 ///
 /// # Errors
 /// Says which address could not be bound and why.
@@ -41,48 +45,107 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
-/// Hands connections to an HTTP service.
+/// Why a client was not served.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Its address has too many connections.
+    PerClient,
+    /// It isn't a proxy that may speak for others.
+    Untrusted,
+    /// It spoke for nobody, or not as the PROXY protocol wants it.
+    ProxyProtocol(proxy_protocol::Fault),
+    /// There is no agreement by TLS.
+    Tls(tls::Fault),
+    /// Its request's head can't be taken; it was answered.
+    Head(head::Fault),
+}
+
+/// Told of each client that was not served; a Unix socket's has no address.
+pub type Refused = Arc<dyn Fn(Option<IpAddr>, &Refusal) + Send + Sync>;
+
+/// Hands the connections of one listener to an HTTP service.
 pub struct Acceptor<A> {
     /// The service.
     pub app: Arc<A>,
-    /// Permits are connections; the cap of all listeners together.
-    pub permits: Arc<Semaphore>,
-    /// Bounds of each request's head.
-    pub bounds: Bounds,
-    /// Open connections.
-    pub open: IntGauge,
-    /// Told of heads that were refused before the service saw them.
-    pub refused: Arc<dyn Fn(SocketAddr, Fault) + Send + Sync>,
+    /// Terms of the connections that come.
+    pub terms: Arc<ArcSwap<Terms>>,
+    /// Of all listeners together.
+    pub caps: Caps,
+    /// Told of those that are not served.
+    pub refused: Refused,
+    /// Answers that an ACME server may come for on plaintext.
+    pub challenges: Option<tls::Challenges>,
+}
+
+/// What the connections of a listener share.
+pub(super) struct Shared<A> {
+    pub(super) acceptor: Acceptor<A>,
+    /// What a service is told while connections are kept, and when they aren't. Neither ever changes.
+    pub(super) stay: ShutdownWatch,
+    pub(super) leave: ShutdownWatch,
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
-    /// Accepts until the shutdown signal.
-    pub async fn serve(self, listener: TcpListener, mut shutdown: ShutdownWatch) {
-        let acceptor = Arc::new(self);
+    /// Does what the phase says until the socket is closed by [`Phase::Closing`], or until the phase
+    /// has no sender any more. Connections live on.
+    ///
+    /// # Errors
+    /// When the socket can't be used at all.
+    pub async fn serve(
+        self,
+        listening: Listening,
+        mut phase: watch::Receiver<Phase>,
+    ) -> io::Result<()> {
+        let shared = Arc::new(Shared {
+            acceptor: self,
+            stay: watch::channel(false).1,
+            leave: watch::channel(true).1,
+        });
+        let mut listening = listening;
+        loop {
+            let now = *phase.borrow_and_update();
+            match now {
+                Phase::Accepting => {
+                    let armed = listening.arm()?;
+                    shared.accept_while_told(&armed, &mut phase).await;
+                    listening = armed.rest()?;
+                }
+                Phase::Closing => {
+                    shared.accept_the_rest(&listening, &phase);
+                    return Ok(());
+                }
+                Phase::Paused | Phase::Draining => {}
+            }
+            if now != Phase::Accepting && phase.changed().await.is_err()
+                || phase.has_changed().is_err()
+            {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Shared<A> {
+    async fn accept_while_told(
+        self: &Arc<Self>,
+        armed: &Armed,
+        phase: &mut watch::Receiver<Phase>,
+    ) {
         loop {
             // At the cap nothing is accepted: clients wait in the kernel's queue.
             let next = async {
-                // The semaphore is never closed.
-                let permit = Arc::clone(&acceptor.permits).acquire_owned().await.ok();
-                let accepted = listener.accept().await;
-                accepted.map(|(socket, peer)| (socket, peer, permit))
+                let room = self.acceptor.caps.room().await;
+                armed.accept().await.map(|accepted| (accepted, room))
             };
             let accepted = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|down| *down) => return,
+                _ = phase.wait_for(|phase| *phase != Phase::Accepting) => return,
                 accepted = next => accepted,
             };
             match accepted {
-                Ok((socket, peer, permit)) => {
-                    if let Err(error) = socket.set_nodelay(true) {
-                        tracing::debug!(%error, %peer, "nodelay could not be set");
-                    }
-                    let acceptor = Arc::clone(&acceptor);
-                    let shutdown = shutdown.clone();
-                    let place = permit.map(|permit| Place::new(permit, &acceptor.open));
-                    let conn = Conn::new(socket, peer, place);
-                    tokio::spawn(async move { acceptor.connection(conn, peer, shutdown).await });
-                }
+                Ok(((socket, peer), room)) => self.welcome(socket, peer, room.take(), phase),
+                // The client has left the queue.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");
                     tokio::time::sleep(CALM).await;
@@ -91,60 +154,108 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
         }
     }
 
-    async fn connection(&self, mut conn: Conn, peer: SocketAddr, mut shutdown: ShutdownWatch) {
-        let mut kept = None;
-        let mut bounds = Bounds {
-            // A fresh connection has no reason to wait.
-            idle: self.bounds.complete,
-            ..self.bounds
-        };
-        loop {
-            let head = tokio::select! {
-                biased;
-                head = head::read(&mut conn, bounds) => head,
-                _ = shutdown.wait_for(|down| *down) => return conn.close(),
-            };
-            let length = match head {
-                Ok(Head::Http1(length)) => length,
-                Ok(Head::Http2) => {
-                    self.app.process_new(Box::new(conn), &shutdown).await;
-                    return;
+    /// What waits in the kernel's queue when a socket is closed would be reset: these clients are
+    /// connected already. They are served even beyond the cap, for nobody else can.
+    fn accept_the_rest(self: &Arc<Self>, listening: &Listening, phase: &watch::Receiver<Phase>) {
+        while let Some(accepted) = listening.accept_now() {
+            match accepted {
+                Ok((socket, peer)) => {
+                    let room = self.acceptor.caps.room_beyond();
+                    self.welcome(socket, peer, room.take(), phase);
                 }
-                Ok(Head::Closed) => return,
-                Ok(Head::Refused(fault)) => {
-                    (self.refused)(peer, fault);
-                    // Written in one piece when the connection lingers, which has its own deadline.
-                    let _ = conn.write_all(&fault.response()).await;
-                    return;
-                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::debug!(%error, %peer, "a client's connection broke");
+                    tracing::warn!(%error, "connections were lost when a socket was closed");
                     return;
-                }
-            };
-            let head = conn.take_head(length);
-            let mut session = ServerSession::new_http1(Box::new(conn));
-            match kept.take() {
-                None => session.set_keepalive(Some(KEEPALIVE.as_secs())),
-                Some(settings) => {
-                    let settings: pingora::apps::HttpPersistentSettings = settings;
-                    settings.apply_to_session(&mut session);
                 }
             }
-            // The head is whole: Pingora parses these bytes and reads none by itself.
-            session.set_pipelined_prefix(head);
-            let Some(reused) = self.app.process_new_http(session, &shutdown).await else {
-                return;
-            };
-            let (stream, settings) = reused.consume();
-            let Ok(same) = stream.into_any().downcast::<Conn>() else {
-                tracing::error!("Pingora gave back another stream than it was given");
-                return;
-            };
-            conn = *same;
-            kept = settings;
-            bounds.idle = KEEPALIVE;
-            bounds.h2 = false;
+        }
+    }
+
+    fn welcome(
+        self: &Arc<Self>,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        mut place: Place,
+        phase: &watch::Receiver<Phase>,
+    ) {
+        let terms = self.acceptor.terms.load_full();
+        if let Err(error) = options(&socket, &terms) {
+            tracing::debug!(%error, ?peer, "options of a socket could not be set");
+        }
+        // With the PROXY protocol, whose connection it is stands in its first bytes.
+        if !terms.proxy_protocol && !self.claim(&mut place, peer, &terms) {
+            return;
+        }
+        let connection = Connection {
+            shared: Arc::clone(self),
+            peer,
+            leave: Leave::new(phase.clone()),
+        };
+        tokio::spawn(connection.run(socket, place, terms));
+    }
+
+    /// Counts the connection as its client's; `false` when it is one too many.
+    pub(super) fn claim(&self, place: &mut Place, peer: Option<SocketAddr>, terms: &Terms) -> bool {
+        let Some(client) = peer.map(|peer| peer.ip()) else {
+            return true;
+        };
+        let may = terms.trusts(Some(client)) || place.claim(client);
+        if !may {
+            self.refuse(peer, &Refusal::PerClient);
+        }
+        may
+    }
+
+    pub(super) fn refuse(&self, peer: Option<SocketAddr>, refusal: &Refusal) {
+        tracing::debug!(?peer, %refusal, "a client was not served");
+        (self.acceptor.refused)(peer.map(|peer| peer.ip()), refusal);
+    }
+}
+
+fn options(socket: &Socket, terms: &Terms) -> io::Result<()> {
+    /// From the first question on; then the client is taken for gone.
+    const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+    const PROBES: u32 = 4;
+    let Socket::Tcp(socket) = socket else {
+        return Ok(());
+    };
+    socket.set_nodelay(true)?;
+    if !terms.tcp_keepalive.is_zero() {
+        let keepalive = TcpKeepalive::new()
+            .with_time(terms.tcp_keepalive)
+            .with_interval(PROBE_INTERVAL)
+            .with_retries(PROBES);
+        SockRef::from(socket).set_tcp_keepalive(&keepalive)?;
+    }
+    Ok(())
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// Its value in metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::PerClient => "per_client",
+            Self::Untrusted | Self::ProxyProtocol(_) => "proxy_protocol",
+            Self::Tls(tls::Fault::Plaintext) => "plaintext_on_tls",
+            Self::Tls(fault) => fault.label(),
+            Self::Head(fault) => fault.answer().1,
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PerClient => f.write_str("its address has too many connections"),
+            Self::Untrusted => {
+                f.write_str("it isn't a trusted proxy, and the PROXY protocol is on")
+            }
+            Self::ProxyProtocol(fault) => fault.fmt(f),
+            Self::Tls(fault) => fault.fmt(f),
+            Self::Head(fault) => f.write_str(fault.answer().2),
         }
     }
 }

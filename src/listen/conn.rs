@@ -5,14 +5,19 @@
 //! buffer and gathers small writes until they are flushed, so that a head and a short body, or a
 //! chunk with its frame, leave in one system call.
 
+use super::caps::Place;
+use super::tls::Secured;
+use super::transport::Transport;
 use bytes::{Buf, BytesMut};
+use http::HeaderValue;
+use pingora::http::ResponseHeader;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    TimingDigest, UniqueID, UniqueIDType,
+    ALPN, Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest,
+    Ssl, TimingDigest, UniqueID, UniqueIDType,
 };
-use prometheus::IntGauge;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -23,8 +28,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// Writes that together stay below this wait for the flush.
 const GATHER_BYTES_MAX: usize = 4096;
@@ -35,68 +38,94 @@ const GATHER_BYTES_KEPT: usize = 1024;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 64 << 20;
 
-/// A client's TCP connection.
+/// A client's connection.
 #[derive(Debug)]
 pub struct Conn {
     /// Taken only by `drop`.
-    socket: Option<TcpStream>,
+    transport: Option<Transport>,
     /// Read but not yet given to the session.
     ahead: BytesMut,
     gathered: Vec<u8>,
     digest: Arc<SocketDigest>,
+    secured: Option<Carrier>,
     h2: bool,
     read_end: bool,
+    /// The transport has bytes that it was not yet made to send.
+    held_back: bool,
     /// The current request has been read whole: what comes now belongs to the next one.
     between: AtomicBool,
     /// Its place among the open connections, given back when the socket is closed.
     place: Option<Place>,
 }
 
-/// A place among the open connections: a permit of the cap, and one in the gauge.
-#[derive(Debug)]
-pub struct Place {
-    open: IntGauge,
-    _permit: OwnedSemaphorePermit,
+/// What a request's client can be told of TLS, and what is known of it by TLS.
+#[derive(Clone, Debug)]
+pub struct Secure {
+    /// What was agreed.
+    pub with: Secured,
+    /// `Strict-Transport-Security` of the listener.
+    pub hsts: Option<HeaderValue>,
 }
 
-impl Place {
-    /// Takes a place.
-    pub fn new(permit: OwnedSemaphorePermit, open: &IntGauge) -> Self {
-        open.inc();
-        Self {
-            open: open.clone(),
-            _permit: permit,
-        }
-    }
+/// The same as Pingora carries it to whoever serves the request.
+#[derive(Clone, Debug)]
+struct Carrier {
+    /// Says that there is TLS at all.
+    ssl: Arc<SslDigest>,
+    /// The one digest that takes a value of ours, of HTTP/1 and HTTP/2 alike. Pingora reads it on
+    /// connections to upstreams only.
+    value: Arc<ProxyDigest>,
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.open.dec();
-    }
+/// How a request's client came by TLS; `None` for plaintext. To be asked with the session's digest.
+pub fn secured(digest: &Digest) -> Option<&Secure> {
+    let value = digest.proxy_digest.as_ref()?.user_data.as_ref()?;
+    value.downcast_ref()
 }
 
 impl Conn {
-    /// Takes over an accepted socket.
-    pub fn new(socket: TcpStream, peer: SocketAddr, place: Option<Place>) -> Self {
-        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
-        let known = digest.peer_addr.set(Some(PingoraAddr::Inet(peer)));
+    /// Takes over an accepted socket, bare or under TLS. A Unix socket's peer has no address.
+    pub fn new(
+        transport: impl Into<Transport>,
+        peer: impl Into<Option<SocketAddr>>,
+        place: Option<Place>,
+    ) -> Self {
+        let transport = transport.into();
+        let digest = SocketDigest::from_raw_fd(transport.as_raw_fd());
+        let known = digest.peer_addr.set(peer.into().map(PingoraAddr::Inet));
         debug_assert!(known.is_ok(), "a new digest knows nothing");
         Self {
-            socket: Some(socket),
+            transport: Some(transport),
             ahead: BytesMut::new(),
             gathered: Vec::new(),
             digest: Arc::new(digest),
+            secured: None,
             h2: false,
             read_end: false,
+            held_back: false,
             between: AtomicBool::new(false),
             place,
         }
     }
 
-    /// Closes at once: nothing was asked, so nothing needs to be heard out.
-    pub fn close(mut self) {
-        self.read_end = true;
+    /// Keeps what is known by TLS, for [`secured()`].
+    pub fn set_secured(&mut self, secured: Secure) {
+        let (cipher, version) = (secured.with.cipher, secured.with.version);
+        let ssl = SslDigest::new(cipher, version, None, None, Vec::new());
+        let (empty, ()) = http::Response::new(()).into_parts();
+        let value = ProxyDigest::new(
+            Box::new(ResponseHeader::from(empty)),
+            Some(Box::new(secured)),
+        );
+        self.secured = Some(Carrier {
+            ssl: Arc::new(ssl),
+            value: Arc::new(value),
+        });
+    }
+
+    /// Whether it is under TLS.
+    pub fn is_secured(&self) -> bool {
+        self.secured.is_some()
     }
 
     /// What was read and not yet taken.
@@ -111,10 +140,10 @@ impl Conn {
     pub async fn read_ahead(&mut self) -> io::Result<bool> {
         const STEP: usize = 4096;
         self.ahead.reserve(STEP);
-        let Some(socket) = &mut self.socket else {
+        let Some(transport) = &mut self.transport else {
             return Ok(false);
         };
-        let read = socket.read_buf(&mut self.ahead).await;
+        let read = transport.read_buf(&mut self.ahead).await;
         self.read_end = !matches!(read, Ok(1..));
         Ok(read? > 0)
     }
@@ -150,7 +179,7 @@ impl Conn {
         while self.ahead.len() < AHEAD_BYTES_MAX {
             let mut scrap = [MaybeUninit::<u8>::uninit(); 4096];
             let mut read = ReadBuf::uninit(&mut scrap);
-            ready!(self.socket()?.poll_read(cx, &mut read))?;
+            ready!(self.transport()?.poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
                 self.read_end = true;
                 return Poll::Ready(Ok(()));
@@ -165,9 +194,16 @@ impl Conn {
         self.h2 = true;
     }
 
-    fn socket(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+    fn transport(&mut self) -> io::Result<Pin<&mut Transport>> {
         let closed = || io::Error::from(io::ErrorKind::NotConnected);
-        self.socket.as_mut().map(Pin::new).ok_or_else(closed)
+        self.transport.as_mut().map(Pin::new).ok_or_else(closed)
+    }
+
+    /// Sends what lies in the transport.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = ready!(self.transport()?.poll_flush(cx));
+        self.held_back = false;
+        Poll::Ready(sent)
     }
 
     /// Writes out what was gathered, with `more` behind it; returns how much of `more` went too.
@@ -179,18 +215,19 @@ impl Conn {
         loop {
             let gathered = std::mem::take(&mut self.gathered);
             let written = if gathered.is_empty() {
-                self.socket()?.poll_write_vectored(cx, more)
+                self.transport()?.poll_write_vectored(cx, more)
             } else {
                 const SLICES: usize = 8;
                 let mut slices = [IoSlice::new(&[]); SLICES];
                 slices[0] = IoSlice::new(&gathered);
                 let count = more.len().min(SLICES - 1);
                 slices[1..=count].copy_from_slice(&more[..count]);
-                self.socket()?.poll_write_vectored(cx, &slices[..=count])
+                self.transport()?.poll_write_vectored(cx, &slices[..=count])
             };
             let before = gathered.len();
             self.gathered = gathered;
             let written = ready!(written)?;
+            self.held_back |= self.transport.as_ref().is_some_and(Transport::holds_back);
             if written == 0 && (before > 0 || more.iter().any(|slice| !slice.is_empty())) {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -220,12 +257,15 @@ impl AsyncRead for Conn {
         if !self.gathered.is_empty() {
             let _ = self.poll_write_out(cx, &[]);
         }
+        if self.held_back {
+            let _ = self.poll_send(cx);
+        }
         if self.between.load(Ordering::Relaxed) {
             return self.poll_between(cx);
         }
         if self.ahead.is_empty() {
             let before = buf.filled().len();
-            let read = ready!(self.socket()?.poll_read(cx, buf));
+            let read = ready!(self.transport()?.poll_read(cx, buf));
             self.read_end = read.is_err() || buf.filled().len() == before;
             return Poll::Ready(read);
         }
@@ -268,37 +308,40 @@ impl AsyncWrite for Conn {
         if !self.gathered.is_empty() {
             ready!(self.poll_write_out(cx, &[]))?;
         }
-        self.socket()?.poll_flush(cx)
+        self.poll_send(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.as_mut().poll_flush(cx))?;
-        self.socket()?.poll_shutdown(cx)
+        self.transport()?.poll_shutdown(cx)
     }
 }
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        let Some(socket) = self.socket.take() else {
+        let Some(transport) = self.transport.take() else {
             return;
         };
-        if (!self.read_end || !self.gathered.is_empty())
+        let unsent = !self.gathered.is_empty() || self.held_back;
+        if (!self.read_end || unsent)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let last = std::mem::take(&mut self.gathered);
             let place = self.place.take();
             runtime.spawn(async move {
-                let _ = tokio::time::timeout(LINGER, linger(socket, last)).await;
+                let _ = tokio::time::timeout(LINGER, linger(transport, last)).await;
                 drop(place);
             });
         }
     }
 }
 
-/// Writes what was gathered, ends our side and reads on until the client ends its own.
-async fn linger(mut socket: TcpStream, last: Vec<u8>) -> io::Result<()> {
-    socket.write_all(&last).await?;
-    socket.shutdown().await?;
+/// Writes what was gathered, ends our side and reads on until the client ends its own. What comes
+/// then isn't looked at: under TLS, nothing is decrypted any more.
+async fn linger(mut transport: Transport, last: Vec<u8>) -> io::Result<()> {
+    transport.write_all(&last).await?;
+    transport.shutdown().await?;
+    let mut socket = transport.into_socket();
     let mut scrap = [0; 4096];
     let mut left = LINGER_BYTES_MAX;
     while left > 0 {
@@ -321,13 +364,17 @@ impl Shutdown for Conn {
 
 impl UniqueID for Conn {
     fn id(&self) -> UniqueIDType {
-        self.socket.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+        self.transport.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 }
 
 impl Ssl for Conn {
     fn selected_alpn_proto(&self) -> Option<ALPN> {
         self.h2.then_some(ALPN::H2)
+    }
+
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.secured.as_ref().map(|it| Arc::clone(&it.ssl))
     }
 }
 
@@ -339,7 +386,7 @@ impl GetTimingDigest for Conn {
 
 impl GetProxyDigest for Conn {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
+        self.secured.as_ref().map(|it| Arc::clone(&it.value))
     }
 }
 
@@ -354,7 +401,7 @@ impl Peek for Conn {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     async fn pair() -> (Conn, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

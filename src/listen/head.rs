@@ -5,8 +5,7 @@ use super::conn::Conn;
 use super::strict;
 use memchr::memchr;
 use std::io;
-use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -17,7 +16,7 @@ pub enum Head {
     Http1(usize),
     /// The client speaks HTTP/2.
     Http2,
-    /// The client left between requests, or stayed silent.
+    /// The client left before its head was whole, or said nothing at all.
     Closed,
     /// The head can't be taken.
     Refused(Fault),
@@ -32,7 +31,11 @@ pub enum Fault {
     Malformed,
     /// HTTP/1.1 without `Host`, with two, or with one that the target contradicts (RFC 9112, 3.2).
     Host,
-    /// It is larger than `limits.header_bytes`.
+    /// `Expect` names something that weir doesn't do (RFC 9110, section 10.1.1).
+    Expectation,
+    /// Its target is longer than any that is in use.
+    LongTarget,
+    /// It is larger than `limits.header_bytes`, or has very many fields.
     TooLarge,
     /// It took longer than `timeouts.client_header`.
     TooSlow,
@@ -41,46 +44,65 @@ pub enum Fault {
 /// Bounds of a head.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Until its first byte.
-    pub idle: Duration,
-    /// From its first byte to its end.
-    pub complete: Duration,
     /// Its size.
     pub bytes_max: usize,
-    /// HTTP/2 may be spoken.
+    /// HTTP/2 may be spoken (with prior knowledge).
     pub h2: bool,
 }
 
-/// Reads until a head is complete.
+/// Waits for the first byte of a request; `false` when the client left instead. Can be dropped at any
+/// time: what was read isn't lost.
 ///
 /// # Errors
 /// What the socket says.
-pub async fn read(conn: &mut Conn, bounds: Bounds) -> io::Result<Head> {
-    if conn.ahead().is_empty() {
-        match timeout(bounds.idle, conn.read_ahead()).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) | Err(_) => return Ok(Head::Closed),
-            Ok(Err(error)) => return Err(error),
-        }
-    }
+pub async fn begins(conn: &mut Conn) -> io::Result<bool> {
+    Ok(!conn.ahead().is_empty() || conn.read_ahead().await?)
+}
+
+/// Reads until a head is complete, or `due`.
+///
+/// # Errors
+/// What the socket says.
+pub async fn read(conn: &mut Conn, bounds: Bounds, due: Instant) -> io::Result<Head> {
     let mut scan = Scan::default();
-    if let Some(head) = scan.step(conn, bounds) {
-        return Ok(head);
-    }
-    let rest = async {
+    let whole = async {
         loop {
-            if !conn.read_ahead().await? {
-                return Ok(Head::Closed);
-            }
             if let Some(head) = scan.step(conn, bounds) {
                 return Ok(head);
             }
+            if !conn.read_ahead().await? {
+                return Ok(Head::Closed);
+            }
         }
     };
-    match timeout(bounds.complete, rest).await {
+    match timeout_at(due, whole).await {
         Ok(head) => head,
+        Err(_) if conn.ahead().is_empty() => Ok(Head::Closed),
         Err(_) => Ok(Head::Refused(Fault::TooSlow)),
     }
+}
+
+/// Waits for the preface of HTTP/2, which TLS has promised (RFC 9113, section 3.4).
+///
+/// # Errors
+/// What the socket says.
+pub async fn read_preface(conn: &mut Conn, due: Instant) -> io::Result<Head> {
+    let preface = async {
+        loop {
+            let known = conn.ahead().len().min(H2_PREFACE.len());
+            if conn.ahead()[..known] != H2_PREFACE[..known] {
+                return Ok(Head::Closed);
+            }
+            if known == H2_PREFACE.len() {
+                conn.choose_h2();
+                return Ok(Head::Http2);
+            }
+            if !conn.read_ahead().await? {
+                return Ok(Head::Closed);
+            }
+        }
+    };
+    timeout_at(due, preface).await.unwrap_or(Ok(Head::Closed))
 }
 
 /// How far the head was looked at.
@@ -146,6 +168,16 @@ impl Fault {
                 "invalid_request",
                 "The request needs one Host header that agrees with its target.",
             ),
+            Self::Expectation => (
+                417,
+                "invalid_request",
+                "The request expects something other than 100-continue.",
+            ),
+            Self::LongTarget => (
+                414,
+                "uri_too_long",
+                "The request's target is longer than this server takes.",
+            ),
             Self::TooLarge => (
                 431,
                 "header_too_large",
@@ -186,11 +218,13 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     const BOUNDS: Bounds = Bounds {
-        idle: Duration::from_secs(75),
-        complete: Duration::from_secs(10),
         bytes_max: 64,
         h2: true,
     };
+
+    fn due() -> Instant {
+        Instant::now() + std::time::Duration::from_secs(10)
+    }
 
     async fn pair() -> (Conn, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -204,7 +238,7 @@ mod tests {
         let (mut conn, mut client) = pair().await;
         client.write_all(bytes).await.unwrap();
         client.shutdown().await.unwrap();
-        read(&mut conn, BOUNDS).await.unwrap()
+        read(&mut conn, BOUNDS, due()).await.unwrap()
     }
 
     fn sized(bytes: usize) -> Vec<u8> {
@@ -243,12 +277,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_preface_that_was_promised_must_come_first_and_in_time() {
+        let preface_of = async |bytes: &[u8]| {
+            let (mut conn, mut client) = pair().await;
+            client.write_all(bytes).await.unwrap();
+            client.shutdown().await.unwrap();
+            let head = read_preface(&mut conn, due()).await.unwrap();
+            (head, conn.ahead().len())
+        };
+        let more = [H2_PREFACE, b"more"].concat();
+        assert_eq!(preface_of(&more).await, (Head::Http2, more.len()));
+        assert_eq!(preface_of(&H2_PREFACE[..20]).await.0, Head::Closed);
+        assert_eq!(preface_of(b"GET / HTTP/1.1\r\n\r\n").await.0, Head::Closed);
+        let (mut conn, mut client) = pair().await;
+        client.write_all(&H2_PREFACE[..20]).await.unwrap();
+        assert!(begins(&mut conn).await.unwrap());
+        tokio::time::pause();
+        assert_eq!(read_preface(&mut conn, due()).await.unwrap(), Head::Closed);
+    }
+
+    #[tokio::test]
     async fn a_head_that_trickles_is_refused_when_its_time_is_over() {
         let (mut conn, mut client) = pair().await;
         client.write_all(b"GET / HT").await.unwrap();
-        conn.read_ahead().await.unwrap();
+        assert!(begins(&mut conn).await.unwrap());
         tokio::time::pause();
-        let head = read(&mut conn, BOUNDS).await.unwrap();
+        let head = read(&mut conn, BOUNDS, due()).await.unwrap();
         assert_eq!(head, Head::Refused(Fault::TooSlow));
         client.write_all(b"TP/1.1\r\n\r\n").await.unwrap();
     }
@@ -257,7 +311,7 @@ mod tests {
     async fn a_silent_client_is_let_go_without_an_answer() {
         let (mut conn, client) = pair().await;
         tokio::time::pause();
-        assert_eq!(read(&mut conn, BOUNDS).await.unwrap(), Head::Closed);
+        assert_eq!(read(&mut conn, BOUNDS, due()).await.unwrap(), Head::Closed);
         drop(client);
     }
 }

@@ -22,6 +22,8 @@ pub struct Settings {
     pub client_header: Duration,
     /// `timeouts.keepalive`: how long a connection may be silent between two requests.
     pub keepalive: Duration,
+    /// `timeouts.idle`: how long a client of HTTP/2 may take nothing of what waits for it.
+    pub stall: Duration,
     /// `timeouts.drain`: how long open requests may go on when weir stops or is replaced.
     pub drain: Duration,
     /// `timeouts.idle_close_delay`: idle connections of a weir that drains are closed one by one

@@ -4,8 +4,9 @@
 use super::head::Fault;
 use std::mem::MaybeUninit;
 
-/// Pingora takes as many.
-const HEADERS_MAX: usize = 256;
+/// Far more than any client of a model has.
+const HEADERS_MAX: usize = 128;
+const TARGET_BYTES_MAX: usize = 16 << 10;
 
 /// Checks a complete head.
 ///
@@ -20,7 +21,11 @@ pub fn check(head: &[u8]) -> Result<(), Fault> {
         Ok(_) | Err(_) => return Err(Fault::Malformed),
     }
     check_framing(request.headers, request.version == Some(0))?;
+    check_expectation(request.headers)?;
     let target = request.path.unwrap_or_default();
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(Fault::LongTarget);
+    }
     let mut hosts = request
         .headers
         .iter()
@@ -65,6 +70,16 @@ fn check_framing(headers: &[httparse::Header<'_>], http10: bool) -> Result<(), F
         && length.is_none_or(|header| is_number(header.value))
         && coding.is_none_or(|header| !http10 && header.value.eq_ignore_ascii_case(b"chunked"));
     if sound { Ok(()) } else { Err(Fault::Malformed) }
+}
+
+/// What else is expected, some server behind might do and another not: a way to make them read
+/// different requests.
+fn check_expectation(headers: &[httparse::Header<'_>]) -> Result<(), Fault> {
+    let met = headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case("expect"))
+        .all(|header| header.value.eq_ignore_ascii_case(b"100-continue"));
+    if met { Ok(()) } else { Err(Fault::Expectation) }
 }
 
 #[cfg(test)]
@@ -112,6 +127,27 @@ mod tests {
         ] {
             assert_eq!(refused(malformed), Some(Fault::Malformed), "{malformed}");
         }
+    }
+
+    #[test]
+    fn what_is_expected_must_be_what_is_done() {
+        let expecting = |what: &str| {
+            check(format!("POST / HTTP/1.1\r\nHost: a\r\nExpect: {what}\r\n\r\n").as_bytes())
+        };
+        assert_eq!(expecting("100-Continue"), Ok(()));
+        for what in ["y 100-continue", "100-continue, x", "", "200-ok"] {
+            assert_eq!(expecting(what), Err(Fault::Expectation), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_target_at_the_limit_is_taken_and_one_past_it_is_not() {
+        let target = |bytes: usize| {
+            let path = "x".repeat(bytes - 1);
+            check(format!("GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes())
+        };
+        assert_eq!(target(TARGET_BYTES_MAX), Ok(()));
+        assert_eq!(target(TARGET_BYTES_MAX + 1), Err(Fault::LongTarget));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct Record<'a> {
     pub trace_id: &'a str,
     /// The client's address, as a trusted proxy or the socket says.
     pub client_ip: Option<std::net::IpAddr>,
+    /// Who the client is by its certificate: a URI or a subject.
+    pub client_cert: Option<&'a str>,
     /// HTTP method.
     pub method: &'a str,
     /// Path without query: a query may hold a key.
@@ -98,12 +100,13 @@ enum Value<'a> {
 
 impl<'a> Record<'a> {
     /// A request whose head was refused before anything in it was understood.
-    pub fn of_refused_head(client: std::net::IpAddr, status: u16, end: End<'a>) -> Self {
+    pub fn of_refused_head(client: Option<std::net::IpAddr>, status: u16, end: End<'a>) -> Self {
         Self {
             time: chrono::Utc::now(),
             request_id: "",
             trace_id: "",
-            client_ip: Some(client),
+            client_ip: client,
+            client_cert: None,
             method: "",
             path: "",
             status,
@@ -185,6 +188,7 @@ impl<'a> Record<'a> {
             "client_ip",
             client.as_deref().map_or(Value::None, Value::Text),
         );
+        field("client_cert", text(self.client_cert));
         field("method", text(known(self.method)));
         field("path", text(known(self.path)));
         field("status", Value::Number(self.status.into()));
@@ -278,6 +282,7 @@ mod tests {
             request_id: "r1",
             trace_id: "t1",
             client_ip: Some([192, 0, 2, 1].into()),
+            client_cert: None,
             method: "POST",
             path: "/v1/chat/completions",
             status: 200,

@@ -3,8 +3,8 @@
 use super::access::{Record, Usage};
 use super::names;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// All metrics, registered in a registry of their own.
@@ -21,6 +21,9 @@ pub struct Metrics {
     reloads: IntCounterVec,
     in_flight: IntGauge,
     buffered_bytes: IntGauge,
+    streams: IntGauge,
+    connections_refused: IntCounterVec,
+    certificate_days: GaugeVec,
     /// Open client connections; the accept loop keeps it.
     pub connections: IntGauge,
     /// Access log records that were lost.
@@ -34,6 +37,8 @@ pub struct Now {
     pub in_flight: usize,
     /// Bytes held in request buffers.
     pub buffered_bytes: usize,
+    /// Open streams of events.
+    pub streams: usize,
 }
 
 impl Metrics {
@@ -113,6 +118,23 @@ impl Metrics {
                 names::BUFFERED_BYTES,
                 "Bytes held in request buffers.",
             ),
+            streams: gauge(&registry, names::STREAMS, "Open streams of events."),
+            connections_refused: counters(
+                &registry,
+                names::CONNECTIONS_REFUSED,
+                "Connections that were closed before a request, by reason.",
+                &["reason"],
+            ),
+            certificate_days: kept(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        names::CERTIFICATE_DAYS,
+                        "Days until a listener's certificate expires.",
+                    ),
+                    &["listener", "name"],
+                ),
+            ),
             connections: gauge(&registry, names::CONNECTIONS, "Open client connections."),
             access_log_dropped: kept(
                 &registry,
@@ -188,10 +210,26 @@ impl Metrics {
         self.reloads.with_label_values(&[result]).inc();
     }
 
+    /// Counts a connection that was closed before a request; `reason` is one of a closed set.
+    pub fn connection_refused(&self, reason: &str) {
+        self.connections_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// Says which certificates there are now: listener, first name, days left.
+    pub fn certificates<'c>(&self, all: impl IntoIterator<Item = (&'c str, &'c str, f64)>) {
+        self.certificate_days.reset();
+        for (listener, name, days) in all {
+            self.certificate_days
+                .with_label_values(&[listener, name])
+                .set(days);
+        }
+    }
+
     /// All metrics in Prometheus' text format.
     pub fn render(&self, now: Now) -> Vec<u8> {
         self.in_flight.set(gauge_value(now.in_flight));
         self.buffered_bytes.set(gauge_value(now.buffered_bytes));
+        self.streams.set(gauge_value(now.streams));
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be written");

@@ -3,6 +3,7 @@
 
 pub mod access;
 mod aside;
+pub mod merge;
 pub mod metrics;
 pub mod names;
 pub mod program_log;
@@ -62,6 +63,11 @@ impl Observer {
     /// Opens the access log's file anew, as after a rotation by somebody else.
     pub fn reopen(&self) {
         self.access.reopen();
+    }
+
+    /// Says whether this process rotates the access log; see [`Sink::rotate`].
+    pub fn rotate(&self, rotate: bool) {
+        self.access.rotate(rotate);
     }
 
     /// Returns when all that was told so far is written, and what was left aside is told too.

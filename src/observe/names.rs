@@ -24,6 +24,12 @@ pub const IN_FLIGHT: &str = "weir_in_flight";
 pub const BUFFERED_BYTES: &str = "weir_buffered_bytes";
 /// Open client connections.
 pub const CONNECTIONS: &str = "weir_connections";
+/// Streams of events that are open.
+pub const STREAMS: &str = "weir_streams";
+/// Connections of clients that were closed before a request, by reason.
+pub const CONNECTIONS_REFUSED: &str = "weir_connections_refused_total";
+/// Days until a certificate of a listener expires, by its first name; negative when it has.
+pub const CERTIFICATE_DAYS: &str = "weir_certificate_expires_days";
 /// weir's own share of a request: from its last byte to the choice of an upstream.
 pub const OVERHEAD: &str = "weir_overhead_seconds";
 /// Reloads by result.

@@ -46,6 +46,8 @@ struct State {
     parked: bool,
     hurry: bool,
     reopen: bool,
+    /// Another process rotates the file.
+    follows: bool,
     closed: bool,
 }
 
@@ -55,7 +57,7 @@ impl Sink {
     /// # Errors
     /// When the file's folder or the file can't be made or written.
     pub fn open(file: Option<&LogFile>, dropped: IntCounter) -> io::Result<Self> {
-        let output = Output::open(file)?;
+        let output = Output::open(file, false)?;
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             work: Condvar::new(),
@@ -93,6 +95,16 @@ impl Sink {
     pub fn reopen(&self) {
         self.shared.state.lock().reopen = true;
         self.shared.work.notify_one();
+    }
+
+    /// Says whether this process rotates the file. Where several write to it only one may: the others
+    /// find it anew for each batch of lines, so that a line never goes to a file that was rotated.
+    pub fn rotate(&self, rotate: bool) {
+        let mut state = self.shared.state.lock();
+        if state.follows == rotate {
+            (state.follows, state.reopen) = (!rotate, true);
+            self.shared.work.notify_one();
+        }
     }
 
     /// Returns when all lines so far are written; `false` when the output takes nothing for longer
@@ -141,13 +153,14 @@ impl Shared {
                 return;
             }
             let reopen = std::mem::take(&mut state.reopen);
+            let follows = state.follows;
             let lines = std::mem::take(&mut state.lines);
             std::mem::swap(&mut state.waiting, &mut batch);
             state.writing = true;
             drop(state);
 
             if reopen {
-                match Output::open(file) {
+                match Output::open(file, follows) {
                     Ok(opened) => output = opened,
                     Err(error) => tracing::error!(%error, "the access log could not be reopened"),
                 }
@@ -178,10 +191,12 @@ impl Shared {
 enum Output {
     Stdout,
     File(Box<FileRotate<AppendCount>>, std::path::PathBuf),
+    /// A file that another process rotates.
+    Shared(std::path::PathBuf),
 }
 
 impl Output {
-    fn open(file: Option<&LogFile>) -> io::Result<Self> {
+    fn open(file: Option<&LogFile>, follows: bool) -> io::Result<Self> {
         let Some(file) = file else {
             return Ok(Self::Stdout);
         };
@@ -198,6 +213,9 @@ impl Output {
             .create(true)
             .open(&file.path)
             .map_err(named)?;
+        if follows {
+            return Ok(Self::Shared(file.path.clone()));
+        }
         let compression = if file.compress {
             Compression::OnRotate(0)
         } else {
@@ -227,6 +245,11 @@ impl Output {
                 }
                 file.write_all(batch)?;
                 file.flush()
+            }
+            Self::Shared(path) => {
+                let mut options = std::fs::OpenOptions::new();
+                let mut file = options.append(true).create(true).open(path)?;
+                file.write_all(batch)
             }
         }
     }

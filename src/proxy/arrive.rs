@@ -1,12 +1,14 @@
 //! First step: when the request came, from whom, under which id and trace.
 
 use super::journey::Journey;
+use crate::types::identity::Identity;
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use ipnet::IpNet;
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What is known of a request before its body is read.
@@ -22,6 +24,12 @@ pub struct Arrival {
     pub peer: Option<IpAddr>,
     /// The client, as the socket or a trusted proxy says.
     pub client: Option<IpAddr>,
+    /// Who the client is by its certificate.
+    pub identity: Option<Arc<Identity>>,
+    /// It came by TLS.
+    pub secure: bool,
+    /// `Strict-Transport-Security` of its listener (RFC 6797).
+    pub hsts: Option<HeaderValue>,
     /// The socket's peer may speak for others.
     pub trusted: bool,
     /// The trace that it belongs to.
@@ -52,6 +60,9 @@ impl Arrival {
             request_id: String::new(),
             peer: None,
             client: None,
+            identity: None,
+            secure: false,
+            hsts: None,
             trusted: false,
             trace: Trace::default(),
             method: Method::GET,
@@ -66,10 +77,18 @@ pub fn arrive(session: &mut Session, journey: &mut Journey) {
     let corridor = &journey.snapshot.corridor;
     session.set_write_timeout(Some(corridor.timeouts.idle));
     session.set_read_timeout(Some(corridor.timeouts.client_body));
+    if journey.snapshot.governor.ending().is_draining() {
+        session.set_keepalive(None);
+    }
     let peer = session
         .client_addr()
         .and_then(|address| address.as_inet())
         .map(|address| address.ip().to_canonical());
+    if let Some(secured) = session.digest().and_then(crate::listen::secured) {
+        journey.arrival.secure = true;
+        journey.arrival.identity.clone_from(&secured.with.identity);
+        journey.arrival.hsts.clone_from(&secured.hsts);
+    }
     forget_case(session.req_header_mut());
     if !wants_websocket(session.req_header()) {
         // RFC 9110, section 7.8: a server may go on in the protocol that is spoken.

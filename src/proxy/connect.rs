@@ -3,7 +3,7 @@
 use super::journey::Journey;
 use super::peek::Body;
 use super::refuse::{self, Refusal};
-use super::replay::{FIRST_BYTE_LATE, IDLE, TOTAL};
+use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
 use crate::egress::{ConnectError, Limits, Road, RoadError};
 use crate::upstream::{Attempt, Choice, Outcome};
 use bytes::Bytes;
@@ -140,7 +140,8 @@ pub fn broke(
         }
     }
     error.set_retry(again);
-    if !again && !journey.reply.is_done() && (from_upstream || is_late(&error)) {
+    let theirs = from_upstream || is_late(&error) && *error.etype() != ENDING;
+    if !again && !journey.reply.is_done() && theirs {
         failed_try(journey, &error);
     }
     error
@@ -148,7 +149,7 @@ pub fn broke(
 
 /// True for weir's own deadlines on an upstream's answer.
 pub fn is_late(error: &Error) -> bool {
-    [FIRST_BYTE_LATE, IDLE, TOTAL].contains(error.etype())
+    [FIRST_BYTE_LATE, IDLE, TOTAL, ENDING].contains(error.etype())
         || *error.etype() == ErrorType::ReadTimedout && *error.esource() == ErrorSource::Upstream
 }
 

@@ -194,6 +194,11 @@ pub fn rendered(template: &Template, journey: &Journey) -> Option<HeaderValue> {
                     let _ = write!(value, "{client}");
                 }
             }
+            Piece::ClientCert => {
+                if let Some(identity) = &journey.arrival.identity {
+                    value.push_str(identity.name());
+                }
+            }
             Piece::Model => {
                 let model = journey.plan.as_ref().and_then(|plan| plan.model.as_deref());
                 let printable = model.unwrap_or_default().chars();

@@ -134,6 +134,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         timeouts: snapshot.corridor.timeouts,
         began: journey.arrival.started,
         upload: !upgrade,
+        ending: snapshot.governor.ending().clone(),
     };
     plan.body.install(session, deadlines);
     Ok(Step::Onward)

@@ -6,7 +6,7 @@
 use super::connect;
 use super::journey::Journey;
 use super::plan::Surface;
-use super::replay::{BODY_LATE, FIRST_BYTE_LATE, IDLE, TOTAL};
+use super::replay::{BODY_LATE, ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
 use super::reply::mark;
 use crate::dialect::multipart::FormError;
 use crate::dialect::openai::request::AskedError;
@@ -46,12 +46,16 @@ pub enum Refusal {
     RateLimited(Duration),
     /// The host has no room for this now.
     Overloaded(&'static str),
+    /// weir ends, or is replaced, and the request has had its time.
+    ShuttingDown,
     /// The upstream could not be reached or broke.
     UpstreamFailed(String),
     /// The upstream was too slow.
     UpstreamTimeout(&'static str),
 }
 
+/// What a request hears that weir can't wait for any longer.
+const ENDED: &str = "This server is shutting down or being replaced; send the request again.";
 /// A host that is full now may have room in this long.
 const OVERLOADED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -86,7 +90,7 @@ impl Refusal {
             Self::BodyTooLarge(_) => 413,
             Self::RateLimited(_) => 429,
             Self::UpstreamFailed(_) => 502,
-            Self::Overloaded(_) => 503,
+            Self::Overloaded(_) | Self::ShuttingDown => 503,
             Self::UpstreamTimeout(_) => 504,
         }
     }
@@ -104,6 +108,7 @@ impl Refusal {
             Self::RateLimited(_) => "rate_limited",
             Self::UpstreamFailed(_) => "upstream_failed",
             Self::Overloaded(_) => "overloaded",
+            Self::ShuttingDown => "shutting_down",
             Self::UpstreamTimeout(_) => "upstream_timeout",
         }
     }
@@ -142,7 +147,7 @@ impl Refusal {
     fn retry_after(&self) -> Option<u64> {
         let wait = match self {
             Self::RateLimited(wait) => *wait,
-            Self::Overloaded(_) => OVERLOADED_RETRY_AFTER,
+            Self::Overloaded(_) | Self::ShuttingDown => OVERLOADED_RETRY_AFTER,
             _ => return None,
         };
         Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
@@ -201,6 +206,7 @@ impl fmt::Display for Refusal {
                 f,
                 "The server is at its limit ({what}); wait as Retry-After says and try again."
             ),
+            Self::ShuttingDown => f.write_str(ENDED),
             Self::UpstreamFailed(what) => write!(f, "The model server could not be used: {what}."),
             Self::UpstreamTimeout(what) => write!(f, "The model server was too slow: {what}."),
         }
@@ -369,7 +375,7 @@ pub async fn failed(session: &mut Session, journey: &mut Journey, error: &Error)
     if refusal == Refusal::ClientLeft || (from_client && has_begun(session)) {
         journey.reply.end.get_or_insert(End::ClientClosed);
     } else if has_begun(session) {
-        end_what_began(session, journey).await;
+        end_what_began(session, journey, refusal == Refusal::ShuttingDown).await;
     } else {
         status = refusal.status();
         if let Some(plan) = journey.plan.as_mut() {
@@ -387,17 +393,22 @@ pub async fn failed(session: &mut Session, journey: &mut Journey, error: &Error)
     }
 }
 
-/// Ends an answer whose upstream broke.
-async fn end_what_began(session: &mut Session, journey: &mut Journey) {
+/// Ends an answer whose upstream broke, or that weir itself can't wait for any longer.
+async fn end_what_began(session: &mut Session, journey: &mut Journey, shutting_down: bool) {
     let last = if journey.reply.is_done() {
         journey.reply.end = Some(End::Complete);
         Bytes::new()
     } else {
-        journey.reply.end = Some(End::UpstreamBroke);
+        let (end, broken) = if shutting_down {
+            (End::Refused(Refusal::ShuttingDown.code()), ENDED_STREAM)
+        } else {
+            (End::UpstreamBroke, BROKEN_STREAM)
+        };
+        journey.reply.end = Some(end);
         if !journey.reply.stream || journey.reply.encoded || journey.reply.is_complete() {
             return;
         }
-        stream_error(journey, "The upstream broke off its stream.")
+        stream_error(journey, broken)
     };
     journey.reply.bytes_out += last.len() as u64;
     if let Err(error) = session.write_response_body(Some(last), true).await {
@@ -428,6 +439,7 @@ fn from_upstream(error: &Error) -> Refusal {
         etype if *etype == FIRST_BYTE_LATE => Refusal::UpstreamTimeout("no answer in time"),
         etype if *etype == IDLE => Refusal::UpstreamTimeout("it fell silent"),
         etype if *etype == TOTAL => Refusal::UpstreamTimeout("the request took too long"),
+        etype if *etype == ENDING => Refusal::ShuttingDown,
         ErrorType::ReadTimedout => Refusal::UpstreamTimeout("no answer in time"),
         ErrorType::WriteTimedout => Refusal::UpstreamTimeout("it didn't take the request"),
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
@@ -447,8 +459,18 @@ fn from_upstream(error: &Error) -> Refusal {
     }
 }
 
+/// What the last event of a stream says: a code, and a sentence.
+pub type Broken = (&'static str, &'static str);
+
+/// The upstream's connection broke.
+const BROKEN_STREAM: Broken = ("upstream_failed", "The upstream broke off its stream.");
+/// weir's time was over.
+const ENDED_STREAM: Broken = ("shutting_down", ENDED);
+/// The upstream ended its answer in good form, and the stream in it isn't over.
+pub const SHORT_STREAM: Broken = ("upstream_failed", "The upstream ended its stream early.");
+
 /// The event that ends a stream which broke, in the client's dialect; no `[DONE]` follows.
-pub fn stream_error(journey: &Journey, message: &str) -> Bytes {
+pub fn stream_error(journey: &Journey, (code, message): Broken) -> Bytes {
     let surface = journey
         .plan
         .as_ref()
@@ -467,7 +489,7 @@ pub fn stream_error(journey: &Journey, message: &str) -> Bytes {
                 "message": message,
                 "type": "server_error",
                 "param": null,
-                "code": "upstream_failed",
+                "code": code,
             }});
             format!("\n\ndata: {data}\n\n")
         }

@@ -6,6 +6,7 @@
 //! a session is polled while neither side moves.
 
 use super::settings::Timeouts;
+use crate::govern::{Ending, ending::Over};
 use crate::listen::Conn;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
@@ -31,11 +33,14 @@ pub const IDLE: ErrorType = ErrorType::Custom("Idle");
 /// The request as a whole took too long.
 pub const TOTAL: ErrorType = ErrorType::Custom("Total");
 
+/// weir ends, and with it all that is in flight.
+pub const ENDING: ErrorType = ErrorType::Custom("Ending");
+
 /// The client took longer than it may to send its body.
 pub const BODY_LATE: ErrorType = ErrorType::Custom("BodyLate");
 
 /// By when what must have happened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Deadlines {
     /// How long each step may take.
     pub timeouts: Timeouts,
@@ -44,6 +49,8 @@ pub struct Deadlines {
     /// A body that passes through has `timeouts.client_body` for all of it; another protocol's bytes
     /// don't.
     pub upload: bool,
+    /// When weir itself ends.
+    pub ending: Ending,
 }
 
 /// What the corridor keeps of a session that is stood in for.
@@ -69,6 +76,7 @@ struct Replay {
     body: Option<Bytes>,
     shared: Arc<Shared>,
     clock: Clock,
+    ending: Ending,
 }
 
 /// Puts the stand-in into the place of the real session, with the body that it is to give, or with
@@ -88,6 +96,7 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
     let inner = std::mem::replace(&mut session.downstream_session, placeholder);
     let replay = Replay {
         inner: Some(inner),
+        ending: deadlines.ending.clone(),
         clock: Clock::new(deadlines, body.is_none()),
         body,
         shared: Arc::clone(&shared),
@@ -129,6 +138,16 @@ impl Replay {
             .as_deref_mut()
             .expect("the inner session is taken only by drop")
     }
+
+    /// An answer begins. The last one on a connection says so (RFC 9112, section 9.6).
+    fn begins(&mut self, head: &ResponseHeader) {
+        if !is_interim(head) {
+            self.clock.moved();
+            if self.ending.is_draining() {
+                self.inner_mut().set_keepalive(None);
+            }
+        }
+    }
 }
 
 impl Drop for Replay {
@@ -148,6 +167,7 @@ struct Clock {
     /// By when the client's body must be whole, while it isn't.
     upload_due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    ending: Over,
 }
 
 impl Clock {
@@ -161,6 +181,7 @@ impl Clock {
             answering: false,
             upload_due: uploads.then(|| began + deadlines.timeouts.client_body),
             timer: None,
+            ending: deadlines.ending.over(),
         }
     }
 
@@ -211,7 +232,15 @@ impl Clock {
             if timer.is_elapsed() || timer.deadline() > due {
                 timer.as_mut().reset(due);
             }
-            timer.await;
+            let ended = std::future::poll_fn(|cx| {
+                if self.ending.poll(cx).is_ready() {
+                    return Poll::Ready(true);
+                }
+                timer.as_mut().poll(cx).map(|()| false)
+            });
+            if ended.await {
+                return ENDING;
+            }
         }
     }
 }
@@ -306,16 +335,12 @@ impl CustomSession for Replay {
     }
 
     async fn write_response_header(&mut self, head: Box<ResponseHeader>, _end: bool) -> Result<()> {
-        if !is_interim(&head) {
-            self.clock.moved();
-        }
+        self.begins(&head);
         self.inner_mut().write_response_header(head).await
     }
 
     async fn write_response_header_ref(&mut self, head: &ResponseHeader, _end: bool) -> Result<()> {
-        if !is_interim(head) {
-            self.clock.moved();
-        }
+        self.begins(head);
         self.inner_mut().write_response_header_ref(head).await
     }
 
@@ -330,6 +355,9 @@ impl CustomSession for Replay {
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
         let interim = matches!(tasks.as_slice(), [HttpTask::Header(head, _)] if is_interim(head));
+        if let Some(HttpTask::Header(head, _)) = tasks.first() {
+            self.begins(head);
+        }
         let written = self.inner_mut().response_duplex_vec(tasks).await;
         if !interim {
             self.clock.moved();

@@ -3,7 +3,8 @@
 use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
 use super::peek::Body;
-use super::refuse::stream_error;
+use super::refuse::{SHORT_STREAM, stream_error};
+use crate::govern::OpenStream;
 use crate::observe::access::End;
 use crate::tokens::meter::{Ending, Meter};
 use crate::upstream::Outcome;
@@ -23,6 +24,8 @@ pub struct Reply {
     pub stream: bool,
     /// Its body is compressed: nothing can be read from it, or put into it.
     pub encoded: bool,
+    /// Its place among the open streams.
+    pub open: Option<OpenStream>,
     /// When the first byte of its body came.
     pub first_byte: Option<Instant>,
     /// Body bytes for the client.
@@ -101,6 +104,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         journey.reply.meter = Some(Meter::new(surface, model, stream, strip));
     }
     if stream {
+        journey.reply.open = Some(journey.snapshot.governor.streams().open(Instant::now()));
         // Its length can change (usage taken out, an error event put in).
         response.remove_header(&header::CONTENT_LENGTH);
         response.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
@@ -158,10 +162,7 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
         reply.end = Some(End::UpstreamBroke);
         outcome = Outcome::Failed;
         let mut joined = BytesMut::from(&last[..]);
-        joined.extend_from_slice(&stream_error(
-            journey,
-            "The upstream ended its stream early.",
-        ));
+        joined.extend_from_slice(&stream_error(journey, SHORT_STREAM));
         last = joined.freeze();
     }
     if let Some(current) = journey.attempt.as_mut() {
@@ -221,12 +222,36 @@ pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
         let mut number = itoa::Buffer::new();
         response.insert_header(X_WEIR_ATTEMPTS, number.format(current.number))?;
     }
+    if journey.arrival.secure {
+        secure(response, journey.arrival.hsts.as_ref())?;
+    }
     for name in &snapshot.corridor.response_headers.remove {
         response.remove_header(name);
     }
     for (name, template) in &snapshot.corridor.response_headers.set {
         if let Some(value) = rendered(template, journey) {
             response.insert_header(name.clone(), value)?;
+        }
+    }
+    Ok(())
+}
+
+/// What browsers are to make of answers that came by TLS, where the upstream says nothing else.
+fn secure(response: &mut ResponseHeader, hsts: Option<&HeaderValue>) -> Result<()> {
+    if let Some(hsts) = hsts
+        && !response
+            .headers
+            .contains_key(header::STRICT_TRANSPORT_SECURITY)
+    {
+        response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
+    }
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        if !response.headers.contains_key(&name) {
+            response.insert_header(name, HeaderValue::from_static(value))?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use crate::observe::access::{End, Usage};
 use crate::snapshot::Snapshot;
 use crate::tokens::meter::{self, Source};
 use crate::tokens::prompt::{Api, prompt_tokens};
+use crate::types::identity::Identity;
 use crate::upstream::Endpoint;
 use pingora::{Error, ErrorSource};
 use pingora_proxy::Session;
@@ -49,6 +50,7 @@ impl Drop for Journey {
         });
         // The places among those in flight are free from here on, whatever counting may take.
         self.grant = None;
+        self.reply.open = None;
         let settled = Settled {
             ended,
             tried,
@@ -153,6 +155,7 @@ impl Settled {
             request_id: &arrival.request_id,
             trace_id: &arrival.trace.id,
             client_ip: arrival.client,
+            client_cert: arrival.identity.as_deref().map(Identity::name),
             method: arrival.method.as_str(),
             path: &arrival.path,
             status,

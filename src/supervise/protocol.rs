@@ -73,13 +73,21 @@ pub enum Order {
     Reopen,
     /// Answer with [`Told::Report`].
     Report,
-    /// The answer to [`Told::Ask`]: reports of all other living generations, and of the dead whose
-    /// totals nobody has added yet.
+    /// The answer to [`Told::Ask`].
     Others {
         /// As in the question.
         id: u64,
-        /// Fresh where the generation answered in time, else its last.
+        /// Of all other living generations: fresh where one answered in time, else its last.
         reports: Vec<Report>,
+        /// Of the dead whose totals nobody has added yet.
+        #[serde(default)]
+        dead: Vec<Report>,
+    },
+    /// What all other living generations carry together, by their last beats: the caps of the host
+    /// are shared. Sent when it has changed, at most once a second.
+    Elsewhere {
+        /// Sums.
+        summary: Summary,
     },
 }
 
@@ -198,6 +206,9 @@ pub enum Command {
         number: u64,
         /// Its process.
         pid: i32,
+        /// Where its listening sockets are bound, in the order of [`Inheritance::sockets`].
+        #[serde(default)]
+        sockets: Vec<String>,
     },
 }
 

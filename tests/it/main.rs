@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acme;
 mod arrows;
 mod bodies;
 mod cli;
@@ -13,6 +14,7 @@ mod config;
 mod egress;
 mod fixtures;
 mod forwarding;
+mod h2_hostile;
 mod hostile;
 mod limits;
 mod metering;
@@ -22,3 +24,4 @@ mod routing;
 mod sdk;
 mod streaming;
 mod telling;
+mod tls;

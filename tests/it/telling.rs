@@ -43,7 +43,7 @@ fn a_record_has_all_its_fields() {
         .keys()
         .map(String::as_str)
         .collect();
-    let expected = "time request_id client_ip method path status latency_ms ttft_ms team key model \
+    let expected = "time request_id client_ip client_cert method path status latency_ms ttft_ms team key model \
                     upstream_model provider endpoint road attempts input_tokens output_tokens \
                     cached_tokens reasoning_tokens token_source cost_usd bytes_in bytes_out stream end \
                     trace_id";
@@ -54,6 +54,7 @@ fn a_record_has_all_its_fields() {
             Value::from("0190a0a0-0000-7000-8000-00000000abcd"),
         ),
         ("client_ip", "192.0.2.77".into()),
+        ("client_cert", Value::Null),
         ("method", "POST".into()),
         ("path", CHAT.into()),
         ("status", 200.into()),

@@ -7,6 +7,7 @@
     reason = "a toolbox: not every tool is in use at every moment"
 )]
 
+pub mod acme_server;
 pub mod client;
 pub mod dns_server;
 pub mod folder;
@@ -17,7 +18,9 @@ pub mod h2_provider;
 pub mod h2c;
 pub mod provider;
 pub mod tls;
+pub mod tls_client;
 
+pub use acme_server::AcmeServer;
 pub use client::{Answer, Client, get, post};
 pub use dns_server::DnsServer;
 pub use folder::Folder;

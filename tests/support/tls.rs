@@ -84,6 +84,25 @@ impl Authority {
         TlsFront::start(Arc::new(config), to)
     }
 
+    /// A certificate that it signs, and its key, in files of this name. `subject` such as
+    /// `/O=search/CN=ana`, `names` such as `DNS:a.test,URI:spiffe://test/a`.
+    pub fn issue(&self, file: &str, subject: &str, names: &str, days: i32) -> (PathBuf, PathBuf) {
+        self.folder.write(
+            "extensions",
+            format!("subjectAltName={names}\nbasicConstraints=CA:FALSE\n"),
+        );
+        self.openssl(&format!(
+            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj {subject} \
+             -keyout {file}.key -out {file}.csr",
+        ));
+        self.openssl(&format!(
+            "x509 -req -in {file}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} \
+             -extfile extensions -out {file}.pem",
+        ));
+        let path = |end: &str| self.folder.join(&format!("{file}.{end}"));
+        (path("pem"), path("key"))
+    }
+
     fn openssl(&self, arguments: &str) {
         let output = Command::new("openssl")
             .args(arguments.split_whitespace())

@@ -1,19 +1,24 @@
-//! `limits`, `timeouts`, `rate_limit`: how much and how long.
+//! `limits`, `timeouts`, `upgrade`, `rate_limit`: how much and how long.
 
 use super::Check;
-use crate::config::file::{File, Limits, RateLimit, Timeouts};
+use crate::config::file::{File, Limits, RateLimit, Timeouts, Upgrade};
 use crate::config::path::Path;
 use crate::config::units::{Size, Span, Whole};
-use crate::{govern::settings as govern, proxy::settings as proxy};
+use crate::{
+    govern::settings as govern, proxy::settings as proxy, supervise::settings as supervise,
+};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Bounds of several rooms.
 pub(super) struct Bounds {
     pub(super) connections_max: usize,
+    pub(super) connections_per_client_max: usize,
     pub(super) header_bytes_max: usize,
     pub(super) client_header: Duration,
+    pub(super) keepalive: Duration,
     pub(super) drain: Duration,
+    pub(super) idle_close_delay: Duration,
     pub(super) timeouts: proxy::Timeouts,
     pub(super) govern: govern::Settings,
 }
@@ -29,8 +34,13 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
         self::positive(span, &timeout.key(key), check).unwrap_or(Duration::from_secs(seconds))
     };
     let client_header = positive(timeouts.client_header, "client_header", 10);
+    let keepalive = positive(timeouts.keepalive, "keepalive", 75);
     let any =
         |span: Option<Span>, seconds| span.map_or(Duration::from_secs(seconds), |span| span.0);
+    let (drain, idle_close_delay) = (
+        any(timeouts.drain, 3600),
+        any(timeouts.idle_close_delay, 10),
+    );
     let timeouts = proxy::Timeouts {
         client_body: positive(timeouts.client_body, "client_body", 60),
         connect: positive(timeouts.connect, "connect", 5),
@@ -38,7 +48,6 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
         idle: positive(timeouts.idle, "idle", 120),
         total: any(timeouts.total, 0),
     };
-    let drain = any(file.timeouts.as_ref().and_then(|it| it.drain), 3600);
     let mut size = |size: Option<Size>, key: &str, range: RangeInclusive<u64>, standard: usize| {
         let path = limit.key(key);
         self::size(size, &path, range, check).unwrap_or(standard)
@@ -59,9 +68,12 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
     );
     Bounds {
         connections_max: count(limits.connections, 10_000),
+        connections_per_client_max: count(limits.connections_per_client, 2_000),
         header_bytes_max,
         client_header,
+        keepalive,
         drain,
+        idle_close_delay,
         timeouts,
         govern: govern::Settings {
             rate_limit: rate_limit(file.rate_limit.as_ref(), check),
@@ -69,6 +81,25 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
             body_bytes_max,
             buffered_bytes_max,
         },
+    }
+}
+
+/// Rules of an upgrade.
+pub(super) fn upgrade(file: &File, check: &mut Check<'_>) -> supervise::Settings {
+    let path = check.key("upgrade");
+    let nothing = Upgrade::default();
+    let upgrade = file.upgrade.as_ref().unwrap_or(&nothing);
+    let ready = positive(upgrade.ready, &path.key("ready"), check);
+    let generations = upgrade.generations.map_or(8, |generations| generations.0);
+    if !(2..=64).contains(&generations) {
+        let path = path.key("generations");
+        check.findings.wrong(&path, "a number from 2 to 64");
+    }
+    let probation = upgrade.probation.map(|span| span.0);
+    supervise::Settings {
+        ready: ready.unwrap_or(Duration::from_secs(60)),
+        probation: probation.unwrap_or(Duration::from_secs(3)),
+        generations_max: usize::try_from(generations).unwrap_or(usize::MAX),
     }
 }
 
@@ -88,6 +119,26 @@ pub(super) fn positive(span: Option<Span>, path: &Path, check: &mut Check<'_>) -
         return None;
     }
     Some(span)
+}
+
+/// Whole seconds up to `max`, or zero, which is `off`.
+pub(super) fn seconds(
+    span: Span,
+    off: &str,
+    max: Duration,
+    path: &Path,
+    check: &mut Check<'_>,
+) -> Duration {
+    let span = span.0;
+    if !span.is_zero() && (span.subsec_nanos() > 0 || span > max) {
+        let max = match max.as_secs() / 3600 {
+            hours if hours % 24 == 0 => format!("{}d", hours / 24),
+            hours => format!("{hours}h"),
+        };
+        let allowed = format!("0s ({off}), or whole seconds up to {max}");
+        check.findings.wrong(path, allowed);
+    }
+    span
 }
 
 /// A size within a range of bytes.

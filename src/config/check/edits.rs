@@ -90,7 +90,7 @@ fn header(name: &str) -> Result<HeaderName, &'static str> {
     }
 }
 
-const VALUE: &str = "a header's value: one line of text, with {request_id}, {client_ip}, {team}, {key}, \
+const VALUE: &str = "a header's value: one line of text, with {request_id}, {client_ip}, {client_cert}, {team}, {key}, \
                      {model}, and {{ for a brace";
 
 fn template(value: &Text, path: &Path, check: &mut Check<'_>) -> Option<Template> {
@@ -124,7 +124,14 @@ fn template(value: &Text, path: &Path, check: &mut Check<'_>) -> Option<Template
 /// between braces may be a part of a secret.
 fn unknown_placeholder(written: &str) -> Option<&str> {
     const NAME_BYTES_MAX: usize = 20;
-    const KNOWN: [&str; 5] = ["request_id", "client_ip", "team", "key", "model"];
+    const KNOWN: [&str; 6] = [
+        "request_id",
+        "client_ip",
+        "client_cert",
+        "team",
+        "key",
+        "model",
+    ];
     let mut rest = written;
     while let Some(at) = rest.find('{') {
         let inside = &rest[at + 1..];

@@ -2,9 +2,7 @@
 //! thing off is as good as none.
 
 use super::Check;
-use crate::config::file::{
-    Admin, Balance, Dialect, File, ListenEntry, Listener, Provider, Route, RouteForm,
-};
+use crate::config::file::{Balance, Dialect, File, Provider, Route, RouteForm};
 use crate::config::path::Path;
 
 /// Notes every key that is used and isn't built.
@@ -58,21 +56,6 @@ pub(super) fn report(file: &File, check: &mut Check<'_>) {
             check.findings.not_built(&path, keys.join("."));
         }
     }
-    let listen = check.key("listen");
-    for (index, entry) in file.listen.iter().flat_map(|list| list.items()) {
-        match entry {
-            ListenEntry::Address(address) => {
-                unix(address, &listen.index(index), "listen[]", check);
-            }
-            ListenEntry::Full(full) => listener(full, &listen.index(index), check),
-        }
-    }
-    if let Some(Admin::On(admin)) = &file.admin
-        && let Some(address) = &admin.address
-    {
-        let path = check.key("admin").key("address");
-        unix(&address.0, &path, "admin.address", check);
-    }
     let providers = check.key("providers");
     for (index, it) in file.providers.iter().flat_map(|list| list.items()) {
         provider(it, &providers.index(index), check);
@@ -81,32 +64,6 @@ pub(super) fn report(file: &File, check: &mut Check<'_>) {
     for (name, route) in file.model_routes.iter().flat_map(|map| &map.0) {
         if let Some(Route::Form(form)) = route {
             route_form(form, &routes.key(name), check);
-        }
-    }
-}
-
-fn unix(address: &str, path: &Path, key: &str, check: &mut Check<'_>) {
-    if address.starts_with("unix:") {
-        check.findings.not_built(path, format!("{key} (unix:)"));
-    }
-}
-
-fn listener(listener: &Listener, path: &Path, check: &mut Check<'_>) {
-    if let Some(address) = &listener.address {
-        unix(&address.0, &path.key("address"), "listen[].address", check);
-    }
-    for (used, key) in [
-        (listener.tls.is_some(), "tls"),
-        (
-            listener.proxy_protocol.is_some_and(|on| on.0),
-            "proxy_protocol",
-        ),
-        (listener.mode.is_some(), "mode"),
-    ] {
-        if used {
-            check
-                .findings
-                .not_built(&path.key(key), format!("listen[].{key}"));
         }
     }
 }

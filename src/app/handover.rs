@@ -1,0 +1,245 @@
+//! What one generation leaves to the next, and what several tell together: totals of metrics, limits
+//! that were spent, names that were resolved, keys of TLS tickets.
+//!
+//! All of it goes by message (see `supervise::protocol`): each generation reports, the one that leads
+//! adds the totals of those that ended to its own.
+
+use super::build::Shared;
+use crate::admin::Metrics;
+use crate::listen::tls::{Challenges, Tickets};
+use crate::observe::merge::{merged, totals};
+use crate::observe::metrics::Now;
+use crate::supervise::protocol::{Report, Summary, Told};
+use crate::supervise::worker::Teller;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// All that this process knows and others need.
+pub(super) struct Handover {
+    shared: Shared,
+    pub(super) tickets: Tickets,
+    pub(super) challenges: Challenges,
+    config_hash: Mutex<String>,
+    /// Totals of generations that ended, and which.
+    inherited: Mutex<(String, Vec<u64>)>,
+    generation: u64,
+    neighbours: Option<Neighbours>,
+}
+
+impl Handover {
+    /// Of a process that knows nothing yet; without a supervisor there is nobody to tell.
+    pub(super) fn new(
+        shared: Shared,
+        config_hash: String,
+        supervisor: Option<(u64, Teller)>,
+    ) -> Self {
+        Self {
+            shared,
+            tickets: Tickets::new(std::time::SystemTime::now()),
+            challenges: Challenges::default(),
+            config_hash: Mutex::new(config_hash),
+            inherited: Mutex::default(),
+            generation: supervisor.as_ref().map_or(0, |(number, _)| *number),
+            neighbours: supervisor.map(|(_, teller)| Neighbours::new(teller)),
+        }
+    }
+
+    /// What others know, before anything is accepted.
+    pub(super) fn begin(&self, state: Option<&Value>, totals: &[Report]) {
+        if let Some(state) = state {
+            self.take_over(state);
+        }
+        totals.iter().for_each(|report| self.absorb(report));
+    }
+
+    /// Goes on where another generation stands.
+    pub(super) fn take_over(&self, state: &Value) {
+        self.shared
+            .governor
+            .take_over(&state["limits"], Instant::now());
+        self.shared.resolver.learn(names_of(&state["names"]));
+        if let Err(error) = self.challenges.import(&state["challenges"]) {
+            tracing::debug!(%error, "another generation's challenges");
+        }
+        if let Err(error) = self.tickets.import(&state["tickets"]) {
+            tracing::warn!(%error, "clients have to make full TLS handshakes once more");
+        }
+    }
+
+    /// Adds the totals of a generation that ended.
+    pub(super) fn absorb(&self, report: &Report) {
+        let mut inherited = self.inherited.lock();
+        if inherited.1.contains(&report.generation) {
+            return;
+        }
+        inherited.0 = totals(&[&inherited.0, &report.metrics]);
+        inherited.1.push(report.generation);
+    }
+
+    /// The configuration is another one.
+    pub(super) fn set_config_hash(&self, hash: String) {
+        *self.config_hash.lock() = hash;
+    }
+
+    pub(super) fn config_hash(&self) -> String {
+        self.config_hash.lock().clone()
+    }
+
+    /// This process in a few numbers.
+    pub(super) fn summary(&self) -> Summary {
+        let governor = &self.shared.governor;
+        let (streams, oldest) = governor.streams().look(Instant::now());
+        let connections = self.shared.observer.metrics.connections.get();
+        Summary {
+            config_hash: self.config_hash(),
+            connections: u64::try_from(connections).unwrap_or_default(),
+            in_flight: governor.in_flight() as u64,
+            buffered_bytes: governor.buffers().held() as u64,
+            streams: streams as u64,
+            oldest_stream_seconds: oldest.map(|age| age.as_secs()),
+        }
+    }
+
+    /// All that this process knows.
+    pub(super) fn report(&self) -> Report {
+        let (metrics, absorbed) = {
+            let inherited = self.inherited.lock();
+            let own = self.own_metrics();
+            (merged(&[&own], &[&inherited.0]), inherited.1.clone())
+        };
+        let names: Vec<Value> = (self.shared.resolver.known().into_iter())
+            .map(|known| json!([known.name, known.addresses, known.fresh.as_secs()]))
+            .collect();
+        Report {
+            generation: self.generation,
+            absorbed,
+            summary: self.summary(),
+            metrics,
+            state: json!({
+                "limits": self.shared.governor.hand_over(Instant::now()),
+                "names": names,
+                "tickets": self.tickets.export(),
+                "challenges": self.challenges.export(),
+            }),
+        }
+    }
+
+    fn own_metrics(&self) -> String {
+        let governor = &self.shared.governor;
+        let now = Now {
+            in_flight: governor.in_flight(),
+            buffered_bytes: governor.buffers().held(),
+            streams: governor.streams().look(Instant::now()).0,
+        };
+        let text = self.shared.observer.metrics.render(now);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// What `/metrics` answers: this process, all others that live, and what the dead left.
+    pub(super) fn metrics(self: &Arc<Self>) -> Metrics {
+        let handover = Arc::clone(self);
+        Arc::new(move || {
+            let handover = Arc::clone(&handover);
+            Box::pin(async move {
+                let others = handover.others().await;
+                let Report {
+                    metrics: own,
+                    absorbed,
+                    ..
+                } = handover.report();
+                let mut living = vec![own.as_str()];
+                living.extend(others.living.iter().map(|it| it.metrics.as_str()));
+                let dead = others.dead.iter();
+                let dead: Vec<&str> = dead
+                    .filter(|it| !absorbed.contains(&it.generation))
+                    .map(|it| it.metrics.as_str())
+                    .collect();
+                if living.len() == 1 && dead.is_empty() {
+                    return own;
+                }
+                merged(&living, &dead)
+            })
+        })
+    }
+
+    /// What the other generations know; nothing where there are none.
+    pub(super) async fn others(&self) -> Others {
+        match &self.neighbours {
+            Some(neighbours) => neighbours.ask().await,
+            None => Others::default(),
+        }
+    }
+
+    /// An answer of the supervisor's.
+    pub(super) fn answered(&self, id: u64, others: Others) {
+        if let Some(neighbours) = &self.neighbours {
+            neighbours.answered(id, others);
+        }
+    }
+}
+
+fn names_of(state: &Value) -> impl Iterator<Item = weir_dns::Known> {
+    state.as_array().into_iter().flatten().filter_map(|known| {
+        let addresses = known[1].as_array()?.iter();
+        let addresses: Option<Vec<IpAddr>> = addresses
+            .map(|address| address.as_str()?.parse().ok())
+            .collect();
+        Some(weir_dns::Known {
+            name: known[0].as_str()?.to_owned(),
+            addresses: addresses?,
+            fresh: Duration::from_secs(known[2].as_u64()?),
+        })
+    })
+}
+
+/// Reports of other generations.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    pub(super) living: Vec<Report>,
+    /// Those whose totals nobody has added yet.
+    pub(super) dead: Vec<Report>,
+}
+
+/// Asks the supervisor what the other generations know.
+struct Neighbours {
+    teller: Teller,
+    asked: Mutex<(u64, BTreeMap<u64, oneshot::Sender<Others>>)>,
+}
+
+impl Neighbours {
+    fn new(teller: Teller) -> Self {
+        Self {
+            teller,
+            asked: Mutex::default(),
+        }
+    }
+
+    /// An operator's question must be answered: where the supervisor is silent, without the others.
+    async fn ask(&self) -> Others {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let (send, answer) = oneshot::channel();
+        let id = {
+            let mut asked = self.asked.lock();
+            asked.0 += 1;
+            let id = asked.0;
+            asked.1.insert(id, send);
+            id
+        };
+        self.teller.tell(Told::Ask { id });
+        let others = tokio::time::timeout(PATIENCE, answer).await;
+        self.asked.lock().1.remove(&id);
+        others.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    fn answered(&self, id: u64, others: Others) {
+        if let Some(asker) = self.asked.lock().1.remove(&id) {
+            // Whoever asked may be gone.
+            drop(asker.send(others));
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The sockets that the supervisor holds open for its generations: those that stay stay, new ones are
+//! opened before anything is changed, and what is gone is closed only when the new plan is in force.
+
+use super::notify::{Handed, Notifier};
+use super::sockets::{apply, bound_address, open};
+use crate::types::socket::{Address, Socket};
+use socket2::SockRef;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+/// The open sockets.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) entries: Vec<Entry>,
+    /// From systemd, and not yet asked for.
+    handed: Vec<Handed>,
+    /// Ever opened; makes names unique.
+    pub(super) opened: u64,
+}
+
+/// One open socket.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) socket: Socket,
+    pub(super) descriptor: Rc<OwnedFd>,
+    /// What systemd keeps it under.
+    pub(super) name: String,
+}
+
+impl Table {
+    pub(super) fn new(handed: Vec<Handed>) -> Self {
+        let handed = handed
+            .into_iter()
+            .filter(|it| {
+                let listens = SockRef::from(&it.descriptor).is_listener().unwrap_or(false);
+                let usable =
+                    listens && SockRef::from(&it.descriptor).set_nonblocking(true).is_ok();
+                if !usable {
+                    tracing::warn!(name = it.name, "systemd handed over what is no listening socket; closed");
+                }
+                usable
+            })
+            .collect();
+        let mut table = Self {
+            handed,
+            ..Self::default()
+        };
+        let number = |it: &Handed| it.name.strip_prefix(STORED)?.split('.').next()?.parse().ok();
+        table.opened = table.handed.iter().filter_map(number).max().unwrap_or(0);
+        table
+    }
+
+    /// Whether a supervisor before this one left sockets with systemd.
+    pub(super) fn was_kept(&self) -> bool {
+        self.handed.iter().any(|it| it.name.starts_with(STORED))
+    }
+
+    /// One entry for each socket of a plan, in its order: what is open already where it can be used,
+    /// else new. The table is the same until [`Self::commit`]; see [`Self::discard`].
+    ///
+    /// # Errors
+    /// The first that can't be opened.
+    pub(super) fn prepare(&mut self, wanted: &[Socket]) -> std::io::Result<Vec<Entry>> {
+        let mut left = self.entries.clone();
+        let mut take = |fits: &dyn Fn(&Socket) -> bool| {
+            let at = left.iter().position(|it| fits(&it.socket))?;
+            Some(left.remove(at))
+        };
+        // Exactly the same ones first, or one with other options could take the place of another.
+        let mut found: Vec<Option<Entry>> = wanted
+            .iter()
+            .map(|socket| take(&|it| it == socket))
+            .collect();
+        for (socket, entry) in wanted.iter().zip(&mut found) {
+            if entry.is_none() {
+                *entry = take(&|it| it.address == socket.address).map(|old| Entry {
+                    socket: socket.clone(),
+                    ..old
+                });
+            }
+        }
+        let mut entries = Vec::new();
+        for (socket, entry) in wanted.iter().zip(found) {
+            let entry = match entry {
+                Some(entry) => Ok(entry),
+                None => self.new_entry(socket),
+            };
+            match entry {
+                Ok(entry) => entries.push(entry),
+                Err(error) => {
+                    self.discard(&entries);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    /// What was prepared is not wanted after all.
+    pub(super) fn discard(&self, entries: &[Entry]) {
+        let is_new = |entry: &&Entry| !self.entries.iter().any(|it| is_same(it, entry));
+        for entry in entries.iter().filter(is_new) {
+            entry.remove_file();
+        }
+    }
+
+    fn new_entry(&mut self, socket: &Socket) -> std::io::Result<Entry> {
+        let handed = self.handed.iter().position(|it| is_for(it, socket));
+        let (descriptor, name) = match handed {
+            Some(at) => {
+                let Handed { name, descriptor } = self.handed.remove(at);
+                apply(socket, &descriptor)?;
+                (descriptor, name)
+            }
+            None => {
+                self.opened += 1;
+                let address = portable(&socket.address);
+                (open(socket)?, format!("{STORED}{}.{address}", self.opened))
+            }
+        };
+        Ok(Entry {
+            socket: socket.clone(),
+            descriptor: Rc::new(descriptor),
+            name,
+        })
+    }
+
+    /// The plan that these were prepared for is in force: the others are closed.
+    pub(super) fn commit(&mut self, entries: Vec<Entry>, notifier: &Notifier) {
+        for handed in self.handed.drain(..) {
+            let address = bound_address(&handed.descriptor).map(|it| it.to_string());
+            tracing::warn!(
+                name = handed.name,
+                address,
+                "systemd handed over a socket that the configuration doesn't name; closed"
+            );
+            notifier.forget(&handed.name);
+        }
+        for entry in &entries {
+            let before = self.entries.iter().find(|it| is_same(it, entry));
+            match before {
+                None if entry.is_ours() => notifier.store(&entry.name, &entry.descriptor),
+                None => {}
+                Some(before) if before.socket != entry.socket => {
+                    if let Err(error) = apply(&entry.socket, &entry.descriptor) {
+                        tracing::warn!(%error, address = %entry.socket.address, "an option of a listening socket couldn't be changed");
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        for gone in &self.entries {
+            if entries.iter().any(|it| is_same(it, gone)) {
+                continue;
+            }
+            tracing::info!(address = %gone.socket.address, "closed");
+            gone.give_up(notifier);
+        }
+        self.entries = entries;
+    }
+
+    /// The table as another supervisor's program left it.
+    pub(super) fn restored(entries: Vec<Entry>, opened: u64) -> Self {
+        Self {
+            entries,
+            handed: Vec::new(),
+            opened,
+        }
+    }
+
+    /// weir stops for good.
+    pub(super) fn close(&mut self, notifier: &Notifier) {
+        for entry in self.entries.drain(..) {
+            entry.give_up(notifier);
+        }
+    }
+}
+
+/// Names of sockets in systemd's store begin so.
+const STORED: &str = "weir.";
+
+/// Whether two entries stand for one descriptor.
+pub(super) fn is_same(one: &Entry, other: &Entry) -> bool {
+    Rc::ptr_eq(&one.descriptor, &other.descriptor)
+}
+
+impl Entry {
+    /// Opened by a weir, not by a unit of systemd's.
+    fn is_ours(&self) -> bool {
+        self.name.starts_with(STORED)
+    }
+
+    fn give_up(&self, notifier: &Notifier) {
+        if !self.is_ours() {
+            return;
+        }
+        notifier.forget(&self.name);
+        self.remove_file();
+    }
+
+    fn remove_file(&self) {
+        if let (true, Address::Unix(path)) = (self.is_ours(), &self.socket.address) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn is_for(handed: &Handed, socket: &Socket) -> bool {
+    let Some(bound) = bound_address(&handed.descriptor.as_fd()) else {
+        return false;
+    };
+    if let (Some(bound), Some(wanted)) = (bound.tcp(), socket.address.tcp()) {
+        // `ListenStream=443` of a unit is bound to [::]:443, which takes IPv4 too.
+        let everywhere = bound.ip().is_unspecified() && wanted.ip().is_unspecified();
+        let any_port =
+            wanted.port() == 0 && handed.name.ends_with(&portable(&socket.address));
+        let ports = bound.port() == wanted.port() || any_port;
+        return ports && (bound.ip() == wanted.ip() || everywhere);
+    }
+    bound == socket.address
+}
+
+/// The address in letters that a name of systemd's may have.
+fn portable(address: &Address) -> String {
+    const LENGTH_MAX: usize = 200;
+    let text = address.to_string();
+    let letters = text.chars().map(|letter| {
+        let plain = letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-');
+        if plain { letter } else { '_' }
+    });
+    letters.take(LENGTH_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(address: &str) -> Socket {
+        Socket::at(address.parse().unwrap())
+    }
+
+    fn silent() -> Notifier {
+        Notifier::from_environment()
+    }
+
+    #[test]
+    fn sockets_stay_while_they_are_wanted() {
+        let mut table = Table::default();
+        let wanted = [at("127.0.0.1:0"), at("127.0.0.1:0")];
+        let first = table.prepare(&wanted).unwrap();
+        table.commit(first.clone(), &silent());
+        let mut slower = at("127.0.0.1:0");
+        slower.backlog = 7;
+        let second = table.prepare(&[slower, at("127.0.0.1:0")]).unwrap();
+        assert!(is_same(&first[0], &second[1]), "the equal one first");
+        assert!(is_same(&first[1], &second[0]), "then one of that address");
+        table.commit(second, &silent());
+        let address = bound_address(&*first[1].descriptor).unwrap();
+        drop(first);
+        let third = table.prepare(&[at("127.0.0.1:0")]).unwrap();
+        table.commit(third, &silent());
+        open(&Socket::at(address)).expect("the one that isn't wanted is closed");
+    }
+
+    #[test]
+    fn nothing_changes_when_one_can_not_be_opened() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut table = Table::default();
+        let first = table.prepare(&[at("127.0.0.1:0")]).unwrap();
+        table.commit(first.clone(), &silent());
+        let wanted = [
+            at("127.0.0.1:0"),
+            Socket::at(Address::Tcp(taken.local_addr().unwrap())),
+        ];
+        assert!(table.prepare(&wanted).is_err());
+        assert_eq!(table.entries.len(), 1);
+        assert!(is_same(&table.entries[0], &first[0]));
+    }
+
+    #[test]
+    fn a_socket_from_systemd_is_taken_by_its_address() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let other_address = other.local_addr().unwrap();
+        let handed = |name: &str, listener: std::net::TcpListener| Handed {
+            name: name.into(),
+            descriptor: listener.into(),
+        };
+        let mut table = Table::new(vec![handed("x", other), handed("http", listener)]);
+        let entries = table.prepare(&[Socket::at(Address::Tcp(address))]).unwrap();
+        table.commit(entries, &silent());
+        std::net::TcpStream::connect(address).unwrap();
+        open(&Socket::at(Address::Tcp(other_address))).expect("the unwanted one is closed");
+    }
+}
