@@ -147,21 +147,13 @@ fn under_load(more: &str, change: impl Fn(&Gateway, u64)) -> (Gateway, Counts) {
     (weir, counts)
 }
 
-/// A certificate for both addresses, as the configuration names it, and the store that trusts it.
+/// A certificate as the configuration names it, and the store that trusts it.
 fn certificate(authority: &Authority) -> (String, RootCertStore) {
-    // The front makes the files beside the authority's.
-    let nobody = crate::support::provider::nobody();
-    authority.front("IP:127.0.0.1,IP:127.0.0.2", &["http/1.1"], nobody);
-    let file = |name| authority.ca().with_file_name(name);
-    let names = format!(
-        "{{cert: {:?}, key: {:?}}}",
-        file("server.pem"),
-        file("server.key")
-    );
+    let (cert, key) = authority.issue("noon", "/CN=noon", "IP:127.0.0.2", 30);
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_file(authority.ca()).unwrap();
     roots.add(ca).unwrap();
-    (names, roots)
+    (format!("{{cert: {cert:?}, key: {key:?}}}"), roots)
 }
 
 #[test]
