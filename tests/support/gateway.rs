@@ -3,8 +3,10 @@
 use super::client::{self, Answer, Client};
 use super::folder::Folder;
 use super::gate::{Board, eventually};
+use super::supervised::{Generation, Supervised};
 use super::{DEADLINE, h2c};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,11 +18,13 @@ pub struct Launch {
     command: Command,
     folder: Folder,
     admin: bool,
+    supervised: bool,
 }
 
-/// The running program. It is killed when this is dropped.
+/// The running program. It is killed when this is dropped, and with it every process that it started.
 pub struct Gateway {
     child: Child,
+    supervised: Option<Supervised>,
     folder: Folder,
     addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
@@ -57,28 +61,44 @@ fn completed(yaml: &str, folder: &Path) -> String {
 // === impl Launch ===
 
 impl Launch {
-    /// `weir run` with a file of this text.
+    /// `weir run --single` with a file of this text: one process.
     pub fn file(yaml: &str) -> Self {
-        let mut launch = Self::verb(&["run", "-c"]);
-        let text = completed(yaml, launch.folder.path());
-        let path = launch.folder.write("weir.yaml", text);
-        launch.command.arg(path);
-        launch.admin = !yaml.lines().any(|line| line.starts_with("admin: off"));
-        launch
+        Self::verb(&["run", "--single", "-c"]).completed(yaml)
     }
 
-    /// `weir run` with a file of exactly this text: nothing is added.
+    /// `weir run` with a file of this text: a supervisor and its generations. The program is a copy in
+    /// the test's folder, which the test can replace.
+    pub fn supervised(yaml: &str) -> Self {
+        let folder = Folder::new();
+        let program = Supervised::program(&folder);
+        let mut launch = Self::program(&program, folder, &["run", "--control"]);
+        launch.command.arg(Supervised::control(&launch.folder));
+        launch.supervised = true;
+        launch.arg("-c").completed(yaml)
+    }
+
+    /// `weir run --single` with a file of exactly this text: nothing is added.
     pub fn exactly(yaml: &str) -> Self {
-        let mut launch = Self::verb(&["run", "-c"]);
+        let launch = Self::verb(&["run", "--single", "-c"]);
         let path = launch.folder.write("weir.yaml", yaml);
-        launch.command.arg(path);
-        launch
+        launch.arg(path)
+    }
+
+    fn completed(mut self, yaml: &str) -> Self {
+        let text = completed(yaml, self.folder.path());
+        let path = self.folder.write("weir.yaml", text);
+        self.admin = !yaml.lines().any(|line| line.starts_with("admin: off"));
+        self.arg(path)
     }
 
     /// Any command line. None of the environment reaches the program but for `PATH`.
     pub fn verb(arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-        let folder = Folder::new();
+        let program = env!("CARGO_BIN_EXE_weir");
+        Self::program(program.as_ref(), Folder::new(), arguments)
+    }
+
+    fn program(program: &Path, folder: Folder, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .env_clear()
@@ -91,11 +111,12 @@ impl Launch {
             command,
             folder,
             admin: true,
+            supervised: false,
         }
     }
 
     /// One more argument.
-    pub fn arg(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Self {
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.command.arg(argument);
         self
     }
@@ -145,6 +166,7 @@ impl Launch {
         collect(child.stdout.take().expect("piped"), &printed);
         Gateway {
             child,
+            supervised: self.supervised.then(|| Supervised::of(&self.folder)),
             folder: self.folder,
             addresses: Vec::new(),
             admin: None,
@@ -239,6 +261,79 @@ impl Gateway {
     /// Its folder.
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    // As an operator of a supervisor.
+
+    /// The supervisor's control socket and program.
+    #[track_caller]
+    pub fn supervised(&self) -> &Supervised {
+        let supervised = self.supervised.as_ref();
+        supervised.expect("weir was started without a supervisor")
+    }
+
+    /// Puts another file with the same content where the program is.
+    #[track_caller]
+    pub fn replace_binary(&self) {
+        self.supervised().replace();
+    }
+
+    /// Puts this file where the program is.
+    #[track_caller]
+    pub fn replace_binary_with(&self, file: &Path) {
+        self.supervised().replace_with(file);
+    }
+
+    /// `weir upgrade`, to its end.
+    #[track_caller]
+    pub fn upgrade(&self) -> Output {
+        self.supervised().command("upgrade", &[])
+    }
+
+    /// `weir reload`, to its end.
+    #[track_caller]
+    pub fn reload_by_command(&self) -> Output {
+        self.supervised().command("reload", &[])
+    }
+
+    /// What `weir status --json` prints.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        self.supervised().status()
+    }
+
+    /// The living generations, the newest last.
+    #[track_caller]
+    pub fn generations(&self) -> Vec<Generation> {
+        self.supervised().generations()
+    }
+
+    /// Waits until the living generations are as wanted.
+    #[track_caller]
+    pub fn wait_generations(&self, what: &str, fits: impl Fn(&[Generation]) -> bool) {
+        self.supervised().wait_generations(what, fits);
+    }
+
+    /// The generation that serves, when no other lives or is about to.
+    #[track_caller]
+    pub fn wait_settled(&self) -> Generation {
+        self.wait_generations(
+            "only one generation, which serves",
+            |all| matches!(all, [only] if only.state == "serving"),
+        );
+        self.generations().remove(0)
+    }
+
+    /// Kills a generation, without a warning.
+    #[track_caller]
+    pub fn kill_generation(&self, number: u64) {
+        self.supervised().kill_generation(number);
+    }
+
+    /// Kills the supervisor, without a warning, and waits for its end.
+    pub fn kill_supervisor(&mut self) {
+        self.signal(libc::SIGKILL);
+        self.wait_exit();
     }
 
     // As a client.
@@ -447,6 +542,9 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(supervised) = &self.supervised {
+            supervised.kill_all();
+        }
         if std::thread::panicking() {
             let log = self.log();
             let tail = log.len().saturating_sub(8000);
