@@ -6,6 +6,7 @@ mod demo;
 mod echo;
 mod explain;
 mod run;
+mod serve;
 
 use crate::app::Source;
 use clap::{Args, Parser, Subcommand};
@@ -31,7 +32,10 @@ With both, OpenAI's model names go to OpenAI and all else goes to Ollama.";
 enum Verb {
     /// Serve until SIGTERM (finishes open requests) or SIGINT (ends at once); SIGHUP reloads
     #[command(after_help = ENVIRONMENT)]
-    Run(File),
+    Run(run::Run),
+    /// One generation of a supervised weir; `weir run` starts it
+    #[command(hide = true)]
+    Serve(serve::Serve),
     /// Check the configuration and report all mistakes at once, without serving
     Check(File),
     /// Tell where a request would go and why, without sending anything
@@ -71,7 +75,8 @@ impl Cli {
     /// Runs the verb; mistakes go to standard error.
     pub fn run(self) -> ExitCode {
         let done = match self.verb {
-            Verb::Run(file) => run::run(&file.source()),
+            Verb::Run(run) => run.run(),
+            Verb::Serve(serve) => serve.run(),
             Verb::Check(file) => check::check(&file.source()),
             Verb::Explain(explain) => explain.run(),
             Verb::Demo(demo) => demo.run(),
