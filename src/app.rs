@@ -13,6 +13,7 @@ pub use source::{Fault, Source};
 
 use crate::config::{self, Settings};
 use crate::govern::Governor;
+use crate::observe::settings::{Format, Level};
 use crate::observe::{Observer, program_log};
 use crate::snapshot::Live;
 use crate::supervise::protocol::{Order, Told};
@@ -58,6 +59,17 @@ pub fn run(source: &Source, started: impl FnOnce(&Bound)) -> Result<(), Fault> {
         worker: None,
     }
     .run(settings, started)
+}
+
+/// Starts the log of a supervisor, which reads no configuration: JSON lines from level info on, or
+/// plain ones on a terminal.
+pub fn log_of_the_supervisor() {
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    program_log::init(&crate::observe::Settings {
+        level: Level::Info,
+        format: if terminal { Format::Text } else { Format::Json },
+        file: None,
+    });
 }
 
 /// Runs one generation of a supervised weir: with the sockets that the supervisor holds, until the

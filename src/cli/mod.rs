@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+mod ask;
 mod check;
 mod completions;
 mod demo;
@@ -7,8 +8,9 @@ mod echo;
 mod explain;
 mod run;
 mod serve;
+mod supervised;
 
-use crate::app::Source;
+use crate::app::{Fault, Source};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,12 +32,19 @@ With both, OpenAI's model names go to OpenAI and all else goes to Ollama.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Serve until SIGTERM (finishes open requests) or SIGINT (ends at once); SIGHUP reloads
+    /// Serve until SIGTERM (finishes open requests) or SIGINT (ends at once); SIGHUP reloads, SIGUSR1
+    /// reopens logs, SIGUSR2 upgrades
     #[command(after_help = ENVIRONMENT)]
     Run(run::Run),
     /// One generation of a supervised weir; `weir run` starts it
     #[command(hide = true)]
     Serve(serve::Serve),
+    /// Make live what is on disk: the configuration, and the program where it was replaced
+    Reload(ask::Ask),
+    /// Start a new generation of the program on disk; the old one finishes what it carries
+    Upgrade(ask::Ask),
+    /// Tell of the generations: their connections and streams, how the last reload ended
+    Status(ask::AskStatus),
     /// Check the configuration and report all mistakes at once, without serving
     Check(File),
     /// Tell where a request would go and why, without sending anything
@@ -77,6 +86,9 @@ impl Cli {
         let done = match self.verb {
             Verb::Run(run) => run.run(),
             Verb::Serve(serve) => serve.run(),
+            Verb::Reload(ask) => ask.reload().map_err(Fault::Unusable),
+            Verb::Upgrade(ask) => ask.upgrade().map_err(Fault::Unusable),
+            Verb::Status(ask) => ask.run().map_err(Fault::Unusable),
             Verb::Check(file) => check::check(&file.source()),
             Verb::Explain(explain) => explain.run(),
             Verb::Demo(demo) => demo.run(),

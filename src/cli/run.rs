@@ -1,8 +1,10 @@
 //! `weir run`: the supervisor, or one process alone.
 
-use super::File;
+use super::{File, supervised};
 use crate::app::{self, Fault};
 use clap::Args;
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// Serves until it is told to stop.
 #[derive(Debug, Args)]
@@ -11,13 +13,25 @@ pub struct Run {
     file: File,
     /// One process without a supervisor, for containers and development: no upgrade, and nobody
     /// replaces it when it dies
-    #[arg(long)]
+    #[arg(long, conflicts_with = "control")]
     single: bool,
+    /// Where `weir reload`, `upgrade` and `status` reach this weir [default: $WEIR_CONTROL, else
+    /// /run/weir/control.sock]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
 }
 
 impl Run {
     /// Serves until it is told to stop.
     pub fn run(&self) -> Result<(), Fault> {
-        app::run(&self.file.source(), |_| {})
+        if self.single {
+            return app::run(&self.file.source(), |_| {});
+        }
+        app::log_of_the_supervisor();
+        let arguments: Vec<OsString> = match &self.file.config {
+            Some(path) => vec!["--config".into(), path.into()],
+            None => Vec::new(),
+        };
+        supervised::run(arguments, self.control.clone()).map_err(Fault::Unusable)
     }
 }

@@ -2,6 +2,7 @@
 //! sockets calls it, and a weir that runs without a supervisor.
 
 use crate::types::socket::{Address, Socket};
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, SockRef, Type};
 use std::io;
@@ -24,7 +25,7 @@ pub fn open(socket: &Socket) -> io::Result<OwnedFd> {
                 Ok(stream)
             })
         }
-        Address::Unix(path) => bound_unix(path),
+        Address::Unix(path) => bound_unix(path, None),
     };
     opened
         .and_then(|stream| {
@@ -67,10 +68,15 @@ fn new_stream(domain: Domain) -> io::Result<socket2::Socket> {
     socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)
 }
 
-pub(super) fn bound_unix(path: &Path) -> io::Result<socket2::Socket> {
+/// A Unix socket that doesn't listen yet. The file has `mode`, less the umask, from its beginning.
+pub(super) fn bound_unix(path: &Path, mode: Option<Mode>) -> io::Result<socket2::Socket> {
     let address = SockAddr::unix(path)?;
     remove_stale(path, &address)?;
     let stream = new_stream(Domain::UNIX)?;
+    if let Some(mode) = mode {
+        // Linux takes the mode of the file from that of the socket.
+        fchmod(&stream, mode)?;
+    }
     stream.bind(&address)?;
     Ok(stream)
 }

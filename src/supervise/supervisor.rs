@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::net::UnixListener;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -27,6 +28,7 @@ pub(super) struct Supervisor {
     pub(super) notifier: Notifier,
     /// The control socket, where it could be opened.
     pub(super) control: Option<PathBuf>,
+    pub(super) listener: RefCell<Option<Rc<UnixListener>>>,
     /// Generations look for another supervisor when this one is gone.
     pub(super) orphans_go_on: bool,
     pub(super) held: RefCell<Holdings>,
@@ -48,6 +50,8 @@ pub(super) struct Holdings {
     pub(super) planners: BTreeMap<i32, Option<WaitStatus>>,
     pub(super) plan: Option<Plan>,
     pub(super) leader: Option<u64>,
+    /// How the last few generations ended.
+    pub(super) ended: BTreeMap<u64, Ended>,
     /// How the last leader ended.
     pub(super) lost: Option<String>,
     pub(super) last_number: u64,
@@ -66,6 +70,14 @@ pub(super) struct Dead {
     pub(super) report: Report,
     /// Who was told to add it; nobody else may while that one lives.
     pub(super) given_to: Option<u64>,
+}
+
+/// How a generation ended.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub(super) how: String,
+    /// Its own words.
+    pub(super) failed: Option<String>,
 }
 
 /// How weir is stopping.
@@ -146,7 +158,11 @@ impl Supervisor {
             Told::Reloaded { outcome } => generation.reloaded = Some(outcome),
             Told::WantGeneration { keys } => {
                 if held.leader == Some(number) {
-                    tracing::info!(generation = number, ?keys, "the file asks for a new generation");
+                    tracing::info!(
+                        generation = number,
+                        ?keys,
+                        "the file asks for a new generation"
+                    );
                     held.queue(Job::unasked(job::Kind::Renew(keys)));
                 }
             }
@@ -228,6 +244,7 @@ impl Supervisor {
             } else {
                 tracing::warn!(generation = number, how, "generation is gone");
             }
+            held.note_end(&generation);
             held.bury(generation.report, number);
             if held.leader == Some(number) {
                 held.early_ends = if generation.started.elapsed() < LIFE_MIN {
@@ -262,7 +279,10 @@ impl Supervisor {
             };
             let number = generation.number;
             if (is_hung || generation.link.is_overfull()) && generation.ending.is_none() {
-                tracing::warn!(generation = number, "says nothing, or hears nothing: killed");
+                tracing::warn!(
+                    generation = number,
+                    "says nothing, or hears nothing: killed"
+                );
                 generation.kill();
             }
             if generation.end_at.is_some_and(|at| at <= now) {
@@ -390,6 +410,18 @@ impl Holdings {
             let generation = self.generations.get(number);
             generation.is_none_or(|it| it.reports > *before)
         })
+    }
+
+    fn note_end(&mut self, generation: &Generation) {
+        const KEPT: usize = 16;
+        let ended = Ended {
+            how: generation.ending.clone().unwrap_or("ended".to_owned()),
+            failed: generation.failed.clone(),
+        };
+        self.ended.insert(generation.number, ended);
+        if self.ended.len() > KEPT {
+            self.ended.pop_first();
+        }
     }
 
     /// Keeps what an ended generation said last.

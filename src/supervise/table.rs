@@ -2,7 +2,7 @@
 //! opened before anything is changed, and what is gone is closed only when the new plan is in force.
 
 use super::notify::{Handed, Notifier};
-use super::sockets::{apply, bound_address, open};
+use super::sockets::{apply, bound_address, open, told_address};
 use crate::types::socket::{Address, Socket};
 use socket2::SockRef;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,10 +33,12 @@ impl Table {
             .into_iter()
             .filter(|it| {
                 let listens = SockRef::from(&it.descriptor).is_listener().unwrap_or(false);
-                let usable =
-                    listens && SockRef::from(&it.descriptor).set_nonblocking(true).is_ok();
+                let usable = listens && SockRef::from(&it.descriptor).set_nonblocking(true).is_ok();
                 if !usable {
-                    tracing::warn!(name = it.name, "systemd handed over what is no listening socket; closed");
+                    tracing::warn!(
+                        name = it.name,
+                        "systemd handed over what is no listening socket; closed"
+                    );
                 }
                 usable
             })
@@ -45,7 +47,14 @@ impl Table {
             handed,
             ..Self::default()
         };
-        let number = |it: &Handed| it.name.strip_prefix(STORED)?.split('.').next()?.parse().ok();
+        let number = |it: &Handed| {
+            it.name
+                .strip_prefix(STORED)?
+                .split('.')
+                .next()?
+                .parse()
+                .ok()
+        };
         table.opened = table.handed.iter().filter_map(number).max().unwrap_or(0);
         table
     }
@@ -159,6 +168,12 @@ impl Table {
         self.entries = entries;
     }
 
+    /// Where the sockets are bound.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        let entries = self.entries.iter();
+        entries.map(|it| told_address(&it.descriptor)).collect()
+    }
+
     /// The table as another supervisor's program left it.
     pub(super) fn restored(entries: Vec<Entry>, opened: u64) -> Self {
         Self {
@@ -212,8 +227,7 @@ fn is_for(handed: &Handed, socket: &Socket) -> bool {
     if let (Some(bound), Some(wanted)) = (bound.tcp(), socket.address.tcp()) {
         // `ListenStream=443` of a unit is bound to [::]:443, which takes IPv4 too.
         let everywhere = bound.ip().is_unspecified() && wanted.ip().is_unspecified();
-        let any_port =
-            wanted.port() == 0 && handed.name.ends_with(&portable(&socket.address));
+        let any_port = wanted.port() == 0 && handed.name.ends_with(&portable(&socket.address));
         let ports = bound.port() == wanted.port() || any_port;
         return ports && (bound.ip() == wanted.ip() || everywhere);
     }
