@@ -158,7 +158,7 @@ impl Supervisor {
         }
         let done = self.renew(&self.program).await;
         match done {
-            Ok(message) => tracing::info!(message, "started"),
+            Ok(message) => tracing::info!(said = message, "started"),
             Err(_) if self.held.borrow().stop.is_some() => {}
             Err(reason) if self.held.borrow().leader.is_some() => {
                 tracing::error!(reason, "no new generation; an adopted one goes on");

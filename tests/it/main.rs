@@ -19,6 +19,7 @@ mod hostile;
 mod limits;
 mod listeners;
 mod metering;
+mod noon;
 mod regression;
 mod reload;
 mod routing;

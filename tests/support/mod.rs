@@ -16,7 +16,9 @@ pub mod gate;
 pub mod gateway;
 pub mod h2_provider;
 pub mod h2c;
+pub mod load;
 pub mod provider;
+pub mod supervised;
 pub mod tls;
 pub mod tls_client;
 
