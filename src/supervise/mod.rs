@@ -10,6 +10,7 @@ mod link;
 mod notify;
 mod program;
 pub mod protocol;
+mod renew;
 mod run;
 pub mod settings;
 pub mod sockets;

@@ -1,5 +1,6 @@
 //! The supervisor: what it holds, what it hears, and its watch over the generations. One thread, no
-//! waiting on anything but events. Reloads and upgrades are in [`super::job`].
+//! waiting on anything but events. Reloads and upgrades are in [`super::job`] and
+//! [`super::renew`].
 
 use super::generation::{Generation, State};
 use super::link::Link;

@@ -25,5 +25,6 @@ mod reload;
 mod routing;
 mod sdk;
 mod streaming;
+mod supervise;
 mod telling;
 mod tls;

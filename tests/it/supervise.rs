@@ -1,0 +1,232 @@
+//! The supervisor's own doors: the control socket, and what it says to systemd. What clients notice of
+//! generations is in the tests of upgrades under load.
+
+use crate::support::supervised::said;
+use crate::support::{DEADLINE, Gateway, Launch, eventually};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::PathBuf;
+
+/// Nothing is ever forwarded.
+const CONFIG: &str = "model_routes: {m: \"http://127.0.0.1:9\"}\nupgrade: {probation: 200ms}\n";
+
+fn start() -> Gateway {
+    Launch::supervised(CONFIG).start()
+}
+
+fn control(weir: &Gateway) -> PathBuf {
+    weir.folder().join("control.sock")
+}
+
+/// A client of the control socket that has said this.
+fn client(weir: &Gateway, line: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(control(weir)).expect("the control socket");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+    stream.write_all(line.as_bytes()).expect("to be heard");
+    stream
+}
+
+#[track_caller]
+fn answer(stream: UnixStream) -> Value {
+    let mut line = String::new();
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .expect("an answer in time");
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("no answer ({error}): {line:?}"))
+}
+
+const STATUS: &str = "{\"command\":\"status\"}\n";
+/// Clients that the control socket hears at once.
+const CLIENTS_MAX: usize = 64;
+
+#[test]
+fn the_control_socket_is_for_its_user_alone() {
+    let weir = start();
+    let mode = |path: PathBuf| {
+        let found = std::fs::metadata(path).expect("a file");
+        found.permissions().mode() & 0o777
+    };
+    assert_eq!(mode(control(&weir)), 0o600);
+}
+
+#[test]
+fn what_is_no_command_is_refused_and_a_line_without_an_end_is_not_read() {
+    const LINE_BYTES_MAX: usize = 64 << 10;
+    let weir = start();
+    for line in ["{}\n", "no\n", "{\"command\":\"of tomorrow\"}\n"] {
+        let outcome = answer(client(&weir, line));
+        assert_eq!(outcome["ok"], false, "{line}: {outcome}");
+    }
+    let padded = |length: usize| {
+        let spaces = " ".repeat(length - (STATUS.len() - 1));
+        format!("{spaces}{STATUS}")
+    };
+    assert_eq!(answer(client(&weir, &padded(LINE_BYTES_MAX)))["ok"], true);
+    let mut stream = UnixStream::connect(control(&weir)).expect("the control socket");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+    // It may be closed before all is written.
+    let _ = stream.write_all(padded(LINE_BYTES_MAX + 1).as_bytes());
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert_eq!(String::from_utf8_lossy(&rest), "", "it was obeyed");
+    assert_eq!(answer(client(&weir, STATUS))["ok"], true);
+}
+
+#[test]
+fn silent_clients_keep_others_waiting_only_while_they_are_too_many() {
+    let weir = start();
+    let mut silent: Vec<UnixStream> = (1..CLIENTS_MAX).map(|_| client(&weir, "")).collect();
+    assert_eq!(answer(client(&weir, STATUS))["ok"], true, "the last place");
+    silent.push(client(&weir, ""));
+    let waiting = client(&weir, STATUS);
+    drop(silent.pop());
+    assert_eq!(answer(waiting)["ok"], true, "a place was given back");
+    let mut rest = Vec::new();
+    let mut first = silent.swap_remove(0);
+    first.read_to_end(&mut rest).expect("to be dropped in time");
+    assert!(rest.is_empty());
+}
+
+#[test]
+fn a_generation_that_is_none_is_not_adopted() {
+    let weir = start();
+    let offer = "{\"command\":\"adopt\",\"number\":9,\"pid\":1}\n";
+    let mut rest = Vec::new();
+    client(&weir, offer)
+        .read_to_end(&mut rest)
+        .expect("to be dropped");
+    assert!(rest.is_empty());
+    let numbers: Vec<u64> = weir.generations().iter().map(|it| it.number).collect();
+    assert_eq!(numbers, [1]);
+}
+
+#[test]
+fn a_control_socket_that_nobody_listens_at_is_replaced_and_another_weirs_is_not() {
+    let launch = Launch::supervised(CONFIG);
+    let path = launch.folder().join("control.sock");
+    drop(UnixListener::bind(&path).expect("a socket that is left over"));
+    let weir = launch.start();
+    assert_eq!(answer(client(&weir, STATUS))["ok"], true);
+
+    let path = control(&weir).display().to_string();
+    let config = weir.folder().join("weir.yaml").display().to_string();
+    let second = Launch::verb(&["run", "--control", &path, "-c", &config]).output();
+    assert!(!second.status.success(), "{}", said(&second));
+    assert!(said(&second).contains(&path), "{}", said(&second));
+    assert_eq!(
+        answer(client(&weir, STATUS))["ok"],
+        true,
+        "the first one lives"
+    );
+}
+
+#[test]
+fn where_nobody_listens_the_commands_say_so() {
+    let launch = Launch::verb(&["status"]);
+    let path = launch.folder().join("nobody.sock").display().to_string();
+    let output = launch.arg("--control").arg(&path).output();
+    assert_eq!(output.status.code(), Some(1));
+    let said = said(&output);
+    assert!(
+        said.contains(&format!("no weir answers at {path}")),
+        "{said}"
+    );
+}
+
+#[test]
+fn reloads_that_wait_for_each_other_all_get_an_answer() {
+    let weir = start();
+    let waiting: Vec<UnixStream> = (0..10)
+        .map(|number| {
+            let verb = if number % 3 == 0 { "upgrade" } else { "reload" };
+            client(&weir, &format!("{{\"command\":\"{verb}\"}}\n"))
+        })
+        .collect();
+    for stream in waiting {
+        let outcome = answer(stream);
+        assert_eq!(outcome["ok"], true, "{outcome}");
+        assert!(!outcome["message"].as_str().unwrap_or_default().is_empty());
+    }
+    let status = weir.status();
+    assert_eq!(status["last"]["ok"], true, "{status}");
+}
+
+#[test]
+fn a_socket_that_can_not_be_opened_changes_nothing() {
+    let weir = start();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("a port");
+    weir.write_config(&format!(
+        "{}listen: [\"127.0.0.1:0\", \"{address}\"]\n",
+        CONFIG
+    ));
+    let output = weir.reload_by_command();
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains(&address.to_string()),
+        "{}",
+        said(&output)
+    );
+    let numbers: Vec<u64> = weir.generations().iter().map(|it| it.number).collect();
+    assert_eq!(numbers, [1]);
+}
+
+// === systemd ===
+
+/// What a service manager hears.
+struct Systemd(UnixDatagram);
+
+impl Systemd {
+    /// The next message that begins so.
+    #[track_caller]
+    fn wait(&self, start: &str) -> String {
+        let mut buffer = [0; 4096];
+        let mut heard = Vec::new();
+        loop {
+            let count = self.0.recv(&mut buffer).unwrap_or_else(|error| {
+                panic!("no message {start:?} ({error}), but {heard:?}");
+            });
+            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            if text.starts_with(start) {
+                return text;
+            }
+            heard.push(text);
+        }
+    }
+}
+
+#[test]
+fn systemd_hears_of_the_start_of_reloads_of_life_and_of_the_end() {
+    let launch = Launch::supervised(CONFIG);
+    let path = launch.folder().join("notify.sock");
+    let systemd = Systemd(UnixDatagram::bind(&path).expect("a socket"));
+    systemd.0.set_read_timeout(Some(DEADLINE)).expect("a limit");
+    let path = path.display().to_string();
+    let mut weir = launch
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "2000000")
+        .start();
+    let stored = systemd.wait("FDSTORE=1\nFDNAME=weir.");
+    let name = stored.lines().last().unwrap_or_default().to_owned();
+    systemd.wait("READY=1");
+    systemd.wait("STATUS=generation 1 serves");
+    systemd.wait("WATCHDOG=1");
+    systemd.wait("WATCHDOG=1");
+    assert!(weir.reload_by_command().status.success());
+    let reloading = systemd.wait("RELOADING=1");
+    let since = reloading.lines().nth(1).unwrap_or_default();
+    let micros = since.strip_prefix("MONOTONIC_USEC=");
+    assert!(
+        micros.is_some_and(|it| it.parse::<u64>().is_ok()),
+        "{reloading}"
+    );
+    systemd.wait("READY=1");
+    weir.signal(libc::SIGTERM);
+    systemd.wait("STOPPING=1");
+    systemd.wait(&format!("FDSTOREREMOVE=1\n{name}"));
+    assert!(weir.wait_exit().success());
+    let gone = || (!control(&weir).exists()).then_some(());
+    eventually("the control socket to be removed", gone);
+}
