@@ -430,8 +430,15 @@ fn upgrades_leave_no_descriptor_and_no_memory_behind() {
     let after = look();
     println!("{rounds} upgrades: supervisor and generation {before:?} -> {after:?}");
     let [(supervisor, memory), (generation, _)] = before;
-    let [(supervisor_after, memory_after), (generation_after, _)] = after;
-    assert_eq!(supervisor, supervisor_after, "the supervisor's");
+    let [(_, memory_after), (generation_after, _)] = after;
+    // A question's connection may still be there.
+    eventually(
+        "the supervisor's descriptors to be as many as before",
+        || {
+            let pid = i32::try_from(weir.pid()).unwrap();
+            (descriptors(pid) <= supervisor).then_some(())
+        },
+    );
     let grown = memory_after.own_kib.saturating_sub(memory.own_kib);
     assert!(grown <= SLACK, "the supervisor has grown by {grown} KiB");
     // A connection to the model server may be there or not.
