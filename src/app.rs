@@ -271,9 +271,10 @@ impl Start<'_> {
             source.hash(),
             number.zip(teller.clone()),
         ));
-        if let Some((_, orders)) = &mut supervisor {
-            begin(orders, &handover).await?;
-        }
+        let succeeds = match &mut supervisor {
+            Some((_, orders)) => begin(orders, &handover).await?,
+            None => false,
+        };
         let live = Arc::new(Live::new(shared.build(&settings, None)?));
         let loader = Loader::of(&handover, settings.state_dir.clone());
         let loaded = loader.load(&settings.listen)?;
@@ -292,7 +293,8 @@ impl Start<'_> {
         )?;
         let terms = listeners.terms();
         let certificates = Certificates::new(loader, &settings, &loaded, &observer, terms);
-        if supervisor.is_some() {
+        if succeeds {
+            // Another one serves meanwhile, and has the log.
             observer.rotate(false);
             build::warm(&live.pin(), &shared.resolver, vocabulary).await;
         }
@@ -341,13 +343,13 @@ impl Start<'_> {
     }
 }
 
-/// The supervisor's first line says what is known already.
-async fn begin(orders: &mut Orders, handover: &Handover) -> Result<(), Fault> {
+/// The supervisor's first line says what is known already; true when another generation serves.
+async fn begin(orders: &mut Orders, handover: &Handover) -> Result<bool, Fault> {
     const PATIENCE: Duration = Duration::from_secs(10);
     match tokio::time::timeout(PATIENCE, orders.next()).await {
         Ok(Some(Order::Begin { state, totals })) => {
             handover.begin(state.as_ref(), &totals);
-            Ok(())
+            Ok(state.is_some())
         }
         _ => Err(Fault::Unusable(
             "the supervisor didn't say how to begin; `weir serve` is started by `weir run`".into(),

@@ -73,6 +73,13 @@ impl Supervisor {
         }
     }
 
+    /// The start, or a reload, is over. What stops is never ready again.
+    pub(super) fn tell_ready(&self) {
+        if self.held.borrow().stop.is_none() {
+            self.notifier.tell("READY=1");
+        }
+    }
+
     fn answer_at_stop(&self) {
         for job in self.held.borrow_mut().jobs.drain(..) {
             if let Some(answer) = job.answer {
@@ -100,7 +107,7 @@ impl Supervisor {
             Kind::Upgrade => self.renew(&self.program).await,
             Kind::Renew(keys) => self.renew_for(keys).await,
         };
-        self.notifier.tell("READY=1");
+        self.tell_ready();
         let (ok, message) = match done {
             Ok(message) => (true, message),
             Err(message) => (false, message),
@@ -597,5 +604,18 @@ impl Holdings {
                 living -= 1;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_ends_cost_no_pause_and_a_loop_costs_at_most_five_seconds() {
+        assert_eq!(pause_after(2), Duration::ZERO);
+        assert_eq!(pause_after(3), Duration::from_millis(100));
+        assert_eq!(pause_after(5), Duration::from_millis(400));
+        assert_eq!(pause_after(u32::MAX), Duration::from_secs(5));
     }
 }

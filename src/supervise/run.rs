@@ -168,7 +168,7 @@ impl Supervisor {
                 return Err(reason);
             }
         }
-        self.notifier.tell("READY=1");
+        self.tell_ready();
         Ok(())
     }
 

@@ -321,6 +321,9 @@ impl Supervisor {
         }
         held.stop = Some(how);
         tracing::info!(?how, "stopping");
+        // Nobody accepts any more. Closed here first: the generations are the last to close, when they
+        // have accepted what waits.
+        held.table.close(&self.notifier);
         let drain = held.plan.as_ref().map_or(Duration::ZERO, |plan| plan.drain);
         for generation in held.generations.values_mut() {
             match (how, generation.state) {

@@ -380,3 +380,120 @@ impl Offer {
 async fn connected(path: &Path) -> Option<UnixStream> {
     UnixStream::connect(path).await.ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervise::protocol::{Report, Summary};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixListener;
+
+    fn worker(channel: UnixStream, control: Option<PathBuf>) -> Worker {
+        Worker {
+            number: 3,
+            channel: channel.into_std().unwrap().into(),
+            sockets: Vec::new(),
+            addresses: vec!["127.0.0.1:80".into()],
+            control,
+        }
+    }
+
+    fn beat(connections: u64) -> Told {
+        let summary = Summary {
+            connections,
+            ..Summary::default()
+        };
+        Told::Beat { summary }
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_the_newest_and_all_is_written_in_the_end() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (teller, mut orders) = worker(ours, None).connect().unwrap();
+        for connections in 0..10_000 {
+            teller.tell(beat(connections));
+            let report = Box::new(Report::default());
+            teller.tell(Told::Report { report });
+        }
+        let failed = Told::Failed {
+            reason: "no".into(),
+        };
+        teller.tell(failed.clone());
+        teller.finish().await;
+        let order = line_of(&Order::Lead).unwrap();
+        theirs
+            .write_all(b"{\"kind\":\"of tomorrow\"}\n")
+            .await
+            .unwrap();
+        theirs.write_all(&order).await.unwrap();
+        assert_eq!(orders.next().await, Some(Order::Lead));
+        theirs.shutdown().await.unwrap();
+        assert_eq!(orders.next().await, None);
+        let mut text = String::new();
+        theirs.read_to_string(&mut text).await.unwrap();
+        let told: Vec<Told> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(told.len(), 3, "{text}");
+        assert_eq!(told[0], beat(9_999));
+        assert_eq!(told[2], failed);
+        teller.tell(beat(0));
+        teller.finish().await;
+    }
+
+    #[tokio::test]
+    async fn a_second_drain_does_not_give_more_time() {
+        let (send, receive) = mpsc::channel(8);
+        let mut orders = Orders {
+            receive,
+            drains_until: None,
+        };
+        for seconds in [100, 500] {
+            let close = Vec::new();
+            let _ = send.send(Order::Drain { seconds, close }).await;
+            let order = orders.next().await.unwrap();
+            assert!(matches!(order, Order::Drain { seconds, .. } if seconds <= 100));
+        }
+        let again = Order::Drain {
+            seconds: 500,
+            close: Vec::new(),
+        };
+        send.send(Order::Resume).await.unwrap();
+        send.send(again.clone()).await.unwrap();
+        assert_eq!(orders.next().await, Some(Order::Resume));
+        assert_eq!(orders.next().await, Some(again));
+    }
+
+    #[tokio::test]
+    async fn an_orphan_offers_itself_at_the_control_socket() {
+        let folder = std::env::temp_dir().join(format!("weir-worker-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("control.sock");
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (teller, mut orders) = worker(ours, Some(path.clone())).connect().unwrap();
+        let ready = Told::Ready {
+            version: "1".into(),
+        };
+        teller.tell(ready.clone());
+        teller.finish().await;
+        drop(theirs);
+        let control = UnixListener::bind(&path).unwrap();
+        let (stream, _) = control.accept().await.unwrap();
+        let mut lines = Lines::new(stream, CONVERSATION_BYTES_MAX);
+        let offer = lines.next().await.unwrap().unwrap();
+        let expected = Command::Adopt {
+            number: 3,
+            pid: i32::try_from(std::process::id()).unwrap(),
+            sockets: vec!["127.0.0.1:80".into()],
+        };
+        assert_eq!(serde_json::from_slice::<Command>(&offer).unwrap(), expected);
+        let again = lines.next().await.unwrap().unwrap();
+        assert_eq!(serde_json::from_slice::<Told>(&again).unwrap(), ready);
+        let (mut stream, _) = lines.into_parts();
+        let order = line_of(&Order::Lead).unwrap();
+        stream.write_all(&order).await.unwrap();
+        assert_eq!(orders.next().await, Some(Order::Lead));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
