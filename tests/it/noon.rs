@@ -7,7 +7,7 @@
 use crate::support::load::model::{self, Model};
 use crate::support::load::tally::{Counts, DONE, Kind};
 use crate::support::load::{Load, TLS, clients};
-use crate::support::supervised::{Generation, descriptors, resident_kib, said, signal};
+use crate::support::supervised::{Generation, Memory, descriptors, said, signal};
 use crate::support::{Authority, Client, Gate, Gateway, Launch, Provider, client, eventually};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -86,8 +86,9 @@ fn streaming(address: SocketAddr, batch: u64) -> Client {
 
 // === under load ===
 
-/// Does `change` again and again under the load of all kinds of clients.
-fn under_load(more: &str, change: impl Fn(&Gateway, u64)) -> (Gateway, Counts) {
+/// Does `change` again and again under the load of all kinds of clients; it says how many requests it
+/// has made itself.
+fn under_load(change: impl Fn(&Gateway, u64) -> u64) -> (Gateway, Counts) {
     const STREAMS: u64 = 300;
     const STREAMS_A_ROUND: u64 = 10;
     /// Rounds that a round's streams live for.
@@ -97,7 +98,8 @@ fn under_load(more: &str, change: impl Fn(&Gateway, u64)) -> (Gateway, Counts) {
     let authority = Authority::new();
     let (certificates, roots) = certificate(&authority);
     let listen = format!(
-        "listen:\n- 127.0.0.1:0\n- {{address: \"127.0.0.2:0\", tls: {{certificates: [{certificates}]}}}}\n{more}"
+        "listen:\n- 127.0.0.1:0\n\
+         - {{address: \"127.0.0.2:0\", tls: {{certificates: [{certificates}]}}}}"
     );
     let weir = start(&model, &listen);
     let load = Load::on(weir.address())
@@ -109,10 +111,11 @@ fn under_load(more: &str, change: impl Fn(&Gateway, u64)) -> (Gateway, Counts) {
         .admin(weir.admin());
     load.open_streams(STREAMS, LAST);
     load.wait_more(20);
+    let mut other_requests = 0;
     for round in 0..rounds {
         load.open_streams(STREAMS_A_ROUND, round);
         let began = Instant::now();
-        change(&weir, round);
+        other_requests += change(&weir, round);
         println!("round {round}: {:?}", began.elapsed());
         load.wait_more(20);
         if let Some(old) = round.checked_sub(LIFE) {
@@ -141,7 +144,7 @@ fn under_load(more: &str, change: impl Fn(&Gateway, u64)) -> (Gateway, Counts) {
         Kind::Stream,
     ];
     let requests: u64 = kinds.iter().map(|kind| counts.of(*kind, DONE)).sum();
-    let requests = requests + counts.of(Kind::WebSocket, "connections");
+    let requests = requests + other_requests + counts.of(Kind::WebSocket, "connections");
     #[expect(clippy::cast_precision_loss, reason = "far from 2^52")]
     weir.wait_value("llm_requests_total", &[], requests as f64);
     (weir, counts)
@@ -158,9 +161,10 @@ fn certificate(authority: &Authority) -> (String, RootCertStore) {
 
 #[test]
 fn upgrades_under_load_lose_nothing() {
-    let (weir, counts) = under_load("", |weir, _| {
+    let (weir, counts) = under_load(|weir, _| {
         weir.replace_binary();
         assert_done(&weir.upgrade());
+        0
     });
     let rounds = rounds("WEIR_TEST_ROUNDS", 3);
     assert_eq!(weir.wait_settled().number, 1 + rounds);
@@ -175,7 +179,7 @@ fn upgrades_under_load_lose_nothing() {
 
 #[test]
 fn reloads_under_load_lose_nothing() {
-    let (weir, _) = under_load("", |weir, round| {
+    let (weir, _) = under_load(|weir, round| {
         let text = std::fs::read_to_string(weir.folder().join("weir.yaml")).unwrap();
         let text = text.split("headers:").next().unwrap();
         let headers = format!("headers: {{response: {{set: {{X-Round: \"{round}\"}}}}}}\n");
@@ -183,6 +187,7 @@ fn reloads_under_load_lose_nothing() {
         assert_done(&weir.reload_by_command());
         let answer = weir.post(CHAT, BODY);
         assert_eq!(answer.header("x-round"), Some(round.to_string().as_str()));
+        1
     });
     assert_eq!(weir.wait_settled().number, 1, "a reload made a generation");
 }
@@ -265,7 +270,12 @@ fn a_program_that_exits_when_it_is_to_serve_changes_nothing() {
 #[test]
 fn a_program_that_hangs_changes_nothing() {
     let text = format!("{PLANS}\nkill -STOP $$");
-    program_fails("ready: 2s, probation: 200ms", |weir| script(weir, &text));
+    program_fails("probation: 200ms", |weir| {
+        // The first generation, with nothing else to serve yet, may take its time.
+        let config = std::fs::read_to_string(weir.folder().join("weir.yaml")).unwrap();
+        weir.write_config(&config.replace("probation:", "ready: 1s, probation:"));
+        script(weir, &text);
+    });
 }
 
 #[test]
@@ -396,7 +406,7 @@ fn a_generation_without_a_supervisor_finishes_what_is_open() {
 #[test]
 fn upgrades_leave_no_descriptor_and_no_memory_behind() {
     /// What an allocator may keep of it all, KiB.
-    const SLACK: u64 = 2048;
+    const SLACK: u64 = 1024;
     let rounds = rounds("WEIR_TEST_ROUNDS_LONG", 5);
     let model = Model::start();
     let weir = start(
@@ -411,30 +421,28 @@ fn upgrades_leave_no_descriptor_and_no_memory_behind() {
     let look = || {
         let generation = weir.wait_settled();
         let supervisor = i32::try_from(weir.pid()).unwrap();
-        (
-            descriptors(supervisor),
-            resident_kib(supervisor),
-            descriptors(generation.pid),
-            resident_kib(generation.pid),
-        )
+        [supervisor, generation.pid].map(|pid| (descriptors(pid), Memory::of(pid)))
     };
     // What is opened once, and the first use of everything.
     (0..2).for_each(|_| once());
     let before = look();
     (0..rounds).for_each(|_| once());
     let after = look();
-    println!(
-        "{rounds} upgrades: supervisor {} -> {} descriptors, {} -> {} KiB; \
-         generation {} -> {} descriptors, {} -> {} KiB",
-        before.0, after.0, before.1, after.1, before.2, after.2, before.3, after.3
+    println!("{rounds} upgrades: supervisor and generation {before:?} -> {after:?}");
+    let [(supervisor, memory), (generation, _)] = before;
+    let [(_, memory_after), (generation_after, _)] = after;
+    // A question's connection may still be there.
+    eventually(
+        "the supervisor's descriptors to be as many as before",
+        || {
+            let pid = i32::try_from(weir.pid()).unwrap();
+            (descriptors(pid) <= supervisor).then_some(())
+        },
     );
-    assert_eq!(before.0, after.0, "descriptors of the supervisor");
-    assert!(after.1 <= before.1 + SLACK, "memory of the supervisor");
+    let grown = memory_after.own_kib.saturating_sub(memory.own_kib);
+    assert!(grown <= SLACK, "the supervisor has grown by {grown} KiB");
     // A connection to the model server may be there or not.
-    assert!(
-        after.2 <= before.2 + 2,
-        "descriptors that generations inherit"
-    );
+    assert!(generation_after <= generation + 2, "a generation's");
 }
 
 #[test]
@@ -598,7 +606,7 @@ fn answers_of_a_generation_that_drains_say_that_the_connection_ends() {
     let weir = Launch::supervised(&config(&provider.url(), more)).start();
     let [mut kept, mut open] = std::array::from_fn(|_| weir.client());
     kept.post(CHAT, BODY);
-    assert_eq!(kept.answer().header("connection"), None);
+    assert_ne!(kept.answer().header("connection"), Some("close"));
     open.post(CHAT, r#"{"model":"m","slow":1}"#);
     provider.wait_requests(2);
     assert_done(&weir.upgrade());

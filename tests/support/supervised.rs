@@ -32,6 +32,15 @@ pub struct Generation {
     pub summary: Value,
 }
 
+/// Memory of a process that is in use.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// All of it, with the pages of the program's file that were touched.
+    pub resident_kib: u64,
+    /// What is no file's.
+    pub own_kib: u64,
+}
+
 impl Supervised {
     /// Makes the program in a test's folder.
     pub fn program(folder: &Folder) -> PathBuf {
@@ -204,17 +213,24 @@ pub fn descriptors(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// Memory of a process that is in use, KiB.
-pub fn resident_kib(pid: i32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let lines: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
-        .collect();
-    header(&lines, "VmRSS")
-        .and_then(|value| value.split(' ').next()?.parse().ok())
-        .unwrap_or_default()
+impl Memory {
+    /// Of a process; nothing where it is gone.
+    pub fn of(pid: i32) -> Self {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let lines: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+            .collect();
+        let number = |name| {
+            let value = header(&lines, name)?;
+            value.split(' ').next()?.parse().ok()
+        };
+        Self {
+            resident_kib: number("VmRSS").unwrap_or_default(),
+            own_kib: number("RssAnon").unwrap_or_default(),
+        }
+    }
 }
 
 /// What a command printed.

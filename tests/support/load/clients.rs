@@ -245,14 +245,15 @@ impl Client {
                     return Err(Failed::new(Failure::WrongBytes, live));
                 }
                 let after = counters(&self.get("/metrics").await?);
-                for (series, old) in &before {
-                    let new = after.get(series);
-                    if new.is_none_or(|new| new < old) {
+                // Each fall is told once.
+                let before = std::mem::replace(&mut before, after.clone());
+                for (series, old) in before {
+                    let new = after.get(&series);
+                    if new.is_none_or(|new| *new < old) {
                         let detail = format!("{series} was {old} and is {new:?}");
                         return Err(Failed::new(Failure::WrongBytes, detail));
                     }
                 }
-                before = after;
                 Ok(())
             };
             let done = done.await;
