@@ -347,9 +347,13 @@ impl Start<'_> {
 async fn begin(orders: &mut Orders, handover: &Handover) -> Result<bool, Fault> {
     const PATIENCE: Duration = Duration::from_secs(10);
     match tokio::time::timeout(PATIENCE, orders.next()).await {
-        Ok(Some(Order::Begin { state, totals })) => {
+        Ok(Some(Order::Begin {
+            state,
+            totals,
+            urgent,
+        })) => {
             handover.begin(state.as_ref(), &totals);
-            Ok(state.is_some())
+            Ok(!urgent)
         }
         _ => Err(Fault::Unusable(
             "the supervisor didn't say how to begin; `weir serve` is started by `weir run`".into(),

@@ -103,6 +103,7 @@ impl Cache {
                 name: name.to_string(),
                 addresses: addresses.to_vec(),
                 fresh: entry.fresh_until.saturating_duration_since(now),
+                stale: entry.stale_until.saturating_duration_since(now),
             }),
             _ => None,
         });
@@ -122,7 +123,7 @@ impl Cache {
         let entry = Entry {
             held: Held::Found(known.addresses.into()),
             fresh_until: now + fresh,
-            stale_until: now + fresh + self.stale,
+            stale_until: now + known.stale.min(fresh + self.stale),
             ask_at: now + fresh.mul_f32(0.8),
             failures: 0,
             reason: None,

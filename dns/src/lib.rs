@@ -82,6 +82,8 @@ pub struct Known {
     pub addresses: Vec<IpAddr>,
     /// How long they are still the truth; zero for those that only stand in for it.
     pub fresh: Duration,
+    /// How long they may stand in for it, from now.
+    pub stale: Duration,
 }
 
 /// Why no resolver could be made.

@@ -207,9 +207,11 @@ impl Certificates {
         for warning in loaded.warnings() {
             tracing::warn!("{warning}");
         }
+        let wanted = self.keeper.wanted();
         *self.keeper.using.lock() = Using::new(&settings.listen, loaded);
         self.keeper.tell_days();
-        if !self.tasks.is_empty() {
+        // An order that is under way isn't given up for nothing: ACME servers count them.
+        if !self.tasks.is_empty() && self.keeper.wanted() != wanted {
             self.renew();
         }
     }
@@ -319,20 +321,17 @@ impl Keeper {
         self.observer.metrics.certificates(days);
     }
 
-    /// What ACME is to get, each certificate once; `None` for nothing.
-    fn renewal(self: &Arc<Self>) -> Option<acme::Renewal> {
+    /// What ACME is to get, each certificate once, and how it can be proved that the names are ours.
+    fn wanted(&self) -> (Vec<tls::settings::Acme>, Vec<Kind>) {
         let listen = Arc::clone(&self.using.lock().listen);
         let mut wanted: Vec<tls::settings::Acme> = Vec::new();
         for acme in (listen.listeners.iter()).filter_map(|it| it.tls.as_ref()?.acme.as_ref()) {
             if wanted
                 .iter()
-                .all(|other| other.domains[0] != acme.domains[0])
+                .all(|other| other.domains.first() != acme.domains.first())
             {
                 wanted.push(acme.clone());
             }
-        }
-        if wanted.is_empty() {
-            return None;
         }
         // The server asks at ports 443 and 80; what stands before this host may lead them elsewhere.
         let plain = listen.listeners.iter().any(|it| it.tls.is_none());
@@ -345,6 +344,15 @@ impl Keeper {
             (false, true) => vec![Kind::Http01, Kind::TlsAlpn01],
             (_, false) => vec![Kind::TlsAlpn01],
         };
+        (wanted, offers)
+    }
+
+    /// The task that gets them; `None` where there is nothing to get.
+    fn renewal(self: &Arc<Self>) -> Option<acme::Renewal> {
+        let (wanted, offers) = self.wanted();
+        if wanted.is_empty() {
+            return None;
+        }
         let keeper = Arc::clone(self);
         Some(acme::Renewal {
             wanted,

@@ -71,6 +71,15 @@ impl Handover {
         }
     }
 
+    /// What another generation has spent since this one began. Its keys and challenges are older than
+    /// those that this one has by now.
+    pub(super) fn catch_up(&self, state: &Value) {
+        self.shared
+            .governor
+            .take_over(&state["limits"], Instant::now());
+        self.shared.resolver.learn(names_of(&state["names"]));
+    }
+
     /// Adds the totals of a generation that ended.
     pub(super) fn absorb(&self, report: &Report) {
         let mut inherited = self.inherited.lock();
@@ -107,13 +116,16 @@ impl Handover {
 
     /// All that this process knows.
     pub(super) fn report(&self) -> Report {
-        let (metrics, absorbed) = {
-            let inherited = self.inherited.lock();
-            let own = self.own_metrics();
-            (merged(&[&own], &[&inherited.0]), inherited.1.clone())
-        };
+        let (metrics, absorbed) = self.totals();
         let names: Vec<Value> = (self.shared.resolver.known().into_iter())
-            .map(|known| json!([known.name, known.addresses, known.fresh.as_secs()]))
+            .map(|known| {
+                json!([
+                    known.name,
+                    known.addresses,
+                    known.fresh.as_secs(),
+                    known.stale.as_secs()
+                ])
+            })
             .collect();
         Report {
             generation: self.generation,
@@ -127,6 +139,13 @@ impl Handover {
                 "challenges": self.challenges.export(),
             }),
         }
+    }
+
+    /// Its metrics, and which generations' totals are in them.
+    fn totals(&self) -> (String, Vec<u64>) {
+        let inherited = self.inherited.lock();
+        let own = self.own_metrics();
+        (merged(&[&own], &[&inherited.0]), inherited.1.clone())
     }
 
     fn own_metrics(&self) -> String {
@@ -147,13 +166,12 @@ impl Handover {
             let handover = Arc::clone(&handover);
             Box::pin(async move {
                 let others = handover.others().await;
-                let Report {
-                    metrics: own,
-                    absorbed,
-                    ..
-                } = handover.report();
+                let (own, absorbed) = handover.totals();
                 let mut living = vec![own.as_str()];
-                living.extend(others.living.iter().map(|it| it.metrics.as_str()));
+                // One that was living when the others were asked may have been added since.
+                let still = |it: &&Report| !absorbed.contains(&it.generation);
+                let all = others.living.iter().filter(still);
+                living.extend(all.map(|it| it.metrics.as_str()));
                 let dead = others.dead.iter();
                 let dead: Vec<&str> = dead
                     .filter(|it| !absorbed.contains(&it.generation))
@@ -193,12 +211,13 @@ fn names_of(state: &Value) -> impl Iterator<Item = weir_dns::Known> {
             name: known[0].as_str()?.to_owned(),
             addresses: addresses?,
             fresh: Duration::from_secs(known[2].as_u64()?),
+            stale: Duration::from_secs(known[3].as_u64()?),
         })
     })
 }
 
 /// Reports of other generations.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Others {
     pub(super) living: Vec<Report>,
     /// Those whose totals nobody has added yet.
@@ -209,6 +228,8 @@ pub(super) struct Others {
 struct Neighbours {
     teller: Teller,
     asked: Mutex<(u64, BTreeMap<u64, oneshot::Sender<Others>>)>,
+    /// The last answer: it stands in for one that doesn't come, so that no counter falls.
+    last: Mutex<Others>,
 }
 
 impl Neighbours {
@@ -216,10 +237,12 @@ impl Neighbours {
         Self {
             teller,
             asked: Mutex::default(),
+            last: Mutex::default(),
         }
     }
 
-    /// An operator's question must be answered: where the supervisor is silent, without the others.
+    /// An operator's question must be answered: where the supervisor is silent, with what it
+    /// said last.
     async fn ask(&self) -> Others {
         const PATIENCE: Duration = Duration::from_secs(2);
         let (send, answer) = oneshot::channel();
@@ -233,7 +256,13 @@ impl Neighbours {
         self.teller.tell(Told::Ask { id });
         let others = tokio::time::timeout(PATIENCE, answer).await;
         self.asked.lock().1.remove(&id);
-        others.ok().and_then(Result::ok).unwrap_or_default()
+        match others {
+            Ok(Ok(others)) => {
+                self.last.lock().clone_from(&others);
+                others
+            }
+            _ => self.last.lock().clone(),
+        }
     }
 
     fn answered(&self, id: u64, others: Others) {

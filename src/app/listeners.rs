@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Which sockets are closed when weir accepts no more.
 #[derive(Clone, Debug)]
@@ -42,10 +43,17 @@ pub(super) struct Services {
 /// All listeners.
 pub(super) struct Listeners {
     /// In the order of the sockets: those for clients, then the admin listener's.
-    phases: Vec<watch::Sender<Phase>>,
+    phases: Vec<Phased>,
     clients: usize,
     caps: Caps,
     terms: Terms,
+}
+
+/// One listener's accept loop.
+struct Phased {
+    phase: watch::Sender<Phase>,
+    /// Ends when the socket is closed and what waited there was accepted.
+    accepting: JoinHandle<()>,
 }
 
 /// Under which terms clients' connections are taken, by listener; a handle.
@@ -140,8 +148,8 @@ impl Listeners {
 
     /// Accepts, for the first time or again.
     pub(super) fn accept(&self) {
-        for phase in &self.phases {
-            phase.send_replace(Phase::Accepting);
+        for one in &self.phases {
+            one.phase.send_replace(Phase::Accepting);
         }
     }
 
@@ -150,8 +158,8 @@ impl Listeners {
         if matches!(closing, Closing::All) {
             self.terms.leave_at_once();
         }
-        for (place, phase) in self.phases.iter().enumerate() {
-            phase.send_replace(match closing {
+        for (place, one) in self.phases.iter().enumerate() {
+            one.phase.send_replace(match closing {
                 // Operators may look until the end.
                 Closing::All if place >= self.clients => continue,
                 Closing::All => Phase::Closing,
@@ -159,6 +167,13 @@ impl Listeners {
                 Closing::Only(_) => Phase::Draining,
             });
         }
+    }
+
+    /// True when all who waited at sockets that are being closed have been accepted.
+    pub(super) fn are_closed(&self) -> bool {
+        let closing = |one: &&Phased| *one.phase.borrow() == Phase::Closing;
+        let mut all = self.phases.iter().filter(closing);
+        all.all(|one| one.accepting.is_finished())
     }
 
     /// A reload: new terms for new connections.
@@ -195,14 +210,14 @@ fn no_socket() -> Fault {
 fn spawn<A: HttpServerApp + Send + Sync + 'static>(
     acceptor: Acceptor<A>,
     listening: Listening,
-) -> watch::Sender<Phase> {
+) -> Phased {
     let (phase, watch) = watch::channel(Phase::Paused);
-    tokio::spawn(async move {
+    let accepting = tokio::spawn(async move {
         if let Err(error) = acceptor.serve(listening, watch).await {
             tracing::error!(%error, "a listening socket can't be used any more");
         }
     });
-    phase
+    Phased { phase, accepting }
 }
 
 fn refused(observer: &Arc<Observer>) -> Refused {

@@ -78,6 +78,8 @@ struct Drain {
     until: Instant,
     /// Its time is over: what was open has been told to end.
     ended: bool,
+    /// Nobody accepts after this process: its sockets are closed.
+    last: bool,
 }
 
 /// A configuration that could be served, or why not.
@@ -122,6 +124,7 @@ impl Running<'_> {
                     Some(Drain {
                         until,
                         ended: false,
+                        ..
                     }) => sleep_until(until).await,
                     _ => std::future::pending().await,
                 }
@@ -168,6 +171,9 @@ impl Running<'_> {
     fn wish(&mut self, wish: Wish) -> bool {
         match wish {
             Wish::Reopen => self.shared.observer.reopen(),
+            Wish::Upgrade => {
+                tracing::warn!("only the supervisor of `weir run` without --single upgrades");
+            }
             // With a supervisor these are its to obey: a terminal sends them to both.
             Wish::Reload | Wish::Now if self.supervisor.is_some() => {}
             Wish::Reload => self.reload(Why::Own),
@@ -184,7 +190,7 @@ impl Running<'_> {
     fn obey(&mut self, order: Order) {
         match order {
             // A supervisor that was restarted says it anew.
-            Order::Begin { state, totals } => self.handover.begin(state.as_ref(), &totals),
+            Order::Begin { state, totals, .. } => self.handover.begin(state.as_ref(), &totals),
             Order::Lead => self.lead(),
             Order::Absorb { report } => self.handover.absorb(&report),
             Order::Drain { seconds, close } => {
@@ -228,12 +234,21 @@ impl Running<'_> {
         tokio::spawn(async move {
             let others = handover.others().await;
             if let Some(newest) = others.living.iter().max_by_key(|it| it.generation) {
-                handover.take_over(&newest.state);
+                handover.catch_up(&newest.state);
             }
         });
     }
 
     fn resume(&mut self) {
+        if self
+            .doing
+            .drain
+            .is_none_or(|drain| drain.ended || drain.last)
+        {
+            // What has been closed or ended can't be taken back.
+            tracing::warn!("told to accept again, too late");
+            return;
+        }
         tracing::warn!("accepting again: the generation that led is gone");
         self.doing.drain = None;
         self.shared.governor.ending().set_draining(false);
@@ -241,24 +256,29 @@ impl Running<'_> {
         self.ready.store(true, Ordering::Relaxed);
     }
 
-    /// Accepts no more and lets what is open finish for `patience`.
+    /// Accepts no more and lets what is open finish for `patience`. A drain that goes on already is
+    /// never made longer.
     fn stop(&mut self, patience: Duration, closing: &Closing) {
         self.ready.store(false, Ordering::Relaxed);
         let in_flight = self.shared.governor.in_flight();
         tracing::info!(in_flight, "draining");
         self.shared.governor.ending().set_draining(true);
         self.listeners.drain(closing);
-        let until = Instant::now().checked_add(patience);
+        let before = self.doing.drain;
+        // A century is as good as no end.
+        let century = || Instant::now() + Duration::from_secs(3_155_760_000);
+        let until = Instant::now().checked_add(patience).unwrap_or_else(century);
         self.doing.drain = Some(Drain {
-            // A century is as good as no end.
-            until: until.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_155_760_000)),
-            ended: false,
+            until: before.map_or(until, |before| before.until.min(until)),
+            ended: before.is_some_and(|before| before.ended),
+            last: matches!(closing, Closing::All) || before.is_some_and(|before| before.last),
         });
         self.doing.leads = false;
         self.watch_file();
     }
 
-    /// Ends what is open; what doesn't end by itself then is cut soon after.
+    /// Ends what is open; what doesn't end by itself then is cut soon after. Sockets that others accept
+    /// at are left to them, with all who wait there.
     fn end(&mut self) {
         let open = self.shared.governor.in_flight();
         if open > 0 {
@@ -267,11 +287,14 @@ impl Running<'_> {
                 "requests were still open when the time to drain was over"
             );
         }
-        self.listeners.drain(&Closing::All);
+        if self.doing.drain.is_none() {
+            self.stop(Duration::ZERO, &Closing::All);
+        }
         self.shared.governor.ending().end();
         self.doing.drain = Some(Drain {
             until: Instant::now() + LAST_WORDS,
             ended: true,
+            last: self.doing.drain.is_none_or(|drain| drain.last),
         });
     }
 
@@ -279,7 +302,9 @@ impl Running<'_> {
         let Some(drain) = self.doing.drain else {
             return false;
         };
-        let idle = self.listeners.connections() == 0 && self.shared.governor.in_flight() == 0;
+        let idle = self.listeners.are_closed()
+            && self.listeners.connections() == 0
+            && self.shared.governor.in_flight() == 0;
         idle || drain.ended && Instant::now() >= drain.until
     }
 
@@ -393,9 +418,12 @@ impl Running<'_> {
         }
         self.shared.governor.apply(next.settings.govern.clone());
         self.live.swap(next.snapshot);
-        self.listeners
-            .apply(&next.settings.listen, &next.certificates);
-        self.certificates.apply(&next.settings, &next.certificates);
+        // Terms belong to sockets: other sockets, other terms. A weir that stops has its own.
+        if !waiting.contains(&LISTEN) && self.doing.drain.is_none_or(|drain| !drain.last) {
+            self.certificates.apply(&next.settings, &next.certificates);
+            self.listeners
+                .apply(&next.settings.listen, &next.certificates);
+        }
         self.handover.set_config_hash(next.config_hash.clone());
         self.watch = next.settings.watch;
         self.drain = next.settings.listen.drain;
@@ -413,11 +441,7 @@ impl Running<'_> {
             listeners.map(|listener| listener.socket.clone()).collect()
         };
         [
-            ("listen", sockets(old) != sockets(new)),
-            (
-                "limits.header_bytes",
-                old.listen.header_bytes_max != new.listen.header_bytes_max,
-            ),
+            (LISTEN, sockets(old) != sockets(new)),
             ("admin", old.admin != new.admin),
             ("threads", old.threads != new.threads),
             ("logging", old.observe != new.observe),
@@ -430,6 +454,8 @@ impl Running<'_> {
     }
 }
 
+/// The key that names the sockets.
+const LISTEN: &str = "listen";
 /// What the last answers may take once everything has been told to end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Beats from one report to the next.
@@ -469,6 +495,7 @@ pub(super) struct Signals {
     reopen: Signal,
     terminate: Signal,
     interrupt: Signal,
+    upgrade: Signal,
 }
 
 /// What a signal asks for.
@@ -476,6 +503,7 @@ pub(super) struct Signals {
 enum Wish {
     Reload,
     Reopen,
+    Upgrade,
     /// Finish what is open; said twice: end.
     Stop,
     /// End.
@@ -489,6 +517,7 @@ impl Signals {
             reopen: signal(SignalKind::user_defined1())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -498,6 +527,7 @@ impl Signals {
             _ = self.reopen.recv() => Wish::Reopen,
             _ = self.terminate.recv() => Wish::Stop,
             _ = self.interrupt.recv() => Wish::Now,
+            _ = self.upgrade.recv() => Wish::Upgrade,
         }
     }
 }

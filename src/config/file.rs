@@ -256,8 +256,8 @@ pub(super) struct Timeouts {
     pub(super) keepalive: Option<Span>,
     /// How long open requests may go on when weir stops or is replaced. Default: `1h`.
     pub(super) drain: Option<Span>,
-    /// Time over which idle connections are closed, one by one, when weir stops or is replaced.
-    /// Default: `10s`.
+    /// Time over which idle connections are closed, one by one, when weir is replaced; one that
+    /// stops closes them at once. Default: `10s`.
     pub(super) idle_close_delay: Option<Span>,
 }
 

@@ -48,18 +48,25 @@ impl Buckets {
         bucket.take(limit, now)
     }
 
-    /// All buckets that aren't full, as `{address: tokens}`.
+    /// The buckets that aren't full, as `{address: tokens}`; where they are many, the emptiest.
     pub fn hand_over(&self, limit: RateLimit, now: Instant) -> Value {
-        let mut all = serde_json::Map::new();
+        const TOLD_MAX: usize = 10_000;
+        let mut all: Vec<(IpAddr, f64)> = Vec::new();
         for shard in &self.shards {
-            for (client, bucket) in shard.lock().iter() {
-                let tokens = bucket.refilled(limit, now);
-                if tokens < f64::from(limit.burst) {
-                    all.insert(client.to_string(), tokens.into());
-                }
-            }
+            let buckets = shard.lock();
+            let tokens = buckets
+                .iter()
+                .map(|(client, bucket)| (*client, bucket.refilled(limit, now)));
+            all.extend(tokens.filter(|(_, tokens)| *tokens < f64::from(limit.burst)));
         }
-        Value::Object(all)
+        if all.len() > TOLD_MAX {
+            all.select_nth_unstable_by(TOLD_MAX, |a, b| a.1.total_cmp(&b.1));
+            all.truncate(TOLD_MAX);
+        }
+        let told = all
+            .into_iter()
+            .map(|(client, tokens)| (client.to_string(), tokens.into()));
+        Value::Object(told.collect())
     }
 
     /// Lowers each bucket to what [`Buckets::hand_over`] says of it. What isn't understood is

@@ -112,7 +112,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
                     told
                 }
                 Phase::Closing => {
-                    shared.accept_the_rest(&listening, &phase);
+                    shared.accept_the_rest(&listening, &phase).await;
                     return Ok(());
                 }
                 Phase::Paused | Phase::Draining => phase.changed().await.is_ok(),
@@ -132,20 +132,26 @@ impl<A: HttpServerApp + Send + Sync + 'static> Shared<A> {
         phase: &mut watch::Receiver<Phase>,
     ) -> bool {
         loop {
-            // At the cap nothing is accepted: clients wait in the kernel's queue.
-            let next = async {
-                let room = self.acceptor.caps.room().await;
-                armed.accept().await.map(|accepted| (accepted, room))
-            };
             let accepted = tokio::select! {
                 biased;
                 told = async { phase.wait_for(|phase| *phase != Phase::Accepting).await.is_ok() } => {
                     return told;
                 }
-                accepted = next => accepted,
+                accepted = armed.accept() => accepted,
             };
             match accepted {
-                Ok(((socket, peer), room)) => self.welcome(socket, peer, room.take(), phase),
+                Ok((socket, peer)) => {
+                    // At the cap one client waits here and the others in the kernel's queue. A
+                    // listener without clients holds no room that another one needs.
+                    let room = tokio::select! {
+                        biased;
+                        room = self.acceptor.caps.room() => room,
+                        _ = phase.wait_for(|phase| *phase != Phase::Accepting) => {
+                            self.acceptor.caps.room_beyond()
+                        }
+                    };
+                    self.welcome(socket, peer, room.take(), phase);
+                }
                 // The client has left the queue.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -157,9 +163,24 @@ impl<A: HttpServerApp + Send + Sync + 'static> Shared<A> {
     }
 
     /// What waits in the kernel's queue when a socket is closed would be reset: these clients are
-    /// connected already. They are served even beyond the cap, for nobody else can.
-    fn accept_the_rest(self: &Arc<Self>, listening: &Listening, phase: &watch::Receiver<Phase>) {
-        while let Some(accepted) = listening.accept_now() {
+    /// connected already. They are served even beyond the cap, for nobody else can; whoever comes
+    /// after so many keeps on coming.
+    async fn accept_the_rest(
+        self: &Arc<Self>,
+        listening: &Listening,
+        phase: &watch::Receiver<Phase>,
+    ) {
+        /// As many as the largest usual queue holds (`net.core.somaxconn`).
+        const REST_MAX: usize = 4096;
+        /// So many in a row keep others waiting no longer than a busy accept loop does.
+        const IN_A_ROW: usize = 32;
+        for number in 1..=REST_MAX {
+            let Some(accepted) = listening.accept_now() else {
+                return;
+            };
+            if number.is_multiple_of(IN_A_ROW) {
+                tokio::task::yield_now().await;
+            }
             match accepted {
                 Ok((socket, peer)) => {
                     let room = self.acceptor.caps.room_beyond();

@@ -26,8 +26,8 @@ pub struct Settings {
     pub stall: Duration,
     /// `timeouts.drain`: how long open requests may go on when weir stops or is replaced.
     pub drain: Duration,
-    /// `timeouts.idle_close_delay`: idle connections of a weir that drains are closed one by one
-    /// over this time, so that no client meets a closed one just as it sends.
+    /// `timeouts.idle_close_delay`: idle connections of a weir that is replaced are closed one by one
+    /// over this time, so that few clients meet a closed one just as they send.
     pub idle_close_delay: Duration,
     /// `trusted_proxies`: who may speak the PROXY protocol.
     pub trusted: Vec<IpNet>,

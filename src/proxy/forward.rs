@@ -174,8 +174,11 @@ fn edit(request: &mut RequestHeader, edits: &HeaderEdits, journey: &Journey) -> 
         request.remove_header(name);
     }
     for (name, template) in &edits.set {
-        if let Some(value) = rendered(template, journey) {
-            request.insert_header(HeaderName::clone(name), value)?;
+        // The client's own header of that name never stands in for a value that isn't there: what it
+        // says of its certificate, say, is not what the certificate says.
+        match rendered(template, journey) {
+            Some(value) => request.insert_header(HeaderName::clone(name), value)?,
+            None => drop(request.remove_header(name)),
         }
     }
     Ok(())

@@ -87,9 +87,15 @@ pub async fn body(
         Bytes::new()
     } else {
         let whole = read(session, &mut hold, length, bytes_max);
-        match tokio::time::timeout(snapshot.corridor.timeouts.client_body, whole).await {
-            Ok(bytes) => bytes?,
-            Err(_) => return Err(Refusal::ClientTimeout),
+        let in_time = tokio::time::timeout(snapshot.corridor.timeouts.client_body, whole);
+        let mut over = snapshot.governor.ending().over();
+        tokio::select! {
+            biased;
+            read = in_time => match read {
+                Ok(bytes) => bytes?,
+                Err(_) => return Err(Refusal::ClientTimeout),
+            },
+            () = std::future::poll_fn(|cx| over.poll(cx)) => return Err(Refusal::ShuttingDown),
         }
     };
     let (plain, hold) = decompressed(session, &bytes, hold, bytes_max).await?;

@@ -236,14 +236,12 @@ pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
     Ok(())
 }
 
-/// What browsers are to make of answers that came by TLS, where the upstream says nothing else.
+/// What browsers are to make of answers that came by TLS. Whether this host is to be reached by TLS
+/// alone is its own affair, not the upstream's (RFC 6797, section 6.1).
 fn secure(response: &mut ResponseHeader, hsts: Option<&HeaderValue>) -> Result<()> {
-    if let Some(hsts) = hsts
-        && !response
-            .headers
-            .contains_key(header::STRICT_TRANSPORT_SECURITY)
-    {
-        response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?;
+    match hsts {
+        Some(hsts) => response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone())?,
+        None => drop(response.remove_header(&header::STRICT_TRANSPORT_SECURITY)),
     }
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -37,10 +37,13 @@ pub enum Order {
     /// The first line: what is known from others, before anything is accepted. `totals` are the
     /// reports of generations that ended and that no living one has added to its own.
     Begin {
-        /// State of the generation that leads now, if there is one.
+        /// State of the generation that leads, or that led last.
         state: Option<Value>,
         /// Reports of the dead.
         totals: Vec<Report>,
+        /// Nobody serves: be ready at once, warm or not.
+        #[serde(default)]
+        urgent: bool,
     },
     /// This one alone accepts from now on: watch files, renew certificates.
     Lead,

@@ -123,6 +123,7 @@ impl Supervisor {
         entries: &[Entry],
     ) -> Result<u64, String> {
         let state = self.leaders_state().await;
+        let urgent = self.held.borrow().leader.is_none();
         let started = self.spawn(program, plan, entries);
         let generation = started
             .map_err(|error| format!("{} can't be started: {error}", program.path.display()))?;
@@ -132,7 +133,11 @@ impl Supervisor {
         let mut held = self.held.borrow_mut();
         let totals = held.take_dead(number);
         if let Some(generation) = held.generations.get(&number) {
-            generation.send(&Order::Begin { state, totals });
+            generation.send(&Order::Begin {
+                state,
+                totals,
+                urgent,
+            });
         }
         held.end_oldest(plan.upgrade.generations_max);
         Ok(number)
@@ -141,7 +146,9 @@ impl Supervisor {
     /// What the leader knows now; what it last knew, if it doesn't answer.
     async fn leaders_state(&self) -> Option<serde_json::Value> {
         const LIMIT: Duration = Duration::from_secs(1);
-        let leader = self.held.borrow().leader?;
+        let Some(leader) = self.held.borrow().leader else {
+            return self.held.borrow().lost_state.clone();
+        };
         let asked = self.held.borrow().ask_for_reports(|it| it == leader);
         let limit = Instant::now() + LIMIT;
         self.until(limit, |held| held.have_reported(&asked).then_some(()))

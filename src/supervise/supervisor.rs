@@ -55,6 +55,8 @@ pub(super) struct Holdings {
     pub(super) ended: BTreeMap<u64, Ended>,
     /// How the last leader ended.
     pub(super) lost: Option<String>,
+    /// What it last knew.
+    pub(super) lost_state: Option<serde_json::Value>,
     pub(super) last_number: u64,
     pub(super) jobs: VecDeque<Job>,
     pub(super) last: Option<Last>,
@@ -246,6 +248,9 @@ impl Supervisor {
                 tracing::warn!(generation = number, how, "generation is gone");
             }
             held.note_end(&generation);
+            if held.leader == Some(number) {
+                held.lost_state = generation.report.as_ref().map(|it| it.state.clone());
+            }
             held.bury(generation.report, number);
             if held.leader == Some(number) {
                 held.early_ends = if generation.started.elapsed() < LIFE_MIN {
@@ -478,7 +483,9 @@ impl Holdings {
             return;
         }
         let mut draining = self.generations.values_mut().rev();
-        if let Some(newest) = draining.find(|it| it.state == State::Draining && !it.is_closed) {
+        if let Some(newest) =
+            draining.find(|it| it.state == State::Draining && !it.is_closed && it.kill_at.is_none())
+        {
             newest.send(&Order::Resume);
             newest.end_at = None;
             newest.heard = Instant::now();

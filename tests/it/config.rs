@@ -895,7 +895,7 @@ listen:
     keepalive: 0s
     defer_accept: false
   - unix:/run/weir/other.sock
-  - {address: "127.0.0.1:0", keepalive: 0, tls: {acme: {domains: [a.example], directory: "http://127.0.0.1:14000/dir"}}}
+  - {address: "127.0.0.1:0", keepalive: 0, tls: {acme: {domains: [a.example], directory: "https://127.0.0.1:14000/dir"}}}
 admin: {address: "unix:/run/weir/admin.sock", mode: "0666", owner: "1000"}
 trusted_proxies: [10.0.0.0/8]
 limits: {connections_per_client: 0}
@@ -946,7 +946,7 @@ upgrade: {ready: 1s, probation: 0s, generations: 2}
     );
     let tls = other.tls.as_ref().expect("TLS");
     let acme = tls.acme.as_ref().expect("ACME");
-    assert_eq!(acme.directory, "http://127.0.0.1:14000/dir");
+    assert_eq!(acme.directory, "https://127.0.0.1:14000/dir");
     assert_eq!((&acme.email, &acme.ca), (&None, &None));
     assert!(tls.tls12 && tls.certificates.is_empty());
     assert_eq!(tls.client_auth, ClientAuth::None);
@@ -1161,7 +1161,7 @@ fn tls_of_listeners_is_checked() {
         ),
         (
             "{acme: {domains: [a.example], directory: \"http://ca.example/dir\"}}",
-            ".acme.directory: found \"http://ca.example/dir\"; allowed: a URL with https:// (http:// only to this host itself)",
+            ".acme.directory: found \"http://ca.example/dir\"; allowed: a URL with https://",
         ),
         (
             "{acme: {domains: [a.example], directory: ca.example}}",

@@ -10,7 +10,6 @@ use crate::config::path::Path;
 use crate::config::units::Text;
 use crate::listen::tls::settings::{self, Acme, ClientAuth, Settings};
 use crate::types::{BaseUrl, Scheme};
-use std::net::IpAddr;
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -114,14 +113,9 @@ fn acme(acme: &file::Acme, path: &Path, check: &mut Check<'_>) -> Acme {
 
 /// Whoever answers in the directory's place gets certificates for the account's names.
 fn directory(url: &str, path: &Path, check: &mut Check<'_>) {
-    let Some(BaseUrl { scheme, host, .. }) = check.url(url, path) else {
-        return;
-    };
-    let is_loopback =
-        &*host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    if scheme == Scheme::Http && !is_loopback {
-        let allowed = "a URL with https:// (http:// only to this host itself)";
-        check.findings.wrong(path, allowed);
+    let is_plain = |url: BaseUrl| url.scheme == Scheme::Http;
+    if check.url(url, path).is_some_and(is_plain) {
+        check.findings.wrong(path, "a URL with https://");
     }
 }
 
