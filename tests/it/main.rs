@@ -28,3 +28,4 @@ mod streaming;
 mod supervise;
 mod telling;
 mod tls;
+mod upgrade;
