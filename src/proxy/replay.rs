@@ -77,6 +77,8 @@ struct Replay {
     shared: Arc<Shared>,
     clock: Clock,
     ending: Ending,
+    /// The head of an upgrade has just gone to the upstream; see `is_body_empty`.
+    upgrading: bool,
 }
 
 /// Puts the stand-in into the place of the real session, with the body that it is to give, or with
@@ -96,6 +98,7 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
     let inner = std::mem::replace(&mut session.downstream_session, placeholder);
     let replay = Replay {
         inner: Some(inner),
+        upgrading: false,
         ending: deadlines.ending.clone(),
         clock: Clock::new(deadlines, body.is_none()),
         body,
@@ -270,13 +273,20 @@ impl CustomSession for Replay {
     fn enable_retry_buffering(&mut self) {
         let timeouts = *self.shared.timeouts.lock();
         self.clock.restart(timeouts);
+        self.upgrading = self.inner().is_upgrade_req();
     }
 
     fn is_body_done(&mut self) -> bool {
         self.body.is_some() || self.inner_mut().is_body_done()
     }
 
+    /// Asked before a request's head is written, and again right after it: then an empty body makes
+    /// Pingora queue its end at once. An upgrade has no such end: where the upstream answers before the
+    /// queue is looked at, it would end what has just begun.
     fn is_body_empty(&mut self) -> bool {
+        if std::mem::take(&mut self.upgrading) {
+            return false;
+        }
         match &self.body {
             Some(body) => body.is_empty(),
             None => self.inner_mut().is_body_empty(),
