@@ -53,8 +53,48 @@ struct Family<'t> {
     /// `# HELP` and `# TYPE`.
     head: String,
     /// By name and labels, in order of appearance.
-    samples: Vec<(&'t str, f64)>,
+    samples: Vec<(&'t str, Amount)>,
     places: BTreeMap<&'t str, usize>,
+}
+
+/// A sum of samples.
+#[derive(Clone, Copy)]
+enum Amount {
+    Plain(f64),
+    /// Billionths, of a histogram's sum. Added as they are written, such sums would depend on their
+    /// order in the last place, and a counter that falls by so little is taken for one that began anew.
+    Billionths(i128),
+}
+
+impl Amount {
+    fn of(family: &str, kind: &str, key: &str, value: f64) -> Self {
+        let name = key.split('{').next().unwrap_or(key);
+        let is_sum = kind == "histogram" && name.strip_prefix(family) == Some("_sum");
+        if is_sum && value.is_finite() {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "rounded before, and it saturates"
+            )]
+            Self::Billionths((value * 1e9).round() as i128)
+        } else {
+            Self::Plain(value)
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Billionths(a), Self::Billionths(b)) => Self::Billionths(a.saturating_add(b)),
+            (a, b) => Self::Plain(a.value() + b.value()),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "as precise as any sample")]
+    fn value(self) -> f64 {
+        match self {
+            Self::Plain(value) => value,
+            Self::Billionths(count) => count as f64 / 1e9,
+        }
+    }
 }
 
 impl<'t> Families<'t> {
@@ -82,12 +122,17 @@ impl<'t> Families<'t> {
                     );
                 }
                 help = None;
-            } else if let Some(family) = current.and_then(|name| self.known.get_mut(name))
+            } else if let Some(name) = current
+                && let Some(family) = self.known.get_mut(name)
                 && let Some((key, value)) = line.rsplit_once(' ')
                 && let Ok(value) = value.parse::<f64>()
             {
+                let value = Amount::of(name, family.kind, key, value);
                 match family.places.get(key) {
-                    Some(place) => family.samples[*place].1 += value,
+                    Some(place) => {
+                        let sum = &mut family.samples[*place].1;
+                        *sum = sum.plus(value);
+                    }
                     None => {
                         family.places.insert(key, family.samples.len());
                         family.samples.push((key, value));
@@ -105,9 +150,8 @@ impl<'t> Families<'t> {
             }
             text.push_str(&family.head);
             for (key, value) in &family.samples {
-                debug_assert!(!family.kind.is_empty(), "a family has a kind");
                 // Writing to a String can't fail.
-                let _ = writeln!(text, "{key} {value}");
+                let _ = writeln!(text, "{key} {}", value.value());
             }
         }
         text
@@ -146,6 +190,22 @@ mod tests {
         }
         assert!(!text.contains("version=\"1\""), "{text}");
         assert_eq!(text.matches("# TYPE llm_requests_total").count(), 1);
+    }
+
+    #[test]
+    fn a_histograms_sum_is_the_same_in_any_order() {
+        let text = |sum: f64| {
+            format!(
+                "# HELP t x\n# TYPE t histogram\nt_bucket{{le=\"+Inf\"}} 1\nt_sum {sum}\nt_count 1\n"
+            )
+        };
+        let parts: Vec<String> = (1..40).map(|n| text(f64::from(n) * 0.1 + 1e-7)).collect();
+        let mut texts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let forth = merged(&texts, &[]);
+        texts.reverse();
+        assert_eq!(forth, merged(&texts, &[]));
+        let (half, rest) = texts.split_at(7);
+        assert_eq!(forth, merged(&[&merged(half, &[])], &[&totals(rest)]));
     }
 
     #[test]

@@ -82,8 +82,8 @@ impl Supervisor {
                 return;
             };
             let mut answers: Vec<_> = first.answer.into_iter().collect();
-            while let Some(next) = held.jobs.pop_front_if(|it| it.kind == first.kind) {
-                answers.extend(next.answer);
+            while held.jobs.front().is_some_and(|it| it.kind == first.kind) {
+                answers.extend(held.jobs.pop_front().and_then(|next| next.answer));
             }
             (first.kind, answers)
         };

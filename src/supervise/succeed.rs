@@ -90,20 +90,30 @@ impl Supervisor {
             let idle = self.clients.get() == 0 && held.questions == 0;
             (busy || idle).then_some(())
         };
-        self.until(Instant::now() + 2 * PATIENCE, quiet).await;
-        let masked = mask(SigmaskHow::SIG_BLOCK);
-        // A signal that came before is in the runtime's hands: let it be seen.
-        tokio::time::sleep(Duration::from_millis(2)).await;
-        let is_free = {
-            let held = self.held.borrow();
-            held.jobs.is_empty() && held.stop.is_none() && held.leader.is_some()
-        };
-        if is_free && masked.is_ok() {
-            let Err(error) = self.succeed();
-            let program = self.program.path.display();
-            tracing::warn!(%error, %program, "the supervisor couldn't be replaced; the old one goes on");
+        let until = Instant::now() + 2 * PATIENCE;
+        loop {
+            self.until(until, quiet).await;
+            let masked = mask(SigmaskHow::SIG_BLOCK);
+            // A signal that came before is in the runtime's hands: let it be seen.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let (is_free, is_asked) = {
+                let held = self.held.borrow();
+                let is_free = held.jobs.is_empty() && held.stop.is_none() && held.leader.is_some();
+                (is_free, held.questions > 0)
+            };
+            if is_free && is_asked && Instant::now() < until {
+                // A question that came meanwhile would be lost with this program.
+                unmask();
+                continue;
+            }
+            if is_free && masked.is_ok() {
+                let Err(error) = self.succeed();
+                let program = self.program.path.display();
+                tracing::warn!(%error, %program, "the supervisor couldn't be replaced; the old one goes on");
+            }
+            unmask();
+            break;
         }
-        unmask();
         self.is_closed_to_clients.set(false);
         self.changed.notify_waiters();
     }
