@@ -46,6 +46,8 @@ pub(super) struct Listeners {
     phases: Vec<Phased>,
     clients: usize,
     caps: Caps,
+    /// Of the admin listener.
+    admin: Option<Caps>,
     terms: Terms,
 }
 
@@ -114,6 +116,7 @@ impl Listeners {
             phases.push(spawn(acceptor, listening));
             all_terms.push(terms);
         }
+        let mut admin_caps = None;
         if let Some(admin) = &settings.admin {
             /// Connections of operators at once.
             const CONNECTIONS_MAX: usize = 256;
@@ -125,6 +128,7 @@ impl Listeners {
                 .map_err(|error| Fault::Unusable(error.to_string()))?;
             let own = Caps::new(open);
             own.set(CONNECTIONS_MAX, 0);
+            admin_caps = Some(own.clone());
             let acceptor = Acceptor {
                 app: Arc::new(app),
                 terms: Arc::new(ArcSwap::from_pointee(listen::Terms::plain(
@@ -140,6 +144,7 @@ impl Listeners {
             phases,
             clients: all_terms.len(),
             caps,
+            admin: admin_caps,
             terms: Terms(all_terms.into()),
         };
         listeners.cap(&settings.listen);
@@ -190,6 +195,11 @@ impl Listeners {
     /// Open connections of clients.
     pub(super) fn connections(&self) -> usize {
         self.caps.connections()
+    }
+
+    /// Open connections of operators.
+    pub(super) fn operators(&self) -> usize {
+        self.admin.as_ref().map_or(0, Caps::connections)
     }
 
     /// Other processes of this host have as many.

@@ -302,8 +302,14 @@ impl Running<'_> {
         let Some(drain) = self.doing.drain else {
             return false;
         };
+        // Operators may look until a weir that stops is gone; of one that is replaced they take leave.
+        let operators = if drain.last {
+            0
+        } else {
+            self.listeners.operators()
+        };
         let idle = self.listeners.are_closed()
-            && self.listeners.connections() == 0
+            && self.listeners.connections() + operators == 0
             && self.shared.governor.in_flight() == 0;
         idle || drain.ended && Instant::now() >= drain.until
     }
@@ -365,16 +371,13 @@ impl Running<'_> {
         let outcome = match prepared {
             Ok(next) => self.apply(*next),
             Err(fault) => {
+                self.shared.observer.metrics.reload(false);
                 tracing::error!(%fault, "configuration refused; the old one goes on serving");
                 Reloaded::Refused {
                     reason: fault.to_string(),
                 }
             }
         };
-        if !matches!(outcome, Reloaded::NeedsGeneration { .. }) {
-            let applied = matches!(outcome, Reloaded::Applied { .. });
-            self.shared.observer.metrics.reload(applied);
-        }
         if let Some((teller, _)) = &self.supervisor {
             match (why, outcome) {
                 (Some(Why::Ordered), outcome) => teller.tell(Told::Reloaded { outcome }),
@@ -427,6 +430,7 @@ impl Running<'_> {
         self.handover.set_config_hash(next.config_hash.clone());
         self.watch = next.settings.watch;
         self.drain = next.settings.listen.drain;
+        self.shared.observer.metrics.reload(true);
         tracing::info!("configuration reloaded");
         Reloaded::Applied {
             config_hash: next.config_hash,

@@ -243,6 +243,10 @@ impl Supervisor {
 
     /// Ends a generation that failed.
     async fn put_down(&self, number: u64) {
+        if self.held.borrow().stop.is_some() {
+            // It may serve already: it stops as all others do.
+            return;
+        }
         if let Some(generation) = self.held.borrow_mut().generations.get_mut(&number) {
             generation.enter(State::Stopping);
             generation.kill();

@@ -330,12 +330,12 @@ impl Supervisor {
         // Nobody accepts any more. Closed here first: the generations are the last to close, when they
         // have accepted what waits.
         held.table.close(&self.notifier);
-        let drain = held.plan.as_ref().map_or(Duration::ZERO, |plan| plan.drain);
         for generation in held.generations.values_mut() {
-            match (how, generation.state) {
-                (_, State::Starting) => generation.kill(),
-                (Stop::Now, _) => generation.end_within(NOW_MAX),
-                (Stop::Drain, _) => {
+            match how {
+                Stop::Now => generation.end_within(NOW_MAX),
+                // One that is starting may serve already, and not have said so yet.
+                Stop::Drain => {
+                    let drain = generation.drain;
                     let seconds = drain.as_secs();
                     generation.send(&Order::Stop { seconds });
                     generation.end_at = Instant::now().checked_add(drain + GRACE);

@@ -273,6 +273,52 @@ fn whoever_is_connected_when_an_idle_weir_is_stopped_is_served() {
     }
 }
 
+/// How many descriptors a process may have from now on; those that it has stay open.
+fn limit_descriptors(pid: u32, count: u64) {
+    let pid = i32::try_from(pid).expect("a process id");
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls read and write limits that live through them.
+    let done = unsafe {
+        libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) == 0 && {
+            limit.rlim_cur = count.min(limit.rlim_max);
+            libc::prlimit(
+                pid,
+                libc::RLIMIT_NOFILE,
+                &raw const limit,
+                std::ptr::null_mut(),
+            ) == 0
+        }
+    };
+    assert!(done, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn whoever_waits_because_descriptors_were_short_is_served_when_weir_is_stopped() {
+    let mut weir = Gateway::start("");
+    assert_eq!(answers(weir.address()), 200);
+    weir.wait_value("weir_connections", &[], 0.0);
+    limit_descriptors(weir.pid(), 0);
+    let mut queued: Vec<Client> = (0..5)
+        .map(|_| {
+            let mut client = weir.client();
+            client.send(GET);
+            client
+        })
+        .collect();
+    // For a moment it doesn't try again.
+    weir.wait_log("accept failed");
+    limit_descriptors(weir.pid(), u64::MAX);
+    weir.signal(libc::SIGTERM);
+    for client in &mut queued {
+        assert_eq!(client.answer().status(), 200);
+    }
+    drop(queued);
+    assert_eq!(weir.wait_exit().code(), Some(0));
+}
+
 #[test]
 fn an_upload_that_is_half_way_when_the_time_to_drain_is_over_is_told() {
     let provider = Provider::json(DONE);
@@ -311,85 +357,158 @@ fn an_upload_that_is_half_way_when_the_time_to_drain_is_over_is_told() {
     assert_eq!(provider.connections(), 0);
 }
 
-/// A stream without an end, of which more comes than all buffers take.
-fn endless() -> Provider {
-    Provider::start(|exchange| {
-        exchange.stream();
-        let text = "x".repeat(16 << 10);
-        let event =
-            format!("{{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}");
-        while exchange.event(&event) {}
-    })
-}
-
 #[test]
 fn a_drain_whose_time_is_over_is_not_made_longer_by_a_stop() {
-    let provider = endless();
+    let provider = Provider::start(|exchange| {
+        exchange.stream();
+        exchange.event(r#"{"choices":[]}"#);
+        exchange.wait_end();
+    });
     let text = |drain: &str| {
         format!(
-            "model_routes: {{m: \"{}\"}}\nupgrade: {{probation: 50ms}}\ntimeouts: {{drain: {drain}}}\n",
+            "model_routes: {{m: \"{}\"}}\nupgrade: {{probation: 50ms}}\n\
+             timeouts: {{drain: {drain}, idle_close_delay: 10h}}\n",
             provider.url()
         )
     };
     let mut weir = Launch::supervised(&text("1s")).start();
-    // It never reads on, so its stream can't end in good form.
-    let mut stuck = weir.client();
-    stuck.post(CHAT, r#"{"model":"m","stream":true}"#);
-    assert_eq!(stuck.read_head().status, 200);
+    // It could stay for hours, for all that a drain does to it.
+    let mut idle = weir.client();
+    idle.send(GET);
+    assert_eq!(idle.answer().status(), 200);
+    let mut open = weir.client();
+    open.post(CHAT, r#"{"model":"m","stream":true}"#);
+    assert_eq!(open.read_head().status, 200);
     weir.write_config(&text("1h"));
     let output = weir.upgrade();
     assert!(output.status.success(), "{}", said(&output));
     weir.wait_log("requests were still open when the time to drain was over");
+    // The time to drain is an hour now, and not for the one whose time is over.
     weir.signal(libc::SIGTERM);
+    let (rest, whole) = open.rest();
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(whole && rest.contains("shutting_down"), "{rest}");
     assert!(weir.wait_exit().success());
+    assert_eq!(idle.read_to_end(), b"");
     assert!(weir.supervised().processes().is_empty());
 }
 
 // === generations ===
 
-#[test]
-fn each_request_is_counted_once_while_generations_end() {
+/// What `/metrics` says of the requests so far; `None` where it is cut off.
+fn counted(admin: SocketAddr) -> Option<f64> {
+    let mut client = Client::connect(admin);
+    client
+        .try_send("GET /metrics HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n")
+        .ok()?;
+    client.try_read_head()?;
+    let (body, whole) = client.rest();
+    let text = String::from_utf8(body).expect("text");
+    let series = text
+        .lines()
+        .filter(|it| it.starts_with("llm_requests_total"));
+    let values = series.filter_map(|it| it.rsplit_once(' ')?.1.parse::<f64>().ok());
+    whole.then(|| values.sum())
+}
+
+/// Calls `look` all the time, on several threads, while generations that have nothing to finish follow
+/// each other. It gets the admin address, the requests made so far, and what it left on its thread.
+fn over_upgrades(look: impl Fn(SocketAddr, &AtomicU32, &mut f64) + Sync) {
+    const LOOKING: usize = 4;
     const UPGRADES: u32 = 6;
     let provider = Provider::json(DONE);
     let weir = Launch::supervised(&format!(
         "model_routes: {{m: \"{}\"}}\nupgrade: {{probation: 50ms}}\n\
-         timeouts: {{idle_close_delay: 0s}}\n",
+         timeouts: {{idle_close_delay: 0s}}\nthreads: 1\n",
         provider.url()
     ))
     .start();
     let made = AtomicU32::new(0);
-    let ask = || {
-        made.fetch_add(1, Ordering::SeqCst);
-        assert_eq!(weir.post(CHAT, BODY).status(), 200);
-    };
-    let count = || weir.value("llm_requests_total", &[]).unwrap_or(0.0);
     let over = Gate::new();
     std::thread::scope(|scope| {
-        let scraping = scope.spawn(|| {
-            let (mut last, mut scrapes) = (0.0, 0);
-            while !over.is_open() {
-                let now = count();
-                let most = f64::from(made.load(Ordering::SeqCst));
-                assert!(now >= last, "it fell from {last} to {now}");
-                assert!(now <= most, "{now} of {most} requests were counted");
-                (last, scrapes) = (now, scrapes + 1);
-            }
-            scrapes
+        let looking = [(); LOOKING].map(|()| {
+            scope.spawn(|| {
+                let mut left = 0.0;
+                while !over.is_open() {
+                    look(weir.admin(), &made, &mut left);
+                }
+            })
         });
         let changing = scope.spawn(|| {
             for number in 0..UPGRADES {
-                (0..5).for_each(|_| ask());
+                for _ in 0..5 {
+                    made.fetch_add(1, Ordering::SeqCst);
+                    assert_eq!(weir.post(CHAT, BODY).status(), 200);
+                }
                 let output = weir.upgrade();
                 assert!(output.status.success(), "{}", said(&output));
                 assert_eq!(weir.wait_settled().number, u64::from(number) + 2);
-                weir.wait_value("llm_requests_total", &[], f64::from(5 * (number + 1)));
+                let all = f64::from(made.load(Ordering::SeqCst));
+                eventually("all requests to be counted", || {
+                    counted(weir.admin()).filter(|now| *now >= all)
+                });
             }
         });
         let changed = changing.join();
         over.open();
-        let scrapes = scraping.join().expect("sound scrapes");
+        for looking in looking {
+            looking.join().expect("sound answers");
+        }
         changed.expect("sound upgrades");
-        assert!(scrapes > UPGRADES, "{scrapes}");
+    });
+}
+
+#[test]
+fn each_request_is_counted_once_while_generations_end() {
+    over_upgrades(|admin, made, last| {
+        // That an answer is cut off is the other test's affair.
+        let Some(now) = counted(admin) else { return };
+        let most = f64::from(made.load(Ordering::SeqCst));
+        assert!(now >= *last, "it fell from {last} to {now}");
+        assert!(now <= most, "{now} of {most} requests were counted");
+        *last = now;
+    });
+}
+
+#[test]
+fn no_counter_falls_while_the_supervisor_is_silent() {
+    let gate = Gate::new();
+    let waited = gate.clone();
+    let provider = Provider::start(move |exchange| {
+        if exchange.request.text().contains("slow") {
+            exchange.wait(&waited);
+        }
+        exchange.json(200, DONE);
+    });
+    let weir = Launch::supervised(&format!(
+        "model_routes: {{m: \"{}\"}}\nupgrade: {{probation: 50ms}}\n",
+        provider.url()
+    ))
+    .start();
+    let ask = |count| (0..count).for_each(|_| assert_eq!(weir.post(CHAT, BODY).status(), 200));
+    ask(5);
+    // The first generation stays, and what it has counted.
+    let mut open = weir.client();
+    open.post(CHAT, r#"{"model":"m","slow":1}"#);
+    provider.wait_requests(6);
+    let output = weir.upgrade();
+    assert!(output.status.success(), "{}", said(&output));
+    ask(2);
+    weir.wait_value("llm_requests_total", &[], 7.0);
+    weir.signal(libc::SIGSTOP);
+    wait_stopped(weir.pid());
+    let now = counted(weir.admin());
+    weir.signal(libc::SIGCONT);
+    assert_eq!(now, Some(7.0));
+    gate.open();
+    assert_eq!(open.answer().status(), 200);
+    weir.wait_value("llm_requests_total", &[], 8.0);
+}
+
+#[test]
+fn an_operators_answer_is_not_cut_off_by_the_end_of_a_generation() {
+    over_upgrades(|admin, _, _| {
+        assert!(counted(admin).is_some(), "no answer, or half of one");
     });
 }
 

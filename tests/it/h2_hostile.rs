@@ -143,7 +143,10 @@ fn floods_are_told_to_calm_down() {
         "window-dribble",
     ] {
         let told = survived(&weir, name, &[], MEMORY_MAX_KIB);
-        assert_eq!(told["goaway"], "ENHANCE_YOUR_CALM", "{told}");
+        // Whether a header block without an end is too much or malformed depends on where it was cut
+        // when it was looked at.
+        let malformed = name.contains("continuation") && told["goaway"] == "PROTOCOL_ERROR";
+        assert!(malformed || told["goaway"] == "ENHANCE_YOUR_CALM", "{told}");
         assert_eq!(told["closed"], true, "{told}");
     }
     weir.wait_value("weir_in_flight", &[], 0.0);

@@ -146,7 +146,9 @@ fn under_load(change: impl Fn(&Gateway, u64) -> u64) -> (Gateway, Counts) {
     let requests: u64 = kinds.iter().map(|kind| counts.of(*kind, DONE)).sum();
     let requests = requests + other_requests + counts.of(Kind::WebSocket, "connections");
     #[expect(clippy::cast_precision_loss, reason = "far from 2^52")]
-    weir.wait_value("llm_requests_total", &[], requests as f64);
+    let expected = requests as f64;
+    println!("{expected} requests; now counted:\n{}", weir.metrics());
+    weir.wait_value("llm_requests_total", &[], expected);
     (weir, counts)
 }
 
