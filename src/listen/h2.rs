@@ -3,7 +3,7 @@
 //!
 //! The `h2` crate speaks the protocol and Pingora makes a session of each stream; what Pingora's
 //! own loop doesn't have is here: a bound on the streams of a connection, on what a client takes
-//! back and on frames that carry nothing ([`incoming`]), on silence at its beginning, on a client
+//! back and on frames that carry nothing (`incoming`), on silence at its beginning, on a client
 //! that reads nothing, and a GOAWAY in each case, so that a client knows which requests to send
 //! again elsewhere.
 
