@@ -1178,7 +1178,7 @@ fn tls_of_listeners_is_checked() {
     settings(&format!(
         "listen: [{{address: 0.0.0.0:443, tls: {{{certificates}, min_version: 1.3, hsts: 3650d}}}}]"
     ));
-    for directory in ["https://localhost:14000/dir", "http://[::1]/dir"] {
+    for directory in ["https://localhost:14000/dir", "https://[::1]/dir"] {
         settings(&format!(
             "listen: [{{address: 0.0.0.0:443, tls: {{acme: {{domains: [a.example], email: \"\", directory: \"{directory}\"}}}}}}]"
         ));
