@@ -48,9 +48,9 @@ impl Drop for Journey {
             sent: current.sent,
             number: current.number,
         });
-        // The places among those in flight are free from here on, whatever counting may take.
-        self.grant = None;
-        self.reply.open = None;
+        // Its places among those in flight are free when it is told of, or left to be counted: a weir
+        // that waits for the last request to end must not end between the two.
+        let places = (self.grant.take(), self.reply.open.take());
         let settled = Settled {
             ended,
             tried,
@@ -60,6 +60,7 @@ impl Drop for Journey {
             reply: std::mem::take(&mut self.reply),
         };
         settled.tell_where_it_belongs();
+        drop(places);
     }
 }
 
