@@ -332,9 +332,8 @@ impl Conversation {
             match serde_json::from_slice(&line) {
                 Ok(order) => {
                     *heard = true;
-                    if self.orders.send(order).await.is_err() {
-                        return;
-                    }
+                    // A generation that obeys no more still has its last report to tell.
+                    drop(self.orders.send(order).await);
                 }
                 // A newer supervisor says what this program can't know.
                 Err(error) => tracing::debug!(%error, "an order that is not known"),
