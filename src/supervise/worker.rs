@@ -406,6 +406,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_obeys_no_more_is_still_heard() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (teller, orders) = worker(ours, None).connect().unwrap();
+        drop(orders);
+        let order = line_of(&Order::Lead).unwrap();
+        theirs.write_all(&order).await.unwrap();
+        // The order has been read when the first line comes.
+        let mut told = Lines::new(&mut theirs, CONVERSATION_BYTES_MAX);
+        for connections in 0..3 {
+            teller.tell(beat(connections));
+            let line = told.next().await.unwrap().expect("a line");
+            let heard: Told = serde_json::from_slice(&line).unwrap();
+            assert_eq!(heard, beat(connections));
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
     async fn what_waits_is_the_newest_and_all_is_written_in_the_end() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let (teller, mut orders) = worker(ours, None).connect().unwrap();
