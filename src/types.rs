@@ -4,6 +4,7 @@ pub mod identity;
 pub mod socket;
 
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 /// A value that must never be seen: its `Debug` and `Display` print `***`.
@@ -31,6 +32,18 @@ impl<T> fmt::Debug for Secret<T> {
 impl<T> fmt::Display for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, for that is what one
+/// household or machine is given (RFC 6177).
+pub fn client_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            const NETWORK: u128 = !0 << 64;
+            Ipv6Addr::from_bits(v6.to_bits() & NETWORK).into()
+        }
+        v4 => v4,
     }
 }
 

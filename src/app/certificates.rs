@@ -120,6 +120,12 @@ impl Loaded {
         all.dedup();
         all
     }
+
+    fn warn(&self) {
+        for warning in self.warnings() {
+            tracing::warn!("{warning}");
+        }
+    }
 }
 
 fn stamped(files: Vec<PathBuf>) -> Vec<(PathBuf, Stamp)> {
@@ -180,9 +186,7 @@ impl Certificates {
         observer: &Arc<Observer>,
         terms: Terms,
     ) -> Self {
-        for warning in loaded.warnings() {
-            tracing::warn!("{warning}");
-        }
+        loaded.warn();
         let keeper = Keeper {
             loader,
             terms,
@@ -204,9 +208,7 @@ impl Certificates {
 
     /// A reload has swapped these in.
     pub(super) fn apply(&mut self, settings: &Settings, loaded: &Loaded) {
-        for warning in loaded.warnings() {
-            tracing::warn!("{warning}");
-        }
+        loaded.warn();
         let wanted = self.keeper.wanted();
         *self.keeper.using.lock() = Using::new(&settings.listen, loaded);
         self.keeper.tell_days();
@@ -288,9 +290,7 @@ impl Keeper {
                     ..Using::new(&listen, &loaded)
                 };
                 tracing::info!("certificates were renewed");
-                for warning in loaded.warnings() {
-                    tracing::warn!("{warning}");
-                }
+                loaded.warn();
             }
             Err(fault) => {
                 tracing::error!(%fault, "renewed certificates refused; the old ones go on serving");

@@ -194,7 +194,6 @@ impl Running<'_> {
             Order::Lead => self.lead(),
             Order::Absorb { report } => self.handover.absorb(&report),
             Order::Drain { seconds, close } => {
-                self.doing.leads = false;
                 self.shared.observer.rotate(false);
                 self.certificates.pause();
                 // The successor takes over what is known now.

@@ -2,9 +2,11 @@
 //! true token counts. It stands behind weir like any other model server.
 
 use crate::dialect::openai::request;
-use crate::listen::{Conn, bind};
+use crate::listen::Conn;
+use crate::supervise::sockets;
 use crate::tokens::count::{Encoding, count};
 use crate::tokens::prompt::{Api, prompt_tokens};
+use crate::types::socket::{Address, Socket};
 use bytes::Bytes;
 use http::header;
 use pingora::Result;
@@ -22,9 +24,11 @@ pub fn start(pace: Duration) -> std::io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let anywhere = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let listener = std::net::TcpListener::from(sockets::open(&Socket::at(anywhere))?);
     let listener = {
         let _inside = runtime.enter();
-        bind(SocketAddr::from(([127, 0, 0, 1], 0)))?
+        tokio::net::TcpListener::from_std(listener)?
     };
     let address = listener.local_addr()?;
     std::thread::Builder::new()

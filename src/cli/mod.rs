@@ -8,7 +8,6 @@ mod echo;
 mod explain;
 mod run;
 mod serve;
-mod supervised;
 
 use crate::app::{Fault, Source};
 use clap::{Args, Parser, Subcommand};

@@ -1,7 +1,8 @@
 //! `weir run`: the supervisor, or one process alone.
 
-use super::{File, supervised};
+use super::File;
 use crate::app::{self, Fault};
+use crate::supervise;
 use clap::Args;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -32,6 +33,6 @@ impl Run {
             Some(path) => vec!["--config".into(), path.into()],
             None => Vec::new(),
         };
-        supervised::run(arguments, self.control.clone()).map_err(Fault::Unusable)
+        supervise::run(arguments, self.control.clone()).map_err(Fault::Unusable)
     }
 }

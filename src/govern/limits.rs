@@ -3,10 +3,11 @@
 //! An IPv6 client counts by its /64: whoever has one address has the whole network behind it.
 
 use super::settings::RateLimit;
+use crate::types::client_network;
 use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
 use serde_json::Value;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 const SHARDS: usize = 16;
@@ -33,7 +34,7 @@ impl Buckets {
     /// # Errors
     /// How long until a token is there: a client that waits that long gets in.
     pub fn take(&self, client: IpAddr, limit: RateLimit, now: Instant) -> Result<(), Duration> {
-        let client = network(client);
+        let client = client_network(client);
         let mut buckets = self.shards[self.shard(client)].lock();
         if buckets.len() >= ADDRESSES_PER_SHARD_MAX && !buckets.contains_key(&client) {
             buckets.retain(|_, bucket| bucket.refilled(limit, now) < f64::from(limit.burst));
@@ -113,16 +114,6 @@ impl Bucket {
         let wait = (1.0 - self.tokens) / limit.per_second;
         // A rate such as one a century must not overflow a Duration.
         Err(Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX))
-    }
-}
-
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            const NETWORK: u128 = !((1 << 64) - 1);
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK))
-        }
     }
 }
 

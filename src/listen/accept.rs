@@ -17,33 +17,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 /// After accept failed for want of descriptors or memory.
 const CALM: Duration = Duration::from_millis(100);
-
-/// Opens a listening socket on TCP with the standard options.
-///
-/// # Errors
-/// Says which address could not be bound and why.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    const BACKLOG: u32 = 4096;
-    let open = || {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
-        // An address whose last owner's connections still wait for their end can be bound.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    open().map_err(|error| {
-        io::Error::new(error.kind(), format!("can't listen on {address}: {error}"))
-    })
-}
 
 /// Why a client was not served.
 #[derive(Debug)]

@@ -1,11 +1,12 @@
 //! How many connections there may be: in all, and of one client address. Shared by all listeners of
 //! client traffic; an operator's reload changes the numbers while connections are open.
 
+use crate::types::client_network;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
@@ -130,7 +131,7 @@ impl Place {
     pub fn claim(&mut self, client: IpAddr) -> bool {
         let shared = &(self.room.0).0;
         let max = shared.per_client_max.load(Ordering::Relaxed);
-        let key = household(client);
+        let key = client_network(client);
         let mut clients = shared.clients.lock();
         let count = clients.entry(key).or_default();
         if *count >= max {
@@ -154,18 +155,6 @@ impl Drop for Place {
                 count.remove();
             }
         }
-    }
-}
-
-/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, for that is what one
-/// household or machine is given (RFC 6177).
-fn household(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            const NETWORK: u128 = !0 << 64;
-            Ipv6Addr::from_bits(v6.to_bits() & NETWORK).into()
-        }
-        v4 => v4,
     }
 }
 

@@ -194,21 +194,26 @@ impl Fault {
     /// The whole answer as bytes, in OpenAI's shape; the connection ends after it.
     pub fn response(self) -> Vec<u8> {
         let (status, code, message) = self.answer();
-        let reason = http::StatusCode::from_u16(status)
-            .ok()
-            .and_then(|status| status.canonical_reason())
-            .unwrap_or_default();
-        let body = serde_json::json!({"error": {
-            "message": message, "type": "invalid_request_error", "param": null, "code": code,
-        }})
-        .to_string();
-        format!(
-            "HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\nx-weir-error: {code}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        )
-        .into_bytes()
+        refusal(status, code, message)
     }
+}
+
+/// A whole answer to a client that gets no further, in OpenAI's shape; the connection ends after it.
+pub(super) fn refusal(status: u16, code: &str, message: &str) -> Vec<u8> {
+    let reason = http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or_default();
+    let body = serde_json::json!({"error": {
+        "message": message, "type": "invalid_request_error", "param": null, "code": code,
+    }})
+    .to_string();
+    format!(
+        "HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nx-weir-error: {code}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 #[cfg(test)]

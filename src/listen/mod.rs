@@ -19,7 +19,7 @@ mod tests;
 pub mod tls;
 pub mod transport;
 
-pub use accept::{Acceptor, Refusal, Refused, bind};
+pub use accept::{Acceptor, Refusal, Refused};
 pub use caps::Caps;
 pub use conn::{Conn, Secure, secured};
 pub use listening::Listening;

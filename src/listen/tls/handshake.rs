@@ -8,6 +8,7 @@
 use super::challenges;
 use super::identity;
 use super::load::Tls;
+use crate::listen::head::refusal;
 use crate::types::identity::Identity;
 use rustls::pki_types::UnixTime;
 use rustls::server::{Acceptor, ClientHello};
@@ -229,18 +230,11 @@ impl Fault {
         if *self != Self::Plaintext {
             return None;
         }
-        const CODE: &str = "plaintext_on_tls_port";
-        let body = serde_json::json!({"error": {
-            "message": "This port speaks TLS: use https:// in the address.",
-            "type": "invalid_request_error", "param": null, "code": CODE,
-        }})
-        .to_string();
-        let head = format!(
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\nx-weir-error: {CODE}\r\nconnection: close\r\n\r\n",
-            body.len()
-        );
-        Some((head + &body).into_bytes())
+        Some(refusal(
+            400,
+            "plaintext_on_tls_port",
+            "This port speaks TLS: use https:// in the address.",
+        ))
     }
 
     fn of(error: &io::Error, tls: &Tls) -> Self {
