@@ -7,6 +7,7 @@ pub mod merge;
 pub mod metrics;
 pub mod names;
 pub mod program_log;
+mod rotated;
 pub mod settings;
 pub mod sink;
 
