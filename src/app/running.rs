@@ -52,6 +52,8 @@ pub(super) struct Doing {
     /// Another one was asked for meanwhile.
     again: Option<Why>,
     drain: Option<Drain>,
+    /// This process was told to end by a signal of its own.
+    leaving: bool,
     /// This process alone accepts: it watches files and renews certificates.
     leads: bool,
     /// Ends when the file has another content than the live configuration's.
@@ -178,13 +180,26 @@ impl Running<'_> {
             Wish::Reload | Wish::Now if self.supervisor.is_some() => {}
             Wish::Reload => self.reload(Why::Own),
             Wish::Now => return true,
-            Wish::Stop if self.doing.drain.is_some() => {
+            Wish::Stop if self.doing.leaving => {
                 tracing::warn!("stopped before all requests had ended");
                 return true;
             }
-            Wish::Stop => self.stop(self.drain, &Closing::All),
+            Wish::Stop => self.leave(),
         }
         false
+    }
+
+    /// Told to end by a signal. Where a supervisor hears of it this process goes on accepting until another
+    /// one does; a supervisor that stops too orders so itself.
+    fn leave(&mut self) {
+        self.doing.leaving = true;
+        match &self.supervisor {
+            Some((teller, _)) if !teller.is_alone() => {
+                tracing::warn!("told to end: the supervisor is asked for another generation");
+                teller.tell(Told::Leaving);
+            }
+            _ => self.stop(self.drain, &Closing::All),
+        }
     }
 
     fn obey(&mut self, order: Order) {

@@ -70,6 +70,8 @@ pub(super) struct Generation {
     /// When it last said anything.
     pub(super) heard: Instant,
     pub(super) is_ready: bool,
+    /// It alone was told to end: it won't do as a successor, and one who leads is replaced.
+    pub(super) is_leaving: bool,
     pub(super) failed: Option<String>,
     pub(super) reloaded: Option<Reloaded>,
     /// What it was last told of the others.
@@ -102,6 +104,7 @@ impl Generation {
             reports: 0,
             heard: now,
             is_ready: false,
+            is_leaving: false,
             failed: None,
             reloaded: None,
             elsewhere: Summary::default(),

@@ -1,6 +1,7 @@
 //! What the supervisor does one after another: reloads, upgrades, and the replacement of a leader that
 //! is gone. How a generation takes over is in [`super::renew`].
 
+use super::program::Program;
 use super::protocol::{Last, Order, Outcome, Reloaded};
 use super::supervisor::{Holdings, Supervisor};
 use std::rc::Rc;
@@ -21,6 +22,8 @@ pub(super) enum Kind {
     Upgrade,
     /// A new generation, because of these keys of the configuration.
     Renew(Vec<String>),
+    /// A new generation, because this one, which leads, was told to end.
+    Replace(u64),
 }
 
 impl Job {
@@ -35,6 +38,7 @@ impl Kind {
         match self {
             Self::Reload | Self::Renew(_) => "reload",
             Self::Upgrade => "upgrade",
+            Self::Replace(_) => "replacement",
         }
     }
 }
@@ -87,11 +91,18 @@ impl Supervisor {
             }
             (first.kind, answers)
         };
+        if let Kind::Replace(number) = kind
+            && self.held.borrow().leader != Some(number)
+        {
+            // Another job has done it.
+            return;
+        }
         self.notifier.reloading();
         let done = match &kind {
             Kind::Reload => self.reload().await,
             Kind::Upgrade => self.renew(&self.program).await,
             Kind::Renew(keys) => self.renew_for(keys).await,
+            Kind::Replace(number) => self.renew_instead_of(*number).await,
         };
         self.tell_ready();
         let (ok, message) = match done {
@@ -179,6 +190,30 @@ impl Supervisor {
         Ok(format!("{done}; a new generation was needed for: {keys}"))
     }
 
+    /// The leader was told to end, alone. It serves until another one does.
+    async fn renew_instead_of(self: &Rc<Self>, number: u64) -> Result<String, String> {
+        let why = format!("generation {number} was told to end");
+        let mut done = self.renew(&self.programs().0).await;
+        if let (Err(reason), Some(other)) = (&done, self.programs().1)
+            && self.held.borrow().leader == Some(number)
+            && self.held.borrow().stop.is_none()
+        {
+            tracing::error!(reason, "it can't be replaced; trying the program on disk");
+            done = self.renew(&other).await;
+        }
+        done.map(|done| format!("{why}: {done}"))
+            .map_err(|reason| format!("{why}, and can't be replaced: {reason}"))
+    }
+
+    /// What a successor is made of that nobody has asked for: the program that served is the one that
+    /// this process runs, if it isn't on disk any more; and what may serve where that one doesn't.
+    fn programs(&self) -> (Program, Option<Program>) {
+        if self.program.stamp() == self.own_stamp {
+            return (self.program.clone(), None);
+        }
+        (self.program.of_this_process(), Some(self.program.clone()))
+    }
+
     /// How long generations drain, and the like, may be new.
     async fn learn_plan(&self) {
         let Ok(plan) = self.ask_plan(&self.program).await else {
@@ -212,14 +247,12 @@ impl Supervisor {
             if !pause.is_zero() && self.until(Instant::now() + pause, stopped).await.is_some() {
                 return;
             }
-            // The program that served is the one that this process runs, if it isn't on disk any
-            // more. After failures each gets its turn.
-            let is_replaced = self.program.stamp() != self.own_stamp;
-            let done = if is_replaced && attempt.is_multiple_of(2) {
-                self.renew(&self.program.of_this_process()).await
-            } else {
-                self.renew(&self.program).await
+            // After failures each gets its turn.
+            let program = match self.programs() {
+                (_, Some(other)) if !attempt.is_multiple_of(2) => other,
+                (first, _) => first,
             };
+            let done = self.renew(&program).await;
             attempt += 1;
             let mut held = self.held.borrow_mut();
             match done {

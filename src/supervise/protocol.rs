@@ -118,6 +118,9 @@ pub enum Told {
         /// Which keys.
         keys: Vec<String>,
     },
+    /// It alone was told to end (SIGTERM): another one is wanted at once. It goes on accepting until it is
+    /// told to drain.
+    Leaving,
     /// At least once a second: it lives.
     Beat {
         /// For `weir status`, and for the caps that generations share.

@@ -337,6 +337,9 @@ impl Holdings {
             return Some(STOPS.to_owned());
         }
         match self.generations.get(&number) {
+            Some(generation) if generation.is_leaving => {
+                Some(format!("generation {number} was told to end {when}"))
+            }
             Some(generation) => {
                 let reason = generation
                     .failed

@@ -169,6 +169,13 @@ impl Supervisor {
                     held.queue(Job::unasked(job::Kind::Renew(keys)));
                 }
             }
+            Told::Leaving => {
+                tracing::warn!(generation = number, "was told to end, alone");
+                generation.is_leaving = true;
+                if held.leader == Some(number) && held.stop.is_none() {
+                    held.queue_first(Job::unasked(job::Kind::Replace(number)));
+                }
+            }
             Told::Beat { summary } => generation.summary = summary,
             Told::Report { report } => {
                 generation.summary = report.summary.clone();
@@ -517,6 +524,13 @@ impl Holdings {
                 });
                 generation.elsewhere = sum;
             }
+        }
+    }
+
+    /// Puts a job that nobody waits for before all others.
+    fn queue_first(&mut self, job: Job) {
+        if !self.jobs.iter().any(|it| it.kind == job.kind) {
+            self.jobs.push_front(job);
         }
     }
 

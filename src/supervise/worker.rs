@@ -158,6 +158,12 @@ impl Teller {
         self.outbox.more.notify_one();
     }
 
+    /// Nobody hears it now: the supervisor is gone, and another one is looked for.
+    pub fn is_alone(&self) -> bool {
+        let queue = self.outbox.queue();
+        queue.alone || queue.over
+    }
+
     /// Waits until all that was told is written, or can't be any more; five seconds at most.
     pub async fn finish(&self) {
         const LIMIT: Duration = Duration::from_secs(5);
@@ -193,6 +199,8 @@ struct Queue {
     waiting: VecDeque<Told>,
     /// The line that is being written.
     writing: Option<Vec<u8>>,
+    /// Nobody reads now.
+    alone: bool,
     /// Nobody will read any more.
     over: bool,
     /// Another supervisor must hear it too.
@@ -286,12 +294,16 @@ impl Conversation {
         const PAUSE: Duration = Duration::from_millis(50);
         self.converse(stream).await;
         if let Some(offer) = &self.offer {
+            self.outbox.queue().alone = true;
             tracing::warn!("the supervisor is gone; looking for another");
             let mut until = Instant::now() + SEARCH;
             while Instant::now() < until && !self.orders.is_closed() {
                 if let Some(stream) = offer.make().await {
                     self.repeat_ready();
-                    if self.converse(stream).await {
+                    self.outbox.queue().alone = false;
+                    let heard = self.converse(stream).await;
+                    self.outbox.queue().alone = true;
+                    if heard {
                         tracing::warn!("the new supervisor is gone too; looking for another");
                         until = Instant::now() + SEARCH;
                     }

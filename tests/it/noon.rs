@@ -370,6 +370,76 @@ fn a_killed_generation_is_replaced_from_the_same_listeners() {
 }
 
 #[test]
+fn a_generation_that_is_told_to_end_alone_serves_until_another_one_does() {
+    let model = Model::start();
+    let weir = start(&model, "");
+    let mut stream = streaming(weir.address(), 0);
+    let load = Load::on(weir.address()).new_connections().keep_alive();
+    load.wait_more(20);
+    signal(weir.wait_settled().pid, libc::SIGTERM);
+    weir.wait_generations(
+        "another one that serves, and the first one to drain",
+        |all| {
+            let state = |number| {
+                let found = all.iter().find(|it| it.number == number);
+                found.map_or("", |it| it.state.as_str())
+            };
+            state(2) == "serving" && state(1) == "draining"
+        },
+    );
+    load.wait_more(20);
+    assert_no_failure(&load.finish());
+    assert_eq!(stream.read_text_until("\n\n"), model::event(0, 1));
+    model.end_batch(0);
+    let (rest, whole) = stream.rest();
+    assert!(whole && rest.ends_with(b"data: [DONE]\n\n"));
+    drop(stream);
+    assert_eq!(weir.wait_settled().number, 2);
+    let last = weir.status()["last"].clone();
+    assert_eq!(
+        (&last["what"], &last["ok"]),
+        (&"replacement".into(), &true.into())
+    );
+}
+
+#[test]
+fn a_generation_that_can_not_be_replaced_serves_on_though_it_was_told_to_end() {
+    let model = Model::start();
+    let weir = start(&model, "");
+    weir.write_config("model_rautes: {}");
+    signal(weir.wait_settled().pid, libc::SIGTERM);
+    eventually("the failure to be told", || {
+        let last = weir.status()["last"].clone();
+        (last["what"] == "replacement").then_some(last)
+    });
+    let last = weir.status()["last"].clone();
+    assert_eq!(last["ok"], false, "{last}");
+    assert!(last.to_string().contains("model_rautes"), "{last}");
+    assert_eq!(weir.post(CHAT, BODY).status(), 200);
+    assert_eq!(weir.wait_settled().number, 1);
+}
+
+#[test]
+fn a_signal_that_reaches_every_process_stops_weir_and_starts_nothing() {
+    let model = Model::start();
+    let mut weir = start(&model, "");
+    let mut stream = streaming(weir.address(), 0);
+    // As a terminal, or `kill` of a whole group, does it.
+    signal(weir.wait_settled().pid, libc::SIGTERM);
+    weir.signal(libc::SIGTERM);
+    weir.wait_log("draining");
+    assert_eq!(stream.read_text_until("\n\n"), model::event(0, 1));
+    model.end_batch(0);
+    let (rest, whole) = stream.rest();
+    assert!(whole && rest.ends_with(b"data: [DONE]\n\n"));
+    drop(stream);
+    let status = weir.wait_exit();
+    assert!(status.success(), "{status}");
+    assert!(!weir.log().contains("\"generation\":2"), "{}", weir.log());
+    assert!(weir.supervised().processes().is_empty());
+}
+
+#[test]
 fn where_no_generation_can_be_started_it_is_tried_again_and_clients_wait() {
     const FAILURES: usize = 5;
     let model = Model::start();
