@@ -2,7 +2,7 @@
 //! user, or root, hears nothing.
 
 use super::generation::{Generation, Held, State};
-use super::job::{Job, Kind, refusal};
+use super::job::{Job, Kind, STOPS, refusal};
 use super::lines::{Lines, line_of};
 use super::link::Link;
 use super::protocol::{Command, Outcome};
@@ -141,6 +141,10 @@ impl Supervisor {
             Command::Reopen => {
                 self.reopen();
                 return done("log files are opened anew");
+            }
+            // Nobody does jobs any more.
+            Command::Reload | Command::Upgrade if self.held.borrow().stop.is_some() => {
+                return refusal(STOPS.to_owned());
             }
             Command::Reload => Kind::Reload,
             Command::Upgrade => Kind::Upgrade,

@@ -70,7 +70,8 @@ impl Supervisor {
         }
     }
 
-    fn answer_at_stop(&self) {
+    /// Whoever still waits for something to be done hears that it won't be.
+    pub(super) fn answer_at_stop(&self) {
         for job in self.held.borrow_mut().jobs.drain(..) {
             if let Some(answer) = job.answer {
                 let _ = answer.send(refusal(STOPS.to_owned()));

@@ -26,9 +26,14 @@ impl Supervisor {
     /// A new generation takes the lead. If it can't, nothing has changed.
     pub(super) async fn renew(self: &Rc<Self>, program: &Program) -> Result<String, String> {
         let old = self.held.borrow().leader;
-        let goes_on = |reason: String| match self.held.borrow().leader {
-            Some(leader) => format!("{reason}; generation {leader} goes on serving"),
-            None => reason,
+        let goes_on = |reason: String| {
+            let held = self.held.borrow();
+            match held.leader {
+                Some(leader) if held.stop.is_none() => {
+                    format!("{reason}; generation {leader} goes on serving")
+                }
+                _ => reason,
+            }
         };
         let plan = self.ask_plan(program).await.map_err(goes_on)?;
         let entries = self.held.borrow_mut().table.prepare(&plan.sockets);

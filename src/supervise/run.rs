@@ -230,6 +230,7 @@ impl Supervisor {
     /// The last generation is gone.
     async fn finish(&self) {
         const LIMIT: Duration = Duration::from_secs(1);
+        self.answer_at_stop();
         let answered = |_: &mut Holdings| (self.clients.get() == 0).then_some(());
         self.until(Instant::now() + LIMIT, answered).await;
         self.held.borrow_mut().table.close(&self.notifier);

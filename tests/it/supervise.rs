@@ -2,7 +2,7 @@
 //! generations is in the tests of upgrades under load.
 
 use crate::support::supervised::said;
-use crate::support::{DEADLINE, Gateway, Launch, eventually};
+use crate::support::{DEADLINE, Gate, Gateway, Launch, Provider, eventually};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -151,6 +151,44 @@ fn reloads_that_wait_for_each_other_all_get_an_answer() {
     }
     let status = weir.status();
     assert_eq!(status["last"]["ok"], true, "{status}");
+}
+
+#[test]
+fn a_weir_that_stops_refuses_reloads_and_upgrades_at_once() {
+    let gate = Gate::new();
+    let waited = gate.clone();
+    let provider = Provider::start(move |exchange| {
+        exchange.wait(&waited);
+        exchange.json(200, "{}");
+    });
+    let config = format!(
+        "model_routes: {{m: \"{}\"}}\nupgrade: {{probation: 1h}}\n",
+        provider.url()
+    );
+    let mut weir = Launch::supervised(&config).start();
+    let mut open = weir.client();
+    open.post("/v1/chat/completions", r#"{"model":"m"}"#);
+    provider.wait_requests(1);
+    let upgrade = client(&weir, "{\"command\":\"upgrade\"}\n");
+    let waiting = client(&weir, "{\"command\":\"reload\"}\n");
+    weir.wait_generations("a probation", |all| {
+        all.last().is_some_and(|it| it.state == "probation")
+    });
+    weir.signal(libc::SIGTERM);
+    weir.wait_log("stopping");
+    let late = ["upgrade", "reload"].map(|verb| {
+        let command = format!("{{\"command\":\"{verb}\"}}\n");
+        client(&weir, &command)
+    });
+    // The request is still open: nothing but an answer ends these.
+    for stream in [upgrade, waiting].into_iter().chain(late) {
+        let outcome = answer(stream);
+        assert_eq!(outcome["ok"], false, "{outcome}");
+        assert_eq!(outcome["message"], "weir is stopping", "{outcome}");
+    }
+    gate.open();
+    assert_eq!(open.answer().status(), 200);
+    assert!(weir.wait_exit().success());
 }
 
 #[test]
