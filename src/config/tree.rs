@@ -21,6 +21,20 @@ pub(super) fn read(text: &str, origin: &str) -> Result<(Value, Findings), Mistak
         Err(_) if is_empty(text) => Value::Null,
         Err(error) => return Err(syntax(&error, text, origin)),
     };
+    // A file that is just being written, or that was emptied by accident, is no wish to serve nothing.
+    let has_keys = match &tree {
+        Value::Null => false,
+        Value::Mapping(entries) => !entries.is_empty(),
+        _ => true,
+    };
+    if !has_keys {
+        let found = if is_empty(text) {
+            "an empty file"
+        } else {
+            "a file without any key"
+        };
+        return Err(Mistakes::of_file(origin, found, KEYS));
+    }
     let lines = Lines::read(text);
     let twice = lines.twice.clone();
     let mut broken = Vec::new();
@@ -35,6 +49,9 @@ pub(super) fn read(text: &str, origin: &str) -> Result<(Value, Findings), Mistak
     plain(&mut tree, &Path::root(), &mut findings);
     Ok((tree, findings))
 }
+
+const KEYS: &str =
+    "at least one key, such as `providers`, `model_routes` or `target_map`; see conf/weir.yaml";
 
 /// Nothing but comments and document marks.
 fn is_empty(text: &str) -> bool {

@@ -59,9 +59,12 @@ model_routes:
 // === what loads ===
 
 #[test]
-fn the_reference_loads_and_has_the_defaults_of_an_empty_file() {
+fn the_reference_loads_and_has_the_defaults() {
     let reference = load(&conf("weir.yaml"), &no_env).unwrap_or_else(|it| panic!("{it}"));
-    assert_eq!(format!("{reference:#?}"), format!("{:#?}", settings("")));
+    assert_eq!(
+        format!("{reference:#?}"),
+        format!("{:#?}", settings("port: 8080"))
+    );
 }
 
 #[test]
@@ -218,8 +221,28 @@ fn a_go_llm_proxy_file_works_unchanged() {
 }
 
 #[test]
-fn an_empty_file_has_the_defaults() {
-    for text in ["", "# only a comment\n", "---\n", "{}"] {
+fn a_file_without_a_key_is_a_mistake() {
+    const ALLOWED: &str = "; allowed: at least one key, such as `providers`, `model_routes` or \
+                           `target_map`; see conf/weir.yaml";
+    for text in ["", "\n", "# only a comment\n", "---\n", "\u{feff}"] {
+        tells(text, &format!("weir.yaml: found an empty file{ALLOWED}"));
+    }
+    for text in ["{}", "null", "--- {}\n"] {
+        tells(
+            text,
+            &format!("weir.yaml: found a file without any key{ALLOWED}"),
+        );
+    }
+}
+
+#[test]
+fn what_a_file_does_not_name_has_the_defaults() {
+    for text in [
+        "port: 8080",
+        "providers: []",
+        "model_routes:\n",
+        "{dns: {}}",
+    ] {
         let settings = settings(text);
         assert_eq!(
             settings.listen.listeners[0].socket.address.to_string(),

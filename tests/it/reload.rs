@@ -1,6 +1,6 @@
 //! A new configuration comes into use at once and whole, or not at all.
 
-use crate::support::{Gate, Gateway, Provider};
+use crate::support::{Gate, Gateway, Launch, Provider};
 
 const CHAT: &str = "/v1/chat/completions";
 const BODY: &str = r#"{"model":"m"}"#;
@@ -45,6 +45,28 @@ headers: {{response: {{set: {{X-Config: two}}}}}}
     );
     let models = weir.get("/v1/models").json();
     assert_eq!(models["data"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_file_that_was_emptied_is_refused() {
+    let provider = Provider::json(DONE);
+    let weir = Gateway::start(&format!("model_routes: {{m: \"{}\"}}", provider.url()));
+    let path = weir.folder().join("weir.yaml");
+    std::fs::write(&path, "").unwrap();
+    weir.signal(libc::SIGHUP);
+    let refused = weir.wait_log("configuration refused");
+    assert!(refused.contains("found an empty file"), "{refused}");
+    assert_eq!(weir.post(CHAT, BODY).status(), 200);
+    let path = path.display().to_string();
+    for verb in [["check", "-c"].as_slice(), &["run", "--single", "-c"]] {
+        let output = Launch::verb(verb).arg(&path).output();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(&format!("{path}: found an empty file")),
+            "{said}"
+        );
+    }
 }
 
 #[test]
