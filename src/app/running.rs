@@ -398,7 +398,7 @@ impl Running<'_> {
                 (_, Reloaded::NeedsGeneration { keys }) => {
                     teller.tell(Told::WantGeneration { keys });
                 }
-                _ => {}
+                (_, outcome) => teller.tell(Told::Watched { outcome }),
             }
         }
         self.watch_file();

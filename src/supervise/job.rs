@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Renew(Vec<String>),
     /// A new generation, because this one, which leads, was told to end.
     Replace(u64),
+    /// The leader has reloaded by itself: what came of it is noted.
+    Watched(Reloaded),
 }
 
 impl Job {
@@ -36,7 +38,7 @@ impl Job {
 impl Kind {
     fn name(&self) -> &'static str {
         match self {
-            Self::Reload | Self::Renew(_) => "reload",
+            Self::Reload | Self::Renew(_) | Self::Watched(_) => "reload",
             Self::Upgrade => "upgrade",
             Self::Replace(_) => "replacement",
         }
@@ -98,14 +100,21 @@ impl Supervisor {
             // Another job has done it.
             return;
         }
-        self.notifier.reloading();
+        // It is over already, and brought no other program.
+        let is_news = matches!(kind, Kind::Watched(_));
+        if !is_news {
+            self.notifier.reloading();
+        }
         let done = match &kind {
             Kind::Reload => self.reload().await,
             Kind::Upgrade => self.renew(&self.program).await,
             Kind::Renew(keys) => self.renew_for(keys).await,
             Kind::Replace(number) => self.renew_instead_of(*number).await,
+            Kind::Watched(outcome) => self.reloaded(outcome).await,
         };
-        self.tell_ready();
+        if !is_news {
+            self.tell_ready();
+        }
         let (ok, message) = match done {
             Ok(message) => (true, message),
             Err(message) => (false, message),
@@ -129,7 +138,7 @@ impl Supervisor {
                 status: None,
             });
         }
-        if ok {
+        if ok && !is_news {
             self.succeed_if_replaced().await;
         }
     }
@@ -171,17 +180,25 @@ impl Supervisor {
                     LIMIT.as_secs()
                 ))
             })?;
+        self.reloaded(&outcome).await
+    }
+
+    /// What the leader said of a reload.
+    async fn reloaded(self: &Rc<Self>, outcome: &Reloaded) -> Result<String, String> {
         match outcome {
             Reloaded::Applied { config_hash } => {
                 self.learn_plan().await;
-                Ok(format!(
-                    "configuration reloaded: generation {leader} serves {config_hash}"
-                ))
+                let held = self.held.borrow();
+                let serves = match held.leader {
+                    Some(leader) => format!("generation {leader} serves {config_hash}"),
+                    None => held.loss(),
+                };
+                Ok(format!("configuration reloaded: {serves}"))
             }
             Reloaded::Refused { reason } => Err(format!(
                 "configuration refused; the old configuration goes on serving: {reason}"
             )),
-            Reloaded::NeedsGeneration { keys } => self.renew_for(&keys).await,
+            Reloaded::NeedsGeneration { keys } => self.renew_for(keys).await,
         }
     }
 

@@ -113,6 +113,12 @@ pub enum Told {
         /// What came of it.
         outcome: Reloaded,
     },
+    /// The file was changed (`watch: true`), and this came of it. Never [`Reloaded::NeedsGeneration`], for
+    /// which there is [`Told::WantGeneration`].
+    Watched {
+        /// What came of it.
+        outcome: Reloaded,
+    },
     /// The file was changed (`watch: true`) in a way that only a new generation can follow.
     WantGeneration {
         /// Which keys.
@@ -139,7 +145,7 @@ pub enum Told {
 }
 
 /// What came of a reload.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Reloaded {
     /// The new configuration serves.

@@ -159,6 +159,11 @@ impl Supervisor {
             }
             Told::Failed { reason } => generation.failed = Some(reason),
             Told::Reloaded { outcome } => generation.reloaded = Some(outcome),
+            Told::Watched { outcome } => {
+                if held.leader == Some(number) {
+                    held.queue(Job::unasked(job::Kind::Watched(outcome)));
+                }
+            }
             Told::WantGeneration { keys } => {
                 if held.leader == Some(number) {
                     tracing::info!(

@@ -612,6 +612,33 @@ fn a_reload_that_needs_a_new_generation_makes_one() {
     weir.wait_settled();
 }
 
+#[test]
+fn a_reload_by_a_change_of_the_file_is_told_and_brings_all_that_a_reload_brings() {
+    let model = Model::start();
+    let weir = start(&model, "watch: true\ntimeouts: {drain: 1h}");
+    let last = |what: &str, fits: &dyn Fn(&str, bool) -> bool| {
+        eventually(what, || {
+            let last = weir.status()["last"].clone();
+            let message = last["message"].as_str()?;
+            (last["what"] == "reload" && fits(message, last["ok"] == true)).then_some(())
+        });
+    };
+    weir.write_config("watch: true\nmodel_rautes: {}");
+    last("a refusal", &|message, ok| {
+        !ok && message.contains("model_rautes")
+    });
+    weir.write_config(&config(&model.url(), "watch: true\ntimeouts: {drain: 1s}"));
+    last("a reload", &|message, ok| {
+        ok && message.contains("generation 1 serves")
+    });
+    // The one that reloaded by itself has the time that its new file says.
+    let mut stream = streaming(weir.address(), LAST);
+    assert_done(&weir.upgrade());
+    let (rest, whole) = stream.rest();
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(whole && rest.contains("shutting_down"), "{rest}");
+}
+
 // === draining ===
 
 #[test]
