@@ -4,6 +4,7 @@
 mod build;
 mod certificates;
 mod handover;
+mod host;
 mod listeners;
 mod running;
 mod source;
@@ -112,7 +113,7 @@ pub fn serve(source: &Source) -> Result<(), Fault> {
 /// All mistakes.
 pub fn plan(source: &Source) -> Result<Plan, Fault> {
     let settings = source.load()?;
-    check(&settings)?;
+    built(&settings)?;
     Ok(Plan {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config_hash: source.hash(),
@@ -122,11 +123,23 @@ pub fn plan(source: &Source) -> Result<Plan, Fault> {
     })
 }
 
-/// Checks what only building shows: certificates, keys, proxies.
+/// Checks what only building shows: certificates, keys, proxies; and what the host must have: users,
+/// folders that can be written. Answers with what will be a mistake soon, or may be one.
 ///
 /// # Errors
 /// What can't be used.
 pub fn check(settings: &Settings) -> Result<Vec<String>, Fault> {
+    let host = host::look(settings);
+    let built = built(settings);
+    if host.mistakes.is_empty() {
+        return built.map(|warnings| [warnings, host.warnings].concat());
+    }
+    let other = built.err().map(|fault| fault.to_string());
+    let all: Vec<String> = other.into_iter().chain(host.mistakes).collect();
+    Err(Fault::Unusable(all.join("\n")))
+}
+
+fn built(settings: &Settings) -> Result<Vec<String>, Fault> {
     let loaded = Loader::new(settings.state_dir.clone()).load(&settings.listen)?;
     offline(settings)?;
     Ok(loaded.warnings())
@@ -178,8 +191,17 @@ impl Process<'_> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         raise_descriptor_limit();
         let vocabulary = std::thread::spawn(crate::tokens::count::load);
-        let runtime = runtime(settings.threads)?;
-        let observer = Observer::new(&settings.observe)?;
+        let begun = runtime(settings.threads).map_err(Fault::from);
+        let begun = begun.and_then(|runtime| Ok((runtime, observer(&settings)?)));
+        let (runtime, observer) = match begun {
+            Ok(begun) => begun,
+            Err(fault) => {
+                if let Some(worker) = self.worker {
+                    failed(worker, &fault)?;
+                }
+                return Err(fault);
+            }
+        };
         let number = self.worker.as_ref().map(Worker::number);
         let Self {
             source,
@@ -232,6 +254,13 @@ impl Process<'_> {
         observer.finish();
         last_words
     }
+}
+
+fn observer(settings: &Settings) -> Result<Arc<Observer>, Fault> {
+    Observer::new(&settings.observe).map_err(|error| match &settings.observe.file {
+        Some(_) => Fault::Unusable(format!("the access log can't be opened: {error}")),
+        None => error.into(),
+    })
 }
 
 /// All that a process starts with.

@@ -105,10 +105,24 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     }
 }
 
+/// Looks whether this host has the user and the group that a Unix socket is to belong to.
+///
+/// # Errors
+/// Which one it lacks.
+pub fn check_owner(socket: &Socket) -> io::Result<()> {
+    owner_ids(socket).map(drop)
+}
+
+fn owner_ids(socket: &Socket) -> io::Result<Option<(u32, Option<u32>)>> {
+    let Some((user, group)) = &socket.owner else {
+        return Ok(None);
+    };
+    let group = group.as_deref().map(group_id).transpose()?;
+    Ok(Some((user_id(user)?, group)))
+}
+
 fn give_rights(socket: &Socket, path: &Path) -> io::Result<()> {
-    if let Some((user, group)) = &socket.owner {
-        let user = user_id(user)?;
-        let group = group.as_deref().map(group_id).transpose()?;
+    if let Some((user, group)) = owner_ids(socket)? {
         std::os::unix::fs::lchown(path, Some(user), group)?;
     }
     if let Some(mode) = socket.mode {

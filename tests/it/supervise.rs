@@ -211,6 +211,35 @@ fn a_socket_that_can_not_be_opened_changes_nothing() {
     assert_eq!(numbers, [1]);
 }
 
+#[test]
+fn a_generation_that_can_not_open_its_log_says_why() {
+    let weir = start();
+    let wanted = |path: &str| {
+        weir.write_config(&format!(
+            "{CONFIG}logging: {{file: {{path: {:?}}}}}\n",
+            weir.folder().join(path)
+        ));
+    };
+    // A file stands where a folder is to be, and the other way round.
+    for path in ["weir.yaml/access.log", "."] {
+        wanted(path);
+        for output in [weir.reload_by_command(), weir.upgrade()] {
+            let said = said(&output);
+            assert!(!output.status.success(), "{said}");
+            assert!(said.contains("the access log can't be opened"), "{said}");
+            assert!(said.contains("generation 1 goes on serving"), "{said}");
+        }
+        let config = weir.folder().join("weir.yaml").display().to_string();
+        let check = Launch::verb(&["check", "-c", &config]).output();
+        assert_eq!(check.status.code(), Some(1), "{}", said(&check));
+        let said = said(&check);
+        assert!(said.contains("logging.file.path: "), "{said}");
+    }
+    wanted("logs/access.log");
+    let output = weir.reload_by_command();
+    assert!(output.status.success(), "{}", said(&output));
+}
+
 // === systemd ===
 
 /// What a service manager hears.

@@ -1,0 +1,148 @@
+//! What a configuration expects of the host that it is checked on: folders that can be written, users
+//! that are there. Looks, and changes nothing. `weir check` alone asks: a weir that must replace what
+//! serves isn't kept from it by a disk that is full of something else.
+
+use crate::config::Settings;
+use crate::supervise::sockets;
+use nix::unistd::{AccessFlags, eaccess, geteuid};
+use std::path::Path;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// What can't work, whoever runs weir.
+    pub(super) mistakes: Vec<String>,
+    /// What can't work if weir runs as who checks.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Looks at users, at the folder of the access log, and at `state_dir` where ACME needs it.
+pub(super) fn look(settings: &Settings) -> Findings {
+    let mut findings = Findings::default();
+    let admin = settings.admin.iter().map(|it| &it.socket);
+    let clients = settings.listen.listeners.iter().map(|it| &it.socket);
+    for socket in clients.chain(admin) {
+        if let Err(error) = sockets::check_owner(socket) {
+            let address = &socket.address;
+            findings.mistakes.push(format!("{address}: owner: {error}"));
+        }
+    }
+    if let Some(file) = &settings.observe.file {
+        const KEY: &str = "logging.file.path";
+        let path = file.path.display();
+        match Place::of(&file.path) {
+            Place::Folder => {
+                let mistake = format!("{KEY}: {path} is a folder; name a file");
+                findings.mistakes.push(mistake);
+            }
+            Place::Closed(Closed::NoFolder(what)) => findings
+                .mistakes
+                .push(format!("{KEY}: {path} can't be made: {what} is no folder")),
+            Place::Closed(Closed::Folder(what)) => findings.warnings.push(format!(
+                "{KEY}: {path} can't be written by {}: {what}; check as the user that weir runs as",
+                who()
+            )),
+            Place::Open => {}
+        }
+    }
+    let mut tls = settings
+        .listen
+        .listeners
+        .iter()
+        .filter_map(|it| it.tls.as_ref());
+    if tls.any(|tls| tls.acme.is_some()) {
+        let path = settings.state_dir.display();
+        let why = match Place::of(&settings.state_dir.join("acme/account.json")) {
+            Place::Closed(Closed::NoFolder(what)) => Some(format!("{what} is no folder")),
+            Place::Closed(Closed::Folder(what)) => Some(what),
+            Place::Folder | Place::Open => None,
+        };
+        if let Some(why) = why {
+            findings.mistakes.push(format!(
+                "state_dir: {path} can't be written by {}: {why}; ACME keeps its account and certificates \
+                 there (check as the user that weir runs as)",
+                who()
+            ));
+        }
+    }
+    findings
+}
+
+fn who() -> String {
+    format!("user {}", geteuid())
+}
+
+/// Whether a file can be made, or written, at a path, as far as that can be known without doing so.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Open,
+    /// There is a folder where the file is to be.
+    Folder,
+    Closed(Closed),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Closed {
+    /// Something on the way is no folder: this.
+    NoFolder(String),
+    /// Something that is there can't be written: this, and why.
+    Folder(String),
+}
+
+impl Place {
+    fn of(path: &Path) -> Self {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // The nearest that is there: what is missing below it will be made.
+        let Some(there) = path.ancestors().find(|it| it.exists()) else {
+            return Self::Open;
+        };
+        if there == path && there.is_dir() {
+            return Self::Folder;
+        }
+        if there != path && !there.is_dir() {
+            return Self::Closed(Closed::NoFolder(there.display().to_string()));
+        }
+        let wanted = if there.is_dir() {
+            AccessFlags::W_OK | AccessFlags::X_OK
+        } else {
+            AccessFlags::W_OK
+        };
+        match eaccess(there, wanted) {
+            Ok(()) => Self::Open,
+            Err(error) => Self::Closed(Closed::Folder(format!(
+                "{}: {}",
+                there.display(),
+                error.desc()
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_looked_at_and_not_touched() {
+        let folder = std::env::temp_dir().join(format!("weir-place-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(Place::of(&folder), Place::Folder);
+        assert_eq!(Place::of(&file), Place::Open);
+        assert_eq!(Place::of(&folder.join("a/b/c")), Place::Open);
+        assert!(!folder.join("a").exists());
+        let below = Place::of(&file.join("log"));
+        let expected = Closed::NoFolder(file.display().to_string());
+        assert_eq!(below, Place::Closed(expected));
+        // Not even root may write there.
+        let closed = Place::of(Path::new("/sys/kernel/weir/log"));
+        if eaccess("/sys/kernel", AccessFlags::W_OK).is_err() {
+            assert!(
+                matches!(closed, Place::Closed(Closed::Folder(_))),
+                "{closed:?}"
+            );
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
