@@ -42,24 +42,40 @@ pub fn run(source: &Source, started: impl FnOnce(&Bound)) -> Result<(), Fault> {
     let stamp = source.stamp();
     let settings = source.load()?;
     program_log::init(&settings.observe);
-    let opened = sockets_of(&settings)
-        .iter()
-        .map(|socket| Ok(sockets::open(socket)?))
-        .collect::<Result<Vec<_>, Fault>>()
-        .map_err(|fault| match fault {
-            Fault::Unusable(what) => Fault::Unusable(format!(
-                "{what}; the admin listener's address is set with `admin.address`, or \
-                 `admin: off`"
-            )),
-            fault => fault,
-        })?;
-    Process {
+    let opened = opened(&settings)?;
+    let wanted = sockets_of(&settings);
+    let process = Process {
         source,
         stamp,
         sockets: opened,
         worker: None,
+    };
+    process.run(settings, started).inspect_err(|_| {
+        // It couldn't start: what was made for it goes again.
+        wanted
+            .iter()
+            .for_each(|it| sockets::remove_file(&it.address));
+    })
+}
+
+/// Opens all sockets, or none.
+fn opened(settings: &Settings) -> Result<Vec<OwnedFd>, Fault> {
+    let wanted = sockets_of(settings);
+    let mut opened = Vec::new();
+    for socket in &wanted {
+        match sockets::open(socket) {
+            Ok(descriptor) => opened.push(descriptor),
+            Err(error) => {
+                let before = wanted.iter().take(opened.len());
+                before.for_each(|it| sockets::remove_file(&it.address));
+                return Err(Fault::Unusable(format!(
+                    "{error}; the admin listener's address is set with `admin.address`, or \
+                     `admin: off`"
+                )));
+            }
+        }
     }
-    .run(settings, started)
+    Ok(opened)
 }
 
 /// Starts the log of a supervisor, which reads no configuration: JSON lines from level info on, or

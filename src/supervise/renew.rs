@@ -54,7 +54,7 @@ impl Supervisor {
                 Ok(self.taken_over(number, old, &drain).await)
             }
             Err(reason) => {
-                self.held.borrow().table.discard(&entries);
+                self.held.borrow_mut().table.discard(&entries);
                 Err(goes_on(reason))
             }
         }

@@ -7,8 +7,8 @@ use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, SockRef, Type};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 /// Opens a listening socket: non-blocking, and closed in programs that this one starts. The rights of
 /// a Unix socket are set before anybody can connect.
@@ -30,7 +30,8 @@ pub fn open(socket: &Socket) -> io::Result<OwnedFd> {
     opened
         .and_then(|stream| {
             let stream = OwnedFd::from(stream);
-            apply(socket, &stream)?;
+            // It was made here, and goes again if it can't be what it is to be.
+            apply(socket, &stream).inspect_err(|_| remove_file(&socket.address))?;
             Ok(stream)
         })
         .map_err(|error| explained(&socket.address, &error))
@@ -57,6 +58,13 @@ pub fn bound_address(socket: &impl AsFd) -> Option<Address> {
             .as_pathname()
             .map(|path| Address::Unix(path.to_owned()))
     })
+}
+
+/// Removes a Unix socket's file, where there is one.
+pub fn remove_file(address: &Address) {
+    if let Address::Unix(path) = address {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// As [`bound_address`], for a message; empty where it is unknown.
@@ -123,12 +131,48 @@ fn owner_ids(socket: &Socket) -> io::Result<Option<(u32, Option<u32>)>> {
 
 fn give_rights(socket: &Socket, path: &Path) -> io::Result<()> {
     if let Some((user, group)) = owner_ids(socket)? {
-        std::os::unix::fs::lchown(path, Some(user), group)?;
+        std::os::unix::fs::lchown(path, Some(user), group).map_err(|error| {
+            let text = format!("its file can't be given to that owner: {error}");
+            io::Error::new(error.kind(), text)
+        })?;
     }
     if let Some(mode) = socket.mode {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
     Ok(())
+}
+
+/// Whose a Unix socket's file is, and who may connect; to be given back.
+#[derive(Debug)]
+pub(super) struct Rights {
+    path: PathBuf,
+    user: u32,
+    group: u32,
+    mode: u32,
+}
+
+impl Rights {
+    /// As they are now; `None` where there is no such file.
+    pub(super) fn of(address: &Address) -> Option<Self> {
+        let Address::Unix(path) = address else {
+            return None;
+        };
+        let found = std::fs::symlink_metadata(path).ok()?;
+        Some(Self {
+            path: path.clone(),
+            user: found.uid(),
+            group: found.gid(),
+            mode: found.mode() & 0o7777,
+        })
+    }
+
+    /// # Errors
+    /// They can't be given back.
+    pub(super) fn restore(&self) -> io::Result<()> {
+        std::os::unix::fs::lchown(&self.path, Some(self.user), Some(self.group))?;
+        let mode = std::fs::Permissions::from_mode(self.mode);
+        std::fs::set_permissions(&self.path, mode)
+    }
 }
 
 fn user_id(name: &str) -> io::Result<u32> {
@@ -137,7 +181,7 @@ fn user_id(name: &str) -> io::Result<u32> {
     }
     let user = User::from_name(name)?;
     user.map(|user| user.uid.as_raw())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no user {name}")))
+        .ok_or_else(|| io::Error::other(format!("there is no user {name}")))
 }
 
 fn group_id(name: &str) -> io::Result<u32> {
@@ -147,7 +191,7 @@ fn group_id(name: &str) -> io::Result<u32> {
     let group = Group::from_name(name)?;
     group
         .map(|group| group.gid.as_raw())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no group {name}")))
+        .ok_or_else(|| io::Error::other(format!("there is no group {name}")))
 }
 
 fn defer_accept(open: &OwnedFd, on: bool) -> io::Result<()> {
@@ -177,7 +221,11 @@ fn explained(address: &Address, error: &io::Error) -> io::Error {
             "; ports below 1024 need the capability CAP_NET_BIND_SERVICE"
         }
         (io::ErrorKind::AddrNotAvailable, _) => "; no interface of this host has that address",
-        (io::ErrorKind::NotFound, Address::Unix(_)) => "; its folder must be there",
+        (io::ErrorKind::NotFound, Address::Unix(path))
+            if path.parent().is_some_and(|folder| !folder.exists()) =>
+        {
+            "; its folder must be there"
+        }
         _ => "",
     };
     io::Error::new(
@@ -237,6 +285,11 @@ mod tests {
         socket.owner = Some(("nobody-of-that-name".into(), None));
         let error = open(&socket).unwrap_err().to_string();
         assert!(error.contains("nobody-of-that-name"), "{error}");
+        assert!(!error.contains("folder must"), "{error}");
+        assert!(!folder.join("a.sock").exists(), "nothing is left behind");
+        let lost = Socket::at(Address::Unix(folder.join("no/a.sock")));
+        let error = open(&lost).unwrap_err().to_string();
+        assert!(error.contains("its folder must be there"), "{error}");
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

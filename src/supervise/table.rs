@@ -2,7 +2,7 @@
 //! opened before anything is changed, and what is gone is closed only when the new plan is in force.
 
 use super::notify::{Handed, Notifier};
-use super::sockets::{apply, bound_address, open, told_address};
+use super::sockets::{self, Rights, apply, bound_address, open, told_address};
 use crate::types::socket::{Address, Socket};
 use socket2::SockRef;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +16,15 @@ pub(super) struct Table {
     handed: Vec<Handed>,
     /// Ever opened; makes names unique.
     pub(super) opened: u64,
+    /// Open sockets that have their new options and rights already, for a plan that isn't in force yet.
+    changed: Vec<Changed>,
+}
+
+/// How a socket was before.
+#[derive(Debug)]
+struct Changed {
+    before: Entry,
+    rights: Option<Rights>,
 }
 
 /// One open socket.
@@ -65,10 +74,11 @@ impl Table {
     }
 
     /// One entry for each socket of a plan, in its order: what is open already where it can be used,
-    /// else new. The table is the same until [`Self::commit`]; see [`Self::discard`].
+    /// else new. The table is the same until [`Self::commit`]; what was done for a plan that won't be
+    /// in force is taken back by [`Self::discard`].
     ///
     /// # Errors
-    /// The first that can't be opened.
+    /// The first that can't be opened, or can't be as the plan says.
     pub(super) fn prepare(&mut self, wanted: &[Socket]) -> std::io::Result<Vec<Entry>> {
         let mut left = self.entries.clone();
         let mut take = |fits: &dyn Fn(&Socket) -> bool| {
@@ -91,7 +101,7 @@ impl Table {
         let mut entries = Vec::new();
         for (socket, entry) in wanted.iter().zip(found) {
             let entry = match entry {
-                Some(entry) => Ok(entry),
+                Some(entry) => self.change(entry),
                 None => self.new_entry(socket),
             };
             match entry {
@@ -105,8 +115,31 @@ impl Table {
         Ok(entries)
     }
 
+    /// Gives an open socket what its new options and rights are.
+    fn change(&mut self, entry: Entry) -> std::io::Result<Entry> {
+        let before = self.entries.iter().find(|it| is_same(it, &entry));
+        let Some(before) = before.filter(|it| it.socket != entry.socket).cloned() else {
+            return Ok(entry);
+        };
+        let address = &entry.socket.address;
+        let rights = Rights::of(address);
+        self.changed.push(Changed { before, rights });
+        apply(&entry.socket, &entry.descriptor).map_err(|error| {
+            let text = format!("{address} can't be changed: {error}");
+            std::io::Error::new(error.kind(), text)
+        })?;
+        Ok(entry)
+    }
+
     /// What was prepared is not wanted after all.
-    pub(super) fn discard(&self, entries: &[Entry]) {
+    pub(super) fn discard(&mut self, entries: &[Entry]) {
+        for Changed { before, rights } in self.changed.drain(..).rev() {
+            let done = apply(&before.socket, &before.descriptor);
+            let done = done.and_then(|()| rights.map_or(Ok(()), |rights| rights.restore()));
+            if let Err(error) = done {
+                tracing::warn!(%error, address = %before.socket.address, "a listening socket couldn't be changed back");
+            }
+        }
         let is_new = |entry: &&Entry| !self.entries.iter().any(|it| is_same(it, entry));
         for entry in entries.iter().filter(is_new) {
             entry.remove_file();
@@ -117,8 +150,8 @@ impl Table {
         let handed = self.handed.iter().position(|it| is_for(it, socket));
         let (descriptor, name) = match handed {
             Some(at) => {
+                apply(socket, &self.handed[at].descriptor)?;
                 let Handed { name, descriptor } = self.handed.remove(at);
-                apply(socket, &descriptor)?;
                 (descriptor, name)
             }
             None => {
@@ -145,17 +178,11 @@ impl Table {
             );
             notifier.forget(&handed.name);
         }
+        self.changed.clear();
         for entry in &entries {
-            let before = self.entries.iter().find(|it| is_same(it, entry));
-            match before {
-                None if entry.is_ours() => notifier.store(&entry.name, &entry.descriptor),
-                None => {}
-                Some(before) if before.socket != entry.socket => {
-                    if let Err(error) = apply(&entry.socket, &entry.descriptor) {
-                        tracing::warn!(%error, address = %entry.socket.address, "an option of a listening socket couldn't be changed");
-                    }
-                }
-                Some(_) => {}
+            let is_new = !self.entries.iter().any(|it| is_same(it, entry));
+            if is_new && entry.is_ours() {
+                notifier.store(&entry.name, &entry.descriptor);
             }
         }
         for gone in &self.entries {
@@ -178,8 +205,8 @@ impl Table {
     pub(super) fn restored(entries: Vec<Entry>, opened: u64) -> Self {
         Self {
             entries,
-            handed: Vec::new(),
             opened,
+            ..Self::default()
         }
     }
 
@@ -214,8 +241,8 @@ impl Entry {
     }
 
     fn remove_file(&self) {
-        if let (true, Address::Unix(path)) = (self.is_ours(), &self.socket.address) {
-            let _ = std::fs::remove_file(path);
+        if self.is_ours() {
+            sockets::remove_file(&self.socket.address);
         }
     }
 }
@@ -289,6 +316,36 @@ mod tests {
         assert!(table.prepare(&wanted).is_err());
         assert_eq!(table.entries.len(), 1);
         assert!(is_same(&table.entries[0], &first[0]));
+    }
+
+    #[test]
+    fn rights_that_can_not_be_given_change_nothing_and_those_of_a_failed_plan_are_taken_back() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = std::env::temp_dir().join(format!("weir-table-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("a.sock");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let with = |mode: u32, owner: Option<&str>| Socket {
+            mode: Some(mode),
+            owner: owner.map(|user| (user.to_owned(), None)),
+            ..Socket::at(Address::Unix(path.clone()))
+        };
+        let mut table = Table::default();
+        let first = table.prepare(&[with(0o660, None)]).unwrap();
+        table.commit(first, &silent());
+        let wrong = [with(0o600, Some("nobody-of-that-name"))];
+        let error = table.prepare(&wrong).unwrap_err().to_string();
+        assert!(error.contains("there is no user nobody-of"), "{error}");
+        assert!(!error.contains("folder"), "{error}");
+        assert_eq!(mode(), 0o660);
+        let second = table.prepare(&[with(0o600, None)]).unwrap();
+        assert_eq!(mode(), 0o600);
+        table.discard(&second);
+        assert_eq!(mode(), 0o660);
+        let third = table.prepare(&[with(0o600, None)]).unwrap();
+        table.commit(third, &silent());
+        assert_eq!(mode(), 0o600);
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

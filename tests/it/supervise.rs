@@ -240,6 +240,59 @@ fn a_generation_that_can_not_open_its_log_says_why() {
     assert!(output.status.success(), "{}", said(&output));
 }
 
+#[test]
+fn an_owner_that_is_not_there_is_a_mistake_and_changes_nothing() {
+    let launch = Launch::supervised(CONFIG);
+    let path = launch.folder().join("clients.sock");
+    let with = |owner: &str| {
+        format!(
+            "{CONFIG}listen: [\"127.0.0.1:0\", {{address: \"unix:{}\", mode: \"0600\"{owner}}}]\n",
+            path.display()
+        )
+    };
+    let weir = launch.start();
+    weir.write_config(&with(""));
+    assert!(weir.reload_by_command().status.success());
+    assert!(path.exists());
+    weir.write_config(&with(", owner: nobody-of-that-name"));
+    let config = weir.folder().join("weir.yaml").display().to_string();
+    for output in [
+        Launch::verb(&["check", "-c", &config]).output(),
+        weir.reload_by_command(),
+    ] {
+        let said = said(&output);
+        assert!(!output.status.success(), "{said}");
+        assert!(
+            said.contains("there is no user nobody-of-that-name"),
+            "{said}"
+        );
+        assert!(!said.contains("folder must"), "{said}");
+    }
+    assert_eq!(weir.wait_settled().number, 2);
+    UnixStream::connect(&path).expect("the old one listens");
+    // A start leaves nothing behind.
+    let other = weir.folder().join("other.sock");
+    let text = with(", owner: nobody-of-that-name");
+    let text = text.replace("clients.sock", "other.sock");
+    let file = weir.folder().write("other.yaml", text + "admin: off\n");
+    let single = Launch::verb(&["run", "--single", "-c"]).arg(&file).output();
+    let no_log = format!(
+        "{CONFIG}admin: off\nlisten: [\"unix:{}\"]\nlogging: {{file: {{path: {config}/log}}}}\n",
+        other.display()
+    );
+    let no_log = weir.folder().write("no-log.yaml", no_log);
+    let late = Launch::verb(&["run", "--single", "-c"])
+        .arg(&no_log)
+        .output();
+    let control = weir.folder().join("other-control.sock");
+    let supervised = Launch::verb(&["run", "-c"]).arg(&file);
+    let supervised = supervised.arg("--control").arg(&control).output();
+    for output in [single, late, supervised] {
+        assert!(!output.status.success(), "{}", said(&output));
+        assert!(!other.exists(), "{}", said(&output));
+    }
+}
+
 // === systemd ===
 
 /// What a service manager hears.
