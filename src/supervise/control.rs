@@ -164,7 +164,17 @@ impl Supervisor {
 
     /// A generation of a supervisor that is gone.
     fn adopt(self: &Rc<Self>, number: u64, pid: i32, sockets: Vec<String>, link: Link) {
+        /// No weir gets so far; those that come after it need numbers too.
+        const NUMBER_MAX: u64 = 1 << 48;
         let mut held = self.held.borrow_mut();
+        if !(1..=NUMBER_MAX).contains(&number) {
+            tracing::warn!(
+                number,
+                pid,
+                "offered as a generation, with a number that none has"
+            );
+            return;
+        }
         if held.generations.contains_key(&number) || held.stop.is_some() {
             return;
         }

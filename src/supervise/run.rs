@@ -28,6 +28,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 pub fn run(arguments: Vec<OsString>, control: Option<PathBuf>) -> Result<(), String> {
     // First of all: another descriptor could take their numbers.
     let handed = handed_over();
+    abort_on_panic();
     let name = std::env::args_os().next();
     let program = Program::started_as(name.as_deref().map(Path::new), arguments)
         .map_err(|error| format!("this program's own file can't be found: {error}"))?;
@@ -44,6 +45,18 @@ pub fn run(arguments: Vec<OsString>, control: Option<PathBuf>) -> Result<(), Str
             .map_err(|error| format!("what the supervisor before this one left: {error}"))?;
         supervise(program, Table::new(handed), inherited, control, signals).await
     })
+}
+
+/// A panic ends this process, whichever task it is in: a supervisor that is only half there would let weir
+/// go on until the first thing that it doesn't do. Where systemd starts another one, that one adopts the
+/// generations.
+fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        tell(info);
+        tracing::error!("the supervisor is at fault: {info}");
+        std::process::abort();
+    }));
 }
 
 async fn supervise(
@@ -250,4 +263,37 @@ struct Told {
     watchdog_at: Option<Instant>,
     status_at: Option<Instant>,
     status: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    /// Runs itself in a process of its own, whose end is looked at.
+    #[test]
+    fn a_panic_in_any_task_ends_the_process() {
+        const ITSELF: &str = "supervise::run::tests::a_panic_in_any_task_ends_the_process";
+        const VARIABLE: &str = "WEIR_TEST_PANICS";
+        if std::env::var_os(VARIABLE).is_none() {
+            let itself = std::env::current_exe().unwrap();
+            let status = std::process::Command::new(itself)
+                .args(["--exact", ITSELF])
+                .env(VARIABLE, "1")
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .status()
+                .unwrap();
+            assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
+            return;
+        }
+        abort_on_panic();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let task = tokio::task::spawn_local(async { panic!("as a test wants it") });
+            let _ = task.await;
+        });
+    }
 }

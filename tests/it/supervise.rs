@@ -103,6 +103,23 @@ fn a_generation_that_is_none_is_not_adopted() {
 }
 
 #[test]
+fn a_number_that_no_generation_has_is_not_adopted() {
+    let weir = start();
+    let pid = std::process::id();
+    for number in [0, (1_u64 << 48) + 1, u64::MAX] {
+        let offer = format!("{{\"command\":\"adopt\",\"number\":{number},\"pid\":{pid}}}\n");
+        let mut rest = Vec::new();
+        client(&weir, &offer)
+            .read_to_end(&mut rest)
+            .expect("to be dropped");
+        assert!(rest.is_empty());
+    }
+    let output = weir.upgrade();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(weir.wait_settled().number, 2);
+}
+
+#[test]
 fn a_control_socket_that_nobody_listens_at_is_replaced_and_another_weirs_is_not() {
     let launch = Launch::supervised(CONFIG);
     let path = launch.folder().join("control.sock");
