@@ -59,15 +59,38 @@ const CLIENTS_MAX: usize = 64;
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Supervisor {
-    /// Answers clients for ever.
-    pub(super) async fn attend(self: Rc<Self>, listener: Rc<UnixListener>) {
+    /// Makes the control socket anew where somebody removed its file.
+    pub(super) fn mend_control(&self) {
+        let Some(path) = &self.control else { return };
+        if std::fs::symlink_metadata(path).is_ok() {
+            return;
+        }
+        let made = open(path).and_then(|socket| UnixListener::from_std(socket.into()));
+        let path = path.display();
+        match made {
+            Ok(listener) => {
+                tracing::warn!(%path, "the control socket's file was gone; it is there again");
+                *self.listener.borrow_mut() = Some(Rc::new(listener));
+                self.changed.notify_waiters();
+            }
+            Err(error) => {
+                tracing::error!(%error, %path, "the control socket's file is gone, and can't be made again");
+            }
+        }
+    }
+
+    /// Answers clients for as long as there is a control socket.
+    pub(super) async fn attend(self: Rc<Self>) {
         loop {
             while self.clients.get() >= CLIENTS_MAX || self.is_closed_to_clients.get() {
                 self.changed.notified().await;
             }
+            let Some(listener) = self.listener.borrow().clone() else {
+                return;
+            };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                // Perhaps the door is shut now.
+                // Perhaps the door is shut now, or is another one.
                 () = self.changed.notified() => continue,
             };
             match accepted {

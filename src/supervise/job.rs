@@ -104,6 +104,7 @@ impl Supervisor {
         let is_news = matches!(kind, Kind::Watched(_));
         if !is_news {
             self.notifier.reloading();
+            self.mend_control();
         }
         let done = match &kind {
             Kind::Reload => self.reload().await,
@@ -149,9 +150,11 @@ impl Supervisor {
         let on_disk = self.program.stamp();
         let leader = {
             let mut held = self.held.borrow_mut();
+            // Only a new generation can have a new socket.
+            let lost = held.table.has_lost_a_file();
             let leader = held.leader.and_then(|it| held.generations.get_mut(&it));
             let leader = leader.ok_or("no generation serves now")?;
-            if on_disk.is_some() && leader.stamp != on_disk {
+            if on_disk.is_some() && leader.stamp != on_disk || lost {
                 None
             } else {
                 leader.reloaded = None;

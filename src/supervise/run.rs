@@ -91,7 +91,7 @@ async fn supervise(
         orphans_go_on: notifier.is_heard() || adopts,
         notifier,
         control,
-        listener: RefCell::new(listener.clone()),
+        listener: RefCell::new(listener),
         held: RefCell::new(held),
         changed: Notify::new(),
         clients: Cell::new(0),
@@ -100,9 +100,7 @@ async fn supervise(
     for generation in generations {
         supervisor.take_in(generation);
     }
-    if let Some(listener) = listener {
-        tokio::task::spawn_local(Rc::clone(&supervisor).attend(listener));
-    }
+    tokio::task::spawn_local(Rc::clone(&supervisor).attend());
     let watch = tokio::task::spawn_local(Rc::clone(&supervisor).watch(signals));
     if is_heir {
         let version = env!("CARGO_PKG_VERSION");

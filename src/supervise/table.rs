@@ -80,7 +80,9 @@ impl Table {
     /// # Errors
     /// The first that can't be opened, or can't be as the plan says.
     pub(super) fn prepare(&mut self, wanted: &[Socket]) -> std::io::Result<Vec<Entry>> {
-        let mut left = self.entries.clone();
+        // One whose file is gone is reached by nobody: it gives way to a new one.
+        let there = self.entries.iter().filter(|it| !it.has_lost_its_file());
+        let mut left: Vec<Entry> = there.cloned().collect();
         let mut take = |fits: &dyn Fn(&Socket) -> bool| {
             let at = left.iter().position(|it| fits(&it.socket))?;
             Some(left.remove(at))
@@ -190,9 +192,20 @@ impl Table {
                 continue;
             }
             tracing::info!(address = %gone.socket.address, "closed");
-            gone.give_up(notifier);
+            let address = &gone.socket.address;
+            if gone.is_ours() && entries.iter().any(|it| it.socket.address == *address) {
+                // The file, if there is one, is its successor's.
+                notifier.forget(&gone.name);
+            } else {
+                gone.give_up(notifier);
+            }
         }
         self.entries = entries;
+    }
+
+    /// Whether somebody removed the file of a Unix listener.
+    pub(super) fn has_lost_a_file(&self) -> bool {
+        self.entries.iter().any(Entry::has_lost_its_file)
     }
 
     /// Where the sockets are bound.
@@ -232,6 +245,10 @@ impl Entry {
         self.name.starts_with(STORED)
     }
 
+    fn has_lost_its_file(&self) -> bool {
+        self.is_ours() && is_lost(&self.socket.address)
+    }
+
     fn give_up(&self, notifier: &Notifier) {
         if !self.is_ours() {
             return;
@@ -247,7 +264,22 @@ impl Entry {
     }
 }
 
+/// No client finds it any more.
+fn is_lost(address: &Address) -> bool {
+    match address {
+        Address::Tcp(_) => false,
+        Address::Unix(path) => matches!(
+            std::fs::symlink_metadata(path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound
+        ),
+    }
+}
+
 fn is_for(handed: &Handed, socket: &Socket) -> bool {
+    // What a weir has left with systemd; a socket of a unit is systemd's to make.
+    if handed.name.starts_with(STORED) && is_lost(&socket.address) {
+        return false;
+    }
     let Some(bound) = bound_address(&handed.descriptor.as_fd()) else {
         return false;
     };
@@ -345,6 +377,29 @@ mod tests {
         let third = table.prepare(&[with(0o600, None)]).unwrap();
         table.commit(third, &silent());
         assert_eq!(mode(), 0o600);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_removed_is_made_again_and_stays() {
+        let folder = std::env::temp_dir().join(format!("weir-removed-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("a.sock");
+        let wanted = [Socket::at(Address::Unix(path.clone()))];
+        let mut table = Table::default();
+        let first = table.prepare(&wanted).unwrap();
+        table.commit(first, &silent());
+        assert!(!table.has_lost_a_file());
+        std::fs::remove_file(&path).unwrap();
+        assert!(table.has_lost_a_file());
+        let second = table.prepare(&wanted).unwrap();
+        table.discard(&second);
+        assert!(!path.exists(), "as before");
+        let third = table.prepare(&wanted).unwrap();
+        table.commit(third, &silent());
+        std::os::unix::net::UnixStream::connect(&path).expect("somebody listens");
+        table.close(&silent());
+        assert!(!path.exists());
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -310,6 +310,33 @@ fn an_owner_that_is_not_there_is_a_mistake_and_changes_nothing() {
     }
 }
 
+#[test]
+fn sockets_whose_files_were_removed_are_made_again() {
+    let launch = Launch::supervised(CONFIG);
+    let path = launch.folder().join("clients.sock");
+    let weir = launch.start();
+    weir.write_config(&format!(
+        "{CONFIG}listen: [\"127.0.0.1:0\", \"unix:{}\"]\n",
+        path.display()
+    ));
+    assert!(weir.reload_by_command().status.success());
+    for attempt in [Gateway::reload_by_command, Gateway::upgrade] {
+        std::fs::remove_file(&path).expect("the listener's file");
+        let output = attempt(&weir);
+        assert!(output.status.success(), "{}", said(&output));
+        UnixStream::connect(&path).expect("the new socket");
+    }
+    // A reload that has nothing to mend makes no generation.
+    let before = weir.wait_settled().number;
+    assert!(weir.reload_by_command().status.success());
+    assert_eq!(weir.wait_settled().number, before);
+    std::fs::remove_file(control(&weir)).expect("the control socket's file");
+    weir.signal(libc::SIGHUP);
+    let again = || UnixStream::connect(control(&weir)).ok().map(drop);
+    eventually("the control socket to be there again", again);
+    assert_eq!(answer(client(&weir, STATUS))["ok"], true);
+}
+
 // === systemd ===
 
 /// What a service manager hears.
