@@ -115,9 +115,13 @@ impl Supervisor {
             // Not reaped yet, so the number is its own.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             let ended = |held: &mut Holdings| held.planners.get(&pid).copied().flatten();
-            self.until(Instant::now() + END_MAX, ended).await;
+            let ended = self.until(Instant::now() + END_MAX, ended).await;
+            if ended.is_none() {
+                tracing::warn!(pid, "what was to say the plan doesn't end");
+            }
         }
         self.held.borrow_mut().planners.remove(&pid);
+        self.changed.notify_waiters();
     }
 
     /// Starts a generation and tells it what it begins with.

@@ -208,7 +208,9 @@ impl Supervisor {
                 () = self.changed.notified() => {}
             }
             let held = self.held.borrow();
-            if held.stop.is_some() && held.generations.is_empty() {
+            // The end of a program that says a plan is heard of here too.
+            let is_alone = held.generations.is_empty() && held.planners.is_empty();
+            if held.stop.is_some() && is_alone {
                 return;
             }
         }

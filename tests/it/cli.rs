@@ -47,7 +47,10 @@ fn a_sound_file_is_told_to_be_sound() {
 
 #[test]
 fn a_file_that_routes_nothing_is_sound_with_a_warning() {
-    for yaml in ["port: 8080", "providers: [{name: a, base_url: \"http://a.example\"}]"] {
+    for yaml in [
+        "port: 8080",
+        "providers: [{name: a, base_url: \"http://a.example\"}]",
+    ] {
         let output = with_file("check", yaml, &[]);
         assert!(output.status.success(), "{}", stderr(&output));
         assert_eq!(

@@ -337,6 +337,22 @@ fn sockets_whose_files_were_removed_are_made_again() {
     assert_eq!(answer(client(&weir, STATUS))["ok"], true);
 }
 
+#[test]
+fn a_stop_while_the_first_start_is_under_way_waits_for_nothing() {
+    let launch = Launch::supervised(CONFIG);
+    let path = launch.folder().join("weir.yaml");
+    std::fs::remove_file(&path).expect("the test's file");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let mut weir = launch.spawn();
+    // Opened when the program that is to say the plan reads it; there is nothing to read.
+    let pipe = std::fs::File::options().write(true).open(&path);
+    weir.signal(libc::SIGTERM);
+    let status = weir.wait_exit();
+    assert!(status.success(), "{status}: {}", weir.log());
+    assert!(!weir.log().contains("doesn't end"), "{}", weir.log());
+    drop(pipe);
+}
+
 // === systemd ===
 
 /// What a service manager hears.
