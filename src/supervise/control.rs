@@ -176,7 +176,7 @@ impl Supervisor {
         let (answer, outcome) = oneshot::channel();
         let job = Job {
             kind,
-            answer: Some(answer),
+            answers: vec![answer],
         };
         self.held.borrow_mut().queue(job);
         self.changed.notify_waiters();

@@ -4,15 +4,17 @@
 use super::program::Program;
 use super::protocol::{Last, Order, Outcome, Reloaded};
 use super::supervisor::{Holdings, Supervisor};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// What is to be done, and who waits for it.
+#[derive(Debug)]
 pub(super) struct Job {
     pub(super) kind: Kind,
-    pub(super) answer: Option<oneshot::Sender<Outcome>>,
+    pub(super) answers: Vec<oneshot::Sender<Outcome>>,
 }
 
 /// What is to be done.
@@ -24,14 +26,34 @@ pub(super) enum Kind {
     Renew(Vec<String>),
     /// A new generation, because this one, which leads, was told to end.
     Replace(u64),
-    /// The leader has reloaded by itself: what came of it is noted.
+    /// The leader has reloaded by itself: what came of it is noted; of several, the last.
     Watched(Reloaded),
 }
 
 impl Job {
     /// By a signal, or a change of the file.
     pub(super) fn unasked(kind: Kind) -> Self {
-        Self { kind, answer: None }
+        Self {
+            kind,
+            answers: Vec::new(),
+        }
+    }
+
+    /// Takes another one into this one, which waits: what this one does will do for both, as it hasn't begun.
+    /// Gives it back where it won't.
+    fn join(&mut self, other: Self) -> Option<Self> {
+        match (&mut self.kind, &other.kind) {
+            (Kind::Renew(keys), Kind::Renew(more)) => {
+                let new = more.iter().filter(|it| !keys.contains(it));
+                let new: Vec<String> = new.cloned().collect();
+                keys.extend(new);
+            }
+            (Kind::Watched(older), Kind::Watched(newer)) => older.clone_from(newer),
+            (own, others) if own == others => {}
+            _ => return Some(other),
+        }
+        self.answers.extend(other.answers);
+        None
     }
 }
 
@@ -74,25 +96,16 @@ impl Supervisor {
 
     /// Whoever still waits for something to be done hears that it won't be.
     pub(super) fn answer_at_stop(&self) {
-        for job in self.held.borrow_mut().jobs.drain(..) {
-            if let Some(answer) = job.answer {
-                let _ = answer.send(refusal(STOPS.to_owned()));
-            }
+        let jobs: Vec<Job> = self.held.borrow_mut().jobs.drain(..).collect();
+        for answer in jobs.into_iter().flat_map(|it| it.answers) {
+            let _ = answer.send(refusal(STOPS.to_owned()));
         }
     }
 
-    /// One for all that wait for the same.
     async fn one_job(self: &Rc<Self>) {
-        let (kind, answers) = {
-            let mut held = self.held.borrow_mut();
-            let Some(first) = held.jobs.pop_front() else {
-                return;
-            };
-            let mut answers: Vec<_> = first.answer.into_iter().collect();
-            while held.jobs.front().is_some_and(|it| it.kind == first.kind) {
-                answers.extend(held.jobs.pop_front().and_then(|next| next.answer));
-            }
-            (first.kind, answers)
+        let next = self.held.borrow_mut().jobs.pop_front();
+        let Some(Job { kind, answers }) = next else {
+            return;
         };
         if let Kind::Replace(number) = kind
             && self.held.borrow().leader != Some(number)
@@ -313,6 +326,26 @@ fn pause_after(early_ends: u32) -> Duration {
 }
 
 impl Holdings {
+    /// Puts a job at the end of the queue, or to one that waits and does the same.
+    pub(super) fn queue(&mut self, job: Job) {
+        self.queue_at(job, VecDeque::push_back);
+    }
+
+    /// As [`Self::queue`], but before all others.
+    pub(super) fn queue_first(&mut self, job: Job) {
+        self.queue_at(job, VecDeque::push_front);
+    }
+
+    fn queue_at(&mut self, job: Job, put: impl FnOnce(&mut VecDeque<Job>, Job)) {
+        let mut job = Some(job);
+        for waiting in &mut self.jobs {
+            job = job.and_then(|job| waiting.join(job));
+        }
+        if let Some(job) = job {
+            put(&mut self.jobs, job);
+        }
+    }
+
     /// Why what was asked of the leader can't be done: it is gone.
     pub(super) fn loss(&self) -> String {
         let lost = self
@@ -326,6 +359,70 @@ impl Holdings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn waiting(held: &Holdings) -> Vec<Kind> {
+        held.jobs.iter().map(|it| it.kind.clone()).collect()
+    }
+
+    #[test]
+    fn signals_in_turns_make_one_job_of_each_kind() {
+        let mut held = Holdings::default();
+        for _ in 0..30 {
+            held.queue(Job::unasked(Kind::Reload));
+            held.queue(Job::unasked(Kind::Upgrade));
+        }
+        assert_eq!(waiting(&held), [Kind::Reload, Kind::Upgrade]);
+        // One that began doesn't count: what was changed since is for the next.
+        held.jobs.pop_front();
+        held.queue(Job::unasked(Kind::Reload));
+        assert_eq!(waiting(&held), [Kind::Upgrade, Kind::Reload]);
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_what_waits_already_gets_the_same_outcome() {
+        let mut held = Holdings::default();
+        held.queue(Job::unasked(Kind::Reload));
+        let outcomes = [Kind::Upgrade, Kind::Reload, Kind::Upgrade].map(|kind| {
+            let (answer, outcome) = oneshot::channel();
+            let answers = vec![answer];
+            held.queue(Job { kind, answers });
+            outcome
+        });
+        assert_eq!(waiting(&held), [Kind::Reload, Kind::Upgrade]);
+        let mut said = Vec::new();
+        for (number, job) in held.jobs.drain(..).enumerate() {
+            for answer in job.answers {
+                answer.send(refusal(number.to_string())).unwrap();
+            }
+        }
+        for outcome in outcomes {
+            said.push(outcome.await.unwrap().message);
+        }
+        assert_eq!(said, ["1", "0", "1"]);
+    }
+
+    #[test]
+    fn what_a_generation_wants_is_put_together() {
+        let renew = |key: &str| Kind::Renew(vec![key.to_owned()]);
+        let applied = |hash: &str| {
+            Kind::Watched(Reloaded::Applied {
+                config_hash: hash.to_owned(),
+            })
+        };
+        let mut held = Holdings::default();
+        for kind in [
+            renew("listen"),
+            applied("one"),
+            renew("dns"),
+            applied("two"),
+            renew("dns"),
+        ] {
+            held.queue(Job::unasked(kind));
+        }
+        held.queue_first(Job::unasked(Kind::Replace(1)));
+        let both = Kind::Renew(vec!["listen".to_owned(), "dns".to_owned()]);
+        assert_eq!(waiting(&held), [Kind::Replace(1), both, applied("two")]);
+    }
 
     #[test]
     fn the_first_ends_cost_no_pause_and_a_loop_costs_at_most_five_seconds() {

@@ -531,19 +531,4 @@ impl Holdings {
             }
         }
     }
-
-    /// Puts a job that nobody waits for before all others.
-    fn queue_first(&mut self, job: Job) {
-        if !self.jobs.iter().any(|it| it.kind == job.kind) {
-            self.jobs.push_front(job);
-        }
-    }
-
-    /// Puts a job at the end of the queue; one that nobody waits for isn't put there twice.
-    pub(super) fn queue(&mut self, job: Job) {
-        let again = job.answer.is_none() && self.jobs.back().is_some_and(|it| it.kind == job.kind);
-        if !again {
-            self.jobs.push_back(job);
-        }
-    }
 }
