@@ -130,6 +130,7 @@ impl Handover {
         Report {
             generation: self.generation,
             absorbed,
+            drains: false,
             summary: self.summary(),
             metrics,
             state: json!({

@@ -13,7 +13,7 @@ use super::listeners::{Closing, Listeners};
 use super::{Fault, Source};
 use crate::config::{self, Settings};
 use crate::snapshot::{Live, Snapshot};
-use crate::supervise::protocol::{Order, Reloaded, Told};
+use crate::supervise::protocol::{Order, Reloaded, Report, Told};
 use crate::supervise::worker::{Orders, Teller};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -211,10 +211,10 @@ impl Running<'_> {
             Order::Drain { seconds, close } => {
                 self.shared.observer.rotate(false);
                 self.certificates.pause();
-                // The successor takes over what is known now.
-                self.report();
                 let close = Closing::Only(close);
                 self.stop(Duration::from_secs(seconds), &close);
+                // The successor takes over what is known now, and leads when it hears this.
+                self.report();
             }
             Order::Resume => self.resume(),
             Order::Stop { seconds } => self.stop(Duration::from_secs(seconds), &Closing::All),
@@ -342,7 +342,10 @@ impl Running<'_> {
 
     fn report(&self) {
         if let Some((teller, _)) = &self.supervisor {
-            let report = Box::new(self.handover.report());
+            let report = Box::new(Report {
+                drains: self.doing.drain.is_some(),
+                ..self.handover.report()
+            });
             teller.tell(Told::Report { report });
         }
     }

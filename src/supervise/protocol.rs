@@ -191,6 +191,8 @@ pub struct Report {
     pub generation: u64,
     /// Numbers of the ended generations whose totals are in this report.
     pub absorbed: Vec<u64>,
+    /// It has been told to drain, and has stopped doing what only the one that leads does.
+    pub drains: bool,
     /// As in its last beat.
     pub summary: Summary,
     /// Its metrics in Prometheus' text format.

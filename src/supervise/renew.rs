@@ -51,7 +51,8 @@ impl Supervisor {
         match proved {
             Ok(number) => {
                 let drain = self.commit(number, plan, entries);
-                Ok(self.taken_over(number, old, &drain).await)
+                self.hand_lead_to(number, &drain).await;
+                Ok(self.taken_over(number, old))
             }
             Err(reason) => {
                 self.held.borrow_mut().table.discard(&entries);
@@ -264,7 +265,8 @@ impl Supervisor {
         self.until(Instant::now() + END_MAX, gone).await;
     }
 
-    /// The new one leads, all others drain, and its plan is in force. Answers which ones drain now.
+    /// The new one is the leader, all others drain, and its plan is in force. Answers which ones drain now;
+    /// see [`Self::hand_lead_to`].
     fn commit(&self, number: u64, plan: Plan, entries: Vec<Entry>) -> Vec<u64> {
         let mut held = self.held.borrow_mut();
         let names: Vec<String> = entries.iter().map(|it| it.name.clone()).collect();
@@ -286,7 +288,6 @@ impl Supervisor {
         let mut drain = Vec::new();
         for generation in held.generations.values_mut() {
             if generation.number == number {
-                generation.send(&Order::Lead);
                 generation.enter(State::Serving);
             } else if generation.state == State::Serving {
                 let sockets = generation.sockets.iter().enumerate();
@@ -302,14 +303,27 @@ impl Supervisor {
         drain
     }
 
-    /// Waits until the old ones have heard that they drain, and says who serves now.
-    async fn taken_over(&self, number: u64, old: Option<u64>, drain: &[u64]) -> String {
+    /// Lets the new one lead when the old ones have said that they don't: two must never turn the same log,
+    /// or renew the same certificate. Who says nothing isn't waited for long.
+    async fn hand_lead_to(&self, number: u64, drain: &[u64]) {
         const LIMIT: Duration = Duration::from_secs(1);
-        // An answer comes after what was ordered before it.
-        let asked = self.held.borrow().ask_for_reports(|it| drain.contains(&it));
-        let limit = Instant::now() + LIMIT;
-        self.until(limit, |held| held.have_reported(&asked).then_some(()))
-            .await;
+        let heard = |held: &mut Holdings| {
+            let drains = |it: &u64| {
+                let generation = held.generations.get(it);
+                let report = generation.map(|it| it.report.as_ref());
+                report.is_none_or(|report| report.is_some_and(|it| it.drains))
+            };
+            (held.stop.is_some() || drain.iter().all(drains)).then_some(())
+        };
+        self.until(Instant::now() + LIMIT, heard).await;
+        let held = self.held.borrow();
+        if let (None, Some(new)) = (held.stop, held.generations.get(&number)) {
+            new.send(&Order::Lead);
+        }
+    }
+
+    /// Says who serves now.
+    fn taken_over(&self, number: u64, old: Option<u64>) -> String {
         let held = self.held.borrow();
         let Some(new) = held.generations.get(&number) else {
             return held.loss();
@@ -386,5 +400,115 @@ impl Holdings {
                 living -= 1;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lines::{CONVERSATION_BYTES_MAX, Lines};
+    use super::super::notify::Notifier;
+    use super::super::protocol::{Report, Told};
+    use super::super::settings::Settings;
+    use super::*;
+    use std::cell::{Cell, RefCell};
+    use tokio::sync::Notify;
+
+    /// A supervisor without a program, and the other ends of two generations: one that leads, and one that
+    /// has proved itself.
+    fn supervisor() -> (Rc<Supervisor>, [UnixStream; 2]) {
+        let supervisor = Rc::new(Supervisor {
+            program: Program::started_as(None, Vec::new()).unwrap(),
+            own_stamp: None,
+            notifier: Notifier::from_environment(),
+            control: None,
+            listener: RefCell::default(),
+            orphans_go_on: false,
+            held: RefCell::default(),
+            changed: Notify::new(),
+            clients: Cell::default(),
+            is_closed_to_clients: Cell::default(),
+        });
+        let ends = [(1, State::Serving), (2, State::Probation)].map(|(number, state)| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let link = Rc::new(Link::new(ours, Vec::new(), Vec::new()));
+            let mut generation = Generation::new(number, i32::MAX, link);
+            generation.is_child = false;
+            generation.state = state;
+            supervisor.take_in(generation);
+            theirs
+        });
+        supervisor.held.borrow_mut().leader = Some(1);
+        (supervisor, ends)
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            version: String::new(),
+            config_hash: String::new(),
+            sockets: Vec::new(),
+            upgrade: Settings {
+                ready: Duration::ZERO,
+                probation: Duration::ZERO,
+                generations_max: 2,
+            },
+            drain: Duration::from_secs(60),
+        }
+    }
+
+    async fn next<R: tokio::io::AsyncRead + Unpin>(lines: &mut Lines<R>) -> Order {
+        let line = lines.next().await.unwrap().expect("a line");
+        serde_json::from_slice(&line).unwrap()
+    }
+
+    fn report(drains: bool) -> Told {
+        let report = Report {
+            drains,
+            ..Report::default()
+        };
+        let report = Box::new(report);
+        Told::Report { report }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_new_one_leads_when_the_old_one_has_said_that_it_drains() {
+        let test = async {
+            let (supervisor, [mut old, mut new]) = supervisor();
+            let drain = supervisor.commit(2, plan(), Vec::new());
+            assert_eq!(drain, [1]);
+            let mut to_old = Lines::new(&mut old, CONVERSATION_BYTES_MAX);
+            assert!(matches!(next(&mut to_old).await, Order::Drain { .. }));
+            // Sent before it heard the order.
+            supervisor.hear(1, report(false));
+            let own = Rc::clone(&supervisor);
+            let begun = Instant::now();
+            let lead = tokio::task::spawn_local(async move { own.hand_lead_to(2, &drain).await });
+            tokio::task::yield_now().await;
+            let waiting = supervisor.held.borrow().generations[&2]
+                .link
+                .outgoing
+                .borrow()
+                .len();
+            assert_eq!(waiting, 0, "it isn't told to lead yet");
+            supervisor.hear(1, report(true));
+            lead.await.unwrap();
+            assert_eq!(begun.elapsed(), Duration::ZERO, "it waited for the clock");
+            let mut to_new = Lines::new(&mut new, CONVERSATION_BYTES_MAX);
+            assert_eq!(next(&mut to_new).await, Order::Lead);
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_one_that_says_nothing_keeps_the_new_one_waiting_for_a_second() {
+        let test = async {
+            let (supervisor, [_old, mut new]) = supervisor();
+            let drain = supervisor.commit(2, plan(), Vec::new());
+            let begun = Instant::now();
+            supervisor.hand_lead_to(2, &drain).await;
+            assert_eq!(begun.elapsed().as_secs(), 1);
+            let mut to_new = Lines::new(&mut new, CONVERSATION_BYTES_MAX);
+            assert_eq!(next(&mut to_new).await, Order::Lead);
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
     }
 }

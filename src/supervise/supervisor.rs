@@ -145,7 +145,7 @@ impl Supervisor {
         self.bury();
     }
 
-    fn hear(self: &Rc<Self>, number: u64, told: Told) {
+    pub(super) fn hear(self: &Rc<Self>, number: u64, told: Told) {
         let mut held = self.held.borrow_mut();
         let Some(generation) = held.generations.get_mut(&number) else {
             return;
