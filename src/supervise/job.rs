@@ -113,8 +113,9 @@ impl Supervisor {
             // Another job has done it.
             return;
         }
-        // It is over already, and brought no other program.
+        // It is over already.
         let is_news = matches!(kind, Kind::Watched(_));
+        let brings_what_is_on_disk = !matches!(kind, Kind::Watched(_) | Kind::Replace(_));
         if !is_news {
             self.notifier.reloading();
             self.mend_control();
@@ -152,7 +153,7 @@ impl Supervisor {
                 status: None,
             });
         }
-        if ok && !is_news {
+        if ok && brings_what_is_on_disk {
             self.succeed_if_replaced().await;
         }
     }
