@@ -122,18 +122,28 @@ fn open_control(argument: Option<PathBuf>) -> Result<Option<(OwnedFd, PathBuf)>,
     match control::open(&path) {
         Ok(socket) => Ok(Some((socket, path))),
         Err(error) if is_named => Err(format!(
-            "the control socket {} can't be opened: {error}",
-            path.display()
+            "the control socket {} can't be opened: {}",
+            path.display(),
+            why_not(&error)
         )),
         Err(error) => {
             tracing::warn!(
-                %error,
+                error = why_not(&error),
                 path = %path.display(),
                 "no control socket: `weir reload` and the like won't reach this weir; set another \
                  path with --control"
             );
             Ok(None)
         }
+    }
+}
+
+fn why_not(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "another weir that runs uses it; name another path with --control".to_owned()
+        }
+        _ => error.to_string(),
     }
 }
 

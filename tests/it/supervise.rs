@@ -132,6 +132,9 @@ fn a_control_socket_that_nobody_listens_at_is_replaced_and_another_weirs_is_not(
     let second = Launch::verb(&["run", "--control", &path, "-c", &config]).output();
     assert!(!second.status.success(), "{}", said(&second));
     assert!(said(&second).contains(&path), "{}", said(&second));
+    for words in ["another weir", "--control"] {
+        assert!(said(&second).contains(words), "{}", said(&second));
+    }
     assert_eq!(
         answer(client(&weir, STATUS))["ok"],
         true,
