@@ -29,8 +29,11 @@ pub enum Fault {
     BareLineFeed,
     /// It isn't what RFC 9112 says a head is.
     Malformed,
-    /// HTTP/1.1 without `Host`, with two, or with one that the target contradicts (RFC 9112, 3.2).
+    /// HTTP/1.1 without `Host`, with two, with one that is no host, or with one that the target contradicts
+    /// (RFC 9112, 3.2).
     Host,
+    /// `CONNECT`, which weir doesn't do for clients.
+    Connect,
     /// `Expect` names something that weir doesn't do (RFC 9110, section 10.1.1).
     Expectation,
     /// Its target is longer than any that is in use.
@@ -166,7 +169,12 @@ impl Fault {
             Self::Host => (
                 400,
                 "invalid_request",
-                "The request needs one Host header that agrees with its target.",
+                "The request needs one Host header with a host that agrees with its target.",
+            ),
+            Self::Connect => (
+                405,
+                "method_not_allowed",
+                "This server makes no tunnels: CONNECT is not for it.",
             ),
             Self::Expectation => (
                 417,

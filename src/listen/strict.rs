@@ -31,11 +31,17 @@ pub fn check(head: &[u8]) -> Result<(), Fault> {
         .iter()
         .filter(|header| header.name.eq_ignore_ascii_case("host"));
     let (host, second) = (hosts.next(), hosts.next());
-    if second.is_some() || (host.is_none() && request.version == Some(1)) {
+    if second.is_some()
+        || (host.is_none() && request.version == Some(1))
+        || host.is_some_and(|host| !is_host(host.value))
+    {
         return Err(Fault::Host);
     }
-    // CONNECT has a form of its own; Pingora answers it with 405.
-    if target.starts_with('/') || target == "*" || request.method == Some("CONNECT") {
+    // Its target has a form of its own.
+    if request.method == Some("CONNECT") {
+        return Err(Fault::Connect);
+    }
+    if target.starts_with('/') || target == "*" {
         return Ok(());
     }
     // Absolute form: the target's authority decides, and Host must be the same.
@@ -51,6 +57,12 @@ pub fn check(head: &[u8]) -> Result<(), Fault> {
         }
         _ => Ok(()),
     }
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110, section 7.2), which may be empty.
+fn is_host(value: &[u8]) -> bool {
+    let is_authority = || http::uri::Authority::try_from(value).is_ok();
+    value.is_empty() || !value.contains(&b'@') && is_authority()
 }
 
 /// One length, or chunks, or nothing: what two servers could read differently is how requests are
@@ -109,6 +121,28 @@ mod tests {
         assert_eq!(
             refused("GET http://a/x HTTP/1.1\r\nHost: b"),
             Some(Fault::Host)
+        );
+        for host in [
+            "a b", "a@b", "a/b", "a\\b", "a?b", "[::1", "a, b", "a\"b", "http://a",
+        ] {
+            let found = refused(&format!("GET / HTTP/1.1\r\nHost: {host}"));
+            assert_eq!(found, Some(Fault::Host), "{host}");
+        }
+        for host in [
+            "",
+            "a",
+            "a:80",
+            "[::1]:8080",
+            "127.0.0.1:1",
+            "a_b.c-d",
+            "xn--a-0ga.x",
+        ] {
+            let found = refused(&format!("GET / HTTP/1.1\r\nHost: {host}"));
+            assert_eq!(found, None, "{host}");
+        }
+        assert_eq!(
+            refused("CONNECT a:1 HTTP/1.1\r\nHost: a:1"),
+            Some(Fault::Connect)
         );
         for malformed in [
             "GET nowhere HTTP/1.1\r\nHost: a",

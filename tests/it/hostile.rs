@@ -216,6 +216,36 @@ fn a_request_without_host_or_with_two_is_refused() {
 }
 
 #[test]
+fn a_host_that_is_none_and_a_tunnel_are_refused_in_openais_shape() {
+    let provider = Provider::json(DONE);
+    let weir = gateway(&provider, QUICK);
+    for (head, status, code) in [
+        (
+            "GET /x HTTP/1.1\r\nHost: a b\r\n\r\n",
+            400,
+            "invalid_request",
+        ),
+        (
+            "GET /x HTTP/1.1\r\nHost: a@b/c\r\n\r\n",
+            400,
+            "invalid_request",
+        ),
+        (
+            "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n",
+            405,
+            "method_not_allowed",
+        ),
+    ] {
+        let mut client = weir.client();
+        client.send(head);
+        let answer = client.answer();
+        answer.assert_refused(status, code);
+        assert_eq!(answer.header("server"), None, "{head}");
+    }
+    assert_eq!(provider.requests().len(), 0);
+}
+
+#[test]
 fn weir_is_no_open_proxy() {
     let provider = Provider::json(DONE);
     let other = Provider::json(r#"{"open":"proxy"}"#);
