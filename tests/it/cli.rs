@@ -1,6 +1,6 @@
 //! The command line, and how a running weir stops.
 
-use crate::support::{Folder, Gateway, Launch, Provider};
+use crate::support::{Authority, Folder, Gateway, Launch, Provider};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,43 @@ fn a_file_that_routes_nothing_is_sound_with_a_warning() {
         assert_eq!(
             stderr(&output),
             "warning: nothing is routed: every request will be answered with 404\n"
+        );
+    }
+}
+
+#[test]
+fn what_this_host_lacks_is_told_and_what_expires_soon() {
+    let folder = Folder::new();
+    let in_the_way = folder.write("file", "").display().to_string();
+    let acme = "listen: [{address: \"127.0.0.1:0\", tls: {acme: {domains: [a.test]}}}]\n";
+    let routes = "model_routes: {m: \"http://a.example\"}\n";
+    let text = format!("{routes}{acme}state_dir: {in_the_way}/state\n");
+    let output = with_file("check", &text, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(
+        said.contains("state_dir: ") && said.contains("is no folder"),
+        "{said}"
+    );
+    let missing = folder.join("state/below");
+    let text = format!("{routes}{acme}state_dir: {}\n", missing.display());
+    let output = with_file("check", &text, &[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!folder.join("state").exists(), "it was only looked for");
+
+    let authority = Authority::new();
+    for (days, warns) in [(13, true), (15, false)] {
+        let (cert, key) = authority.issue("soon", "/CN=soon", "DNS:a.test", days);
+        let text = format!(
+            "{routes}listen: [{{address: \"127.0.0.1:0\", tls: {{certificates: [{{cert: {cert:?}, key: {key:?}}}]}}}}]\n"
+        );
+        let output = with_file("check", &text, &[]);
+        let said = stderr(&output);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(
+            said.contains("warning: ") && said.contains("expires in 12 days"),
+            warns,
+            "{said}"
         );
     }
 }

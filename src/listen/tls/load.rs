@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// A certificate that has less than this left is warned of, or less than a third of its life where
-/// that is shorter: some live for six days.
+/// A certificate that has less than this left is warned of. One that ACME renews by itself only where less
+/// than a third of its life is left, too: some live for six days.
 const WARN: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// What a listener and its clients agree by. Never changes.
@@ -369,7 +369,11 @@ impl Reading {
         }
         let left = leaf.not_after.duration_since(now).unwrap_or_default();
         let life = leaf.not_after.duration_since(leaf.not_before);
-        if left < WARN.min(life.unwrap_or_default() / 3) {
+        let soon = match acme {
+            true => WARN.min(life.unwrap_or_default() / 3),
+            false => WARN,
+        };
+        if left < soon {
             let days = left.as_secs() / (24 * 60 * 60);
             self.warnings.push(format!(
                 "{}: expires in {days} days; renew it",
