@@ -10,6 +10,7 @@ use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
 use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +28,15 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
         observer: Observer::new(&quiet)?,
         governor: Arc::new(Governor::new(settings.govern.clone())),
         resolver: resolver(settings)?,
+        own: egress::Own::new(addresses_of(settings)),
     };
     shared.build(settings, None)
+}
+
+/// Those of the file; a port 0 isn't known yet.
+fn addresses_of(settings: &Settings) -> Vec<SocketAddr> {
+    let sockets = super::sockets_of(settings);
+    sockets.iter().filter_map(|it| it.address.tcp()).collect()
 }
 
 pub(super) fn resolver(settings: &Settings) -> Result<weir_dns::Resolver, Fault> {
@@ -42,6 +50,8 @@ pub(super) struct Shared {
     pub(super) observer: Arc<Observer>,
     pub(super) governor: Arc<Governor>,
     pub(super) resolver: weir_dns::Resolver,
+    /// Where weir listens, which no request may be sent to.
+    pub(super) own: egress::Own,
 }
 
 impl Shared {
@@ -88,7 +98,8 @@ impl Shared {
         Ok(Snapshot {
             model_list: model_list(&routes, &upstreams),
             corridor: settings.proxy.clone(),
-            egress: Egress::new(settings.egress.clone(), self.resolver.clone()),
+            egress: Egress::new(settings.egress.clone(), self.resolver.clone())
+                .refusing(self.own.clone()),
             governor: Arc::clone(&self.governor),
             observer: Arc::clone(&self.observer),
             routes,

@@ -1,22 +1,26 @@
 //! The road out: an [`Endpoint`] in, the [`Way`] to it and Pingora's `HttpPeer` out.
 //!
 //! `rules.rs` says direct or proxy, `connect.rs` dials, `explain.rs` tells why, `settings.rs` holds
-//! what the configuration says. Both roads have a logical address and a key of their own in Pingora's pool, so that
+//! what the configuration says. `forbidden.rs` and `own.rs` say what is never reached, `steady.rs`
+//! keeps a road while answers change. Both roads have a logical address and a key of their own in Pingora's pool, so that
 //! connections are shared by host, whatever its addresses, and never between roads, proxies,
 //! credentials or TLS settings. It never chooses which endpoint; `proxy/connect` calls it for each
 //! attempt.
 
 mod connect;
 mod explain;
+mod forbidden;
+mod own;
 mod rules;
 pub mod settings;
+mod steady;
 mod tls;
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pingora::protocols::ALPN;
 use pingora::protocols::l4::ext::TcpKeepalive;
@@ -28,12 +32,15 @@ use weir_dns::{Answer, LookupError, Resolver};
 pub use crate::types::Scheme;
 pub use connect::{Cause, ConnectError};
 pub use explain::Explanation;
+pub use forbidden::Why;
+pub use own::Own;
 pub use rules::{Road, Rule};
 pub use settings::{Pattern, PatternError, ProxyUrl, ProxyUrlError, Settings};
 
 use connect::{Dialler, Reach};
 use rules::Rules;
 use settings::is_host;
+use steady::Steady;
 
 /// How long the choice of a road waits for DNS where a proxy could resolve the name as well.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -61,6 +68,8 @@ pub struct Endpoint {
     server_name: String,
     /// Differs where a connection mustn't be shared.
     pool_key: u64,
+    /// What is remembered of its name's answers.
+    steady: Arc<Steady>,
 }
 
 /// Forward proxies in the order in which they are preferred. Never empty where it is a way out.
@@ -112,6 +121,7 @@ pub struct Limits {
 pub struct Egress {
     proxies: Proxies,
     rules: Rules,
+    own: Own,
     resolver: Resolver,
 }
 
@@ -140,6 +150,15 @@ pub enum RoadError {
         host: Box<str>,
         /// What the last try brought.
         reason: Arc<str>,
+    },
+    /// No upstream may have the address that the host is, or any of those that its name has.
+    Forbidden {
+        /// The host.
+        host: Box<str>,
+        /// The first of its addresses.
+        address: IpAddr,
+        /// Why not.
+        why: Why,
     },
     /// A proxy is prescribed, and there is none.
     NoProxy {
@@ -178,7 +197,7 @@ impl Endpoint {
             Scheme::Https => name,
         };
         let pool_key = key(&(scheme, &host, port, &server_name, tls.identity()));
-        let literal = host.parse::<IpAddr>().ok();
+        let literal = forbidden::literal(&host);
         Ok(Self {
             scheme,
             host: host.into(),
@@ -188,6 +207,7 @@ impl Endpoint {
             literal: literal.map(|address| Arc::from([address])),
             server_name,
             pool_key,
+            steady: Arc::new(Steady::new(Instant::now())),
         })
     }
 
@@ -262,9 +282,19 @@ impl Egress {
     pub fn new(settings: Settings, resolver: Resolver) -> Self {
         Self {
             proxies: settings.proxies.into_iter().map(Arc::new).collect(),
-            rules: Rules::new(settings.direct, settings.proxied),
+            rules: Rules {
+                direct: settings.direct,
+                proxied: settings.proxied,
+                no_proxy: settings.no_proxy,
+            },
+            own: Own::default(),
             resolver,
         }
+    }
+
+    /// No request goes to one of these.
+    pub fn refusing(self, own: Own) -> Self {
+        Self { own, ..self }
     }
 
     /// The road to `endpoint`. Waits for DNS only where the resolver has no answer yet: for as
@@ -275,6 +305,8 @@ impl Egress {
             Mode::Direct => self.direct(endpoint, Rule::Provider, None).await,
             Mode::Proxy(own) => {
                 let proxies = own.as_ref().unwrap_or(&self.proxies);
+                // Only to refuse what the proxy mustn't be asked for.
+                self.glance(endpoint).await?;
                 self.proxied(endpoint, Rule::Provider, proxies)
             }
             Mode::Auto => self.by_rules(endpoint).await,
@@ -285,11 +317,14 @@ impl Egress {
         let (host, port, has_proxy) = (&*endpoint.host, endpoint.port, !self.proxies.is_empty());
         let mut known = None;
         let (road, rule) = match self.rules.by_name(host, port, has_proxy) {
-            Some(choice) => choice,
-            None => {
-                known = self.glance(endpoint).await;
+            Some((Road::Direct, rule)) => (Road::Direct, rule),
+            by_name => {
+                known = self.glance(endpoint).await?;
                 let addresses = known.as_deref().unwrap_or_default();
-                self.rules.by_addresses(host, port, addresses, has_proxy)
+                match by_name {
+                    Some(choice) => choice,
+                    None => self.by_addresses(endpoint, addresses, has_proxy),
+                }
             }
         };
         match road {
@@ -298,16 +333,44 @@ impl Egress {
         }
     }
 
-    /// The road of our own, to the very addresses that it was chosen by.
+    fn by_addresses(
+        &self,
+        endpoint: &Endpoint,
+        addresses: &[IpAddr],
+        has_proxy: bool,
+    ) -> (Road, Rule) {
+        let (host, port, steady) = (&*endpoint.host, endpoint.port, &endpoint.steady);
+        let (road, rule) = self.rules.by_addresses(host, port, addresses, has_proxy);
+        if rule == Rule::External {
+            steady.external(Instant::now());
+            if addresses.iter().any(|ip| rules::is_intranet(*ip)) && steady.first_mixed() {
+                tracing::warn!(
+                    host,
+                    ?addresses,
+                    "not all addresses of this host are intranet, so it is reached by proxy; list                      it in egress.direct or in egress.proxied"
+                );
+            }
+        } else if self.rules.is_by_address(rule) && !steady.is_settled(Instant::now) {
+            return (Road::Proxy, Rule::Unsettled);
+        }
+        (road, rule)
+    }
+
+    /// The road of our own, to the very addresses that it was chosen by, where it was: those are
+    /// checked already.
     async fn direct(
         &self,
         endpoint: &Endpoint,
         rule: Rule,
         known: Option<Answer>,
     ) -> Result<Way, RoadError> {
-        let addresses = match known.or_else(|| endpoint.literal.clone()) {
-            Some(addresses) => addresses,
-            None => self.resolver.lookup(&endpoint.host).await?,
+        let addresses = match (known, &endpoint.literal) {
+            (Some(allowed), _) => allowed,
+            (None, Some(literal)) => self.allowed(endpoint, Arc::clone(literal))?,
+            (None, None) => {
+                let addresses = self.resolver.lookup(&endpoint.host).await?;
+                self.allowed(endpoint, addresses)?
+            }
         };
         Ok(Way {
             road: Road::Direct,
@@ -335,11 +398,40 @@ impl Egress {
         })
     }
 
-    async fn glance(&self, endpoint: &Endpoint) -> Option<Answer> {
-        match &endpoint.literal {
+    /// The addresses of the endpoint as far as they are known without much waiting.
+    async fn glance(&self, endpoint: &Endpoint) -> Result<Option<Answer>, RoadError> {
+        let known = match &endpoint.literal {
             Some(literal) => Some(Arc::clone(literal)),
             None => self.resolver.glance(&endpoint.host, PATIENCE).await.ok(),
+        };
+        known
+            .map(|addresses| self.allowed(endpoint, addresses))
+            .transpose()
+    }
+
+    /// The addresses without those that no upstream may have.
+    fn allowed(&self, endpoint: &Endpoint, addresses: Answer) -> Result<Answer, RoadError> {
+        let forbidden = |ip: &IpAddr| Some((*ip, self.why(*ip, endpoint.port)?));
+        let Some((address, why)) = addresses.iter().find_map(forbidden) else {
+            return Ok(addresses);
+        };
+        let left: Vec<IpAddr> = (addresses.iter().copied())
+            .filter(|ip| self.why(*ip, endpoint.port).is_none())
+            .collect();
+        let host = &*endpoint.host;
+        if left.is_empty() {
+            let host = host.into();
+            return Err(RoadError::Forbidden { host, address, why });
         }
+        if endpoint.steady.first_forbidden() {
+            tracing::warn!(host, %address, %why, "an address that no upstream may have is left out");
+        }
+        Ok(left.into())
+    }
+
+    /// Why no upstream on this port may have this address.
+    fn why(&self, address: IpAddr, port: u16) -> Option<Why> {
+        forbidden::why(address).or_else(|| self.own.takes(address, port).then_some(Why::Own))
     }
 }
 
@@ -431,6 +523,16 @@ impl fmt::Display for RoadError {
                 f,
                 "{host} can't be resolved ({reason}): see dns.servers or /etc/resolv.conf"
             ),
+            Self::Forbidden { host, address, why } => {
+                if forbidden::literal(host) == Some(*address) {
+                    write!(f, "no upstream may have the address {address} ({why})")
+                } else {
+                    write!(
+                        f,
+                        "{host} resolves only to {address}, which no upstream may have ({why})"
+                    )
+                }
+            }
             Self::NoProxy { host, rule } => {
                 write!(
                     f,

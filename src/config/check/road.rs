@@ -1,6 +1,6 @@
 //! `proxy_url`, `egress`, `dns`: the road out.
 
-use super::{Check, bounds};
+use super::{Check, bounds, from_env};
 use crate::config::file::{Dns, Egress, File, OneOrMore};
 use crate::config::lists::List;
 use crate::config::path::Path;
@@ -15,10 +15,20 @@ pub(super) fn road(file: &File, check: &mut Check<'_>) -> Settings {
     let no_egress = Egress::default();
     let egress = file.egress.as_ref().unwrap_or(&no_egress);
     let path = check.key("egress");
+    let url = check.key("proxy_url");
+    let mut proxies = proxies(file.proxy_url.as_ref(), &url, check);
+    let mut no_proxy = Vec::new();
+    if egress.from_env.is_some_and(|from_env| from_env.0) {
+        if proxies.is_empty() && !check.findings.covers(&url) {
+            proxies = from_env::proxies(&path.key("from_env"), check);
+        }
+        no_proxy = from_env::no_proxy(check);
+    }
     Settings {
-        proxies: proxies(file.proxy_url.as_ref(), &check.key("proxy_url"), check),
+        proxies,
         direct: patterns(egress.direct.as_ref(), &path.key("direct"), check),
         proxied: patterns(egress.proxied.as_ref(), &path.key("proxied"), check),
+        no_proxy,
         connection_max_age: max_age(egress.connection_max_age, &path, check),
         prewarm_max: prewarm(egress.prewarm, &path, check),
         dns: dns(file.dns.as_ref().unwrap_or(&Dns::default()), check),
@@ -74,17 +84,20 @@ pub(super) fn proxy_texts(
 
 const PROXIES_MAX: usize = 16;
 
+/// How a proxy is written.
+pub(super) const PROXY: &str =
+    "http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)";
+
 /// A proxy's URL; `key` names where it stands, without its place.
 pub(super) fn proxy(text: &str, path: &Path, key: &str, check: &mut Check<'_>) -> Option<ProxyUrl> {
     match text.parse() {
         Ok(url) => return Some(url),
         Err(ProxyUrlError::NotBuilt(scheme)) => {
-            check.findings.not_built(path, format!("{key} ({scheme}://)"));
+            check
+                .findings
+                .not_built(path, format!("{key} ({scheme}://)"));
         }
-        Err(_) => check.findings.wrong(
-            path,
-            "http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)",
-        ),
+        Err(_) => check.findings.wrong(path, PROXY),
     }
     None
 }
@@ -96,8 +109,8 @@ fn patterns(list: Option<&List<Text>>, path: &Path, check: &mut Check<'_>) -> Ve
             Ok(pattern) => patterns.push(pattern),
             Err(_) => check.findings.wrong(
                 &path.index(index),
-                "a host, .suffix, *.suffix, IP address or network such as 10.0.0.0/8, each with or \
-                 without :port",
+                "a host, .suffix, *.suffix, IP address, network such as 10.0.0.0/8 or <local>, each \
+                 with or without :port",
             ),
         }
     }

@@ -17,16 +17,19 @@ use super::{is_name, parse_port, split_port};
 /// | `*.example.com` | all names below it |
 /// | `10.0.0.7`, `fd00::7`, `[fd00::7]:443` | this address |
 /// | `10.0.0.0/8`, `fd00::/8`, `[fd00::/8]:443` | addresses of this network |
+/// | `<local>` | names without a dot |
 /// | `*` | everything |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    hosts: Hosts,
-    port: Option<u16>,
+    pub(super) hosts: Hosts,
+    pub(super) port: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Hosts {
+pub(super) enum Hosts {
     Any,
+    /// Names without a dot.
+    Local,
     Exact(String),
     /// Apex and below; without the dot in front.
     Suffix(String),
@@ -53,6 +56,8 @@ impl Pattern {
     pub(in crate::egress) fn takes_name(&self, host: &str, port: u16) -> bool {
         let hosts = match &self.hosts {
             Hosts::Any => true,
+            // Colons are an address's.
+            Hosts::Local => !host.contains(['.', ':']),
             Hosts::Exact(name) => host == name,
             Hosts::Suffix(suffix) => host == suffix || is_below(host, suffix),
             Hosts::Below(suffix) => is_below(host, suffix),
@@ -69,12 +74,13 @@ impl Pattern {
         }
     }
 
-    /// Whether only addresses can tell if a host on this port is meant.
-    pub(in crate::egress) fn needs_addresses(&self, port: u16) -> bool {
-        matches!(self.hosts, Hosts::Net(_)) && self.takes_port(port)
+    /// Whether only addresses can tell if a host is meant.
+    pub(in crate::egress) fn needs_addresses(&self) -> bool {
+        matches!(self.hosts, Hosts::Net(_))
     }
 
-    fn takes_port(&self, port: u16) -> bool {
+    /// Whether this port is meant.
+    pub(in crate::egress) fn takes_port(&self, port: u16) -> bool {
         self.port.is_none_or(|only| only == port)
     }
 }
@@ -101,8 +107,10 @@ impl FromStr for Pattern {
 
 impl Hosts {
     fn parse(text: &str) -> Result<Self, PatternError> {
-        if text == "*" {
-            return Ok(Self::Any);
+        match text {
+            "*" => return Ok(Self::Any),
+            "<local>" => return Ok(Self::Local),
+            _ => {}
         }
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Net(address.to_canonical().into()));
@@ -131,6 +139,7 @@ impl fmt::Display for Pattern {
         let port = self.port;
         match &self.hosts {
             Hosts::Any => f.write_str("*")?,
+            Hosts::Local => f.write_str("<local>")?,
             Hosts::Exact(name) => f.write_str(name)?,
             Hosts::Suffix(name) => write!(f, ".{name}")?,
             Hosts::Below(name) => write!(f, "*.{name}")?,
@@ -156,8 +165,8 @@ impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Host => {
-                "expected a host, .suffix, *.suffix, address or network (CIDR), each with or \
-                 without :port"
+                "expected a host, .suffix, *.suffix, address, network (CIDR) or <local>, each with \
+                 or without :port"
             }
             Self::Port => "the port must be 1 to 65535",
             Self::Net => "not a network; expected for example 10.0.0.0/8 or fd00::/8",
@@ -190,6 +199,13 @@ mod tests {
             ("*:80", "anything", 80, true),
             ("*:80", "anything", 443, false),
             ("10.0.0.0/8", "10.example", 443, false),
+            ("<local>", "models", 443, true),
+            ("<LOCAL>", "localhost", 443, true),
+            ("<local>", "models.corp.example", 443, false),
+            ("<local>", "10.0.0.1", 443, false),
+            ("<local>", "fd00::1", 443, false),
+            ("<local>:80", "models", 80, true),
+            ("<local>:80", "models", 443, false),
         ] {
             let read: Pattern = pattern.parse().expect(pattern);
             assert_eq!(
@@ -229,6 +245,8 @@ mod tests {
     fn a_pattern_displays_as_it_is_written() {
         for text in [
             "*",
+            "<local>",
+            "<local>:80",
             "example.com",
             ".example.com",
             "*.example.com:8443",
@@ -252,6 +270,8 @@ mod tests {
             (".", PatternError::Host),
             ("a*b.example", PatternError::Host),
             ("exa mple", PatternError::Host),
+            ("<locals>", PatternError::Host),
+            ("<local>.example", PatternError::Host),
             ("a..b", PatternError::Host),
             ("http://example.com", PatternError::Port),
             ("example.com:0", PatternError::Port),
