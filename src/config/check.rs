@@ -52,6 +52,7 @@ pub(super) fn settings(
     check.own = exits::own(&listeners, admin.as_ref());
     let bounds = bounds::bounds(file, &mut check);
     let egress = road::road(file, &mut check);
+    exits::lists(&egress, &mut check);
     let mut pool = Pool::new(file, !egress.proxies.is_empty(), &mut check);
     let route = routes::routes(file, &mut pool, &mut check);
     let (request_headers, response_headers) = edits::general(file, &mut check);

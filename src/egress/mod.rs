@@ -356,22 +356,14 @@ impl Egress {
         (road, rule)
     }
 
-    /// The road of our own, to the very addresses that it was chosen by, where it was: those are
-    /// checked already.
+    /// The road of our own, to the very addresses that it was chosen by.
     async fn direct(
         &self,
         endpoint: &Endpoint,
         rule: Rule,
         known: Option<Answer>,
     ) -> Result<Way, RoadError> {
-        let addresses = match (known, &endpoint.literal) {
-            (Some(allowed), _) => allowed,
-            (None, Some(literal)) => self.allowed(endpoint, Arc::clone(literal))?,
-            (None, None) => {
-                let addresses = self.resolver.lookup(&endpoint.host).await?;
-                self.allowed(endpoint, addresses)?
-            }
-        };
+        let addresses = self.addresses(endpoint, known).await?;
         Ok(Way {
             road: Road::Direct,
             rule,
@@ -396,6 +388,23 @@ impl Egress {
             pool_key: endpoint.pool_key ^ key(&**proxy),
             reach: Reach::Tunnel(Arc::clone(proxy), self.resolver.clone()),
         })
+    }
+
+    /// The addresses that a connection is made to: those that the road was chosen by, which are
+    /// checked already, or else those of DNS.
+    async fn addresses(
+        &self,
+        endpoint: &Endpoint,
+        known: Option<Answer>,
+    ) -> Result<Answer, RoadError> {
+        if let Some(allowed) = known {
+            return Ok(allowed);
+        }
+        let addresses = match &endpoint.literal {
+            Some(literal) => Arc::clone(literal),
+            None => self.resolver.lookup(&endpoint.host).await?,
+        };
+        self.allowed(endpoint, addresses)
     }
 
     /// The addresses of the endpoint as far as they are known without much waiting.

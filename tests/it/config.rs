@@ -1718,6 +1718,59 @@ fn urls_that_no_upstream_may_have_are_mistakes() {
 }
 
 #[test]
+fn a_proxy_is_neither_weir_itself_nor_nobody() {
+    let listen = "listen: [\"127.0.0.1:3128\"]\n";
+    for (host, why) in [
+        ("127.0.0.1:3128", "weir itself listens there"),
+        ("localhost:3128", "weir itself listens there"),
+        ("0.0.0.0:3129", "an unspecified address"),
+        ("[ff02::1]:3128", "a multicast address"),
+    ] {
+        tells(
+            &format!("{listen}proxy_url: \"http://u:secret@{host}\""),
+            &format!(
+                "weir.yaml:2: proxy_url: found \"http://***\" ({why}); allowed: the address of a proxy"
+            ),
+        );
+        tells(
+            &format!(
+                "{listen}providers: [{{name: a, base_url: http://a, egress: \"http://{host}\"}}]"
+            ),
+            &format!(
+                "weir.yaml:2: providers[0].egress: found \"http://***\" ({why}); allowed: the address of a proxy"
+            ),
+        );
+        let env = |name: &str| (name == "HTTPS_PROXY").then(|| host.to_owned());
+        let text = format!("{listen}egress: {{from_env: true}}");
+        let mistakes = parse(&text, "weir.yaml", &env).expect_err("no proxy");
+        assert_eq!(
+            mistakes.to_string(),
+            format!(
+                "weir.yaml:2: egress.from_env: found the variable HTTPS_PROXY, which names no proxy ({why}); allowed: the address of a proxy"
+            )
+        );
+    }
+    settings(&format!("{listen}proxy_url: \"http://127.0.0.1:3129\""));
+}
+
+#[test]
+fn lists_that_do_not_do_what_they_say_are_warned_of() {
+    let warnings = |text: &str| settings(text).warnings;
+    assert_eq!(
+        warnings("proxy_url: http://p:1\negress: {direct: [a.b.test, c.test], proxied: [.b.test]}"),
+        ["egress.direct: a.b.test has no effect, as egress.proxied has .b.test"]
+    );
+    assert_eq!(
+        warnings("egress: {proxied: [.b.test]}"),
+        ["egress.proxied: there is no proxy_url, so these hosts can't be reached"]
+    );
+    assert_eq!(
+        warnings("proxy_url: http://p:1\negress: {direct: [.b.test], proxied: [a.b.test]}"),
+        [""; 0]
+    );
+}
+
+#[test]
 fn the_environment_names_the_proxy_where_the_file_lets_it() {
     type Variables<'a> = &'a [(&'a str, &'a str)];
     let with = |text: &str, variables: Variables<'_>| {

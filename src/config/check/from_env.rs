@@ -4,7 +4,7 @@
 //! with. A proxy that can't be used is a mistake: without it all would go out directly. What programs
 //! disagree about is a warning.
 
-use super::{Check, road};
+use super::{Check, exits, road};
 use crate::config::path::Path;
 use crate::egress::settings::{NoProxy, Pattern, ProxyUrl, ProxyUrlError};
 
@@ -50,7 +50,13 @@ pub(super) fn proxies(path: &Path, check: &mut Check<'_>) -> Vec<ProxyUrl> {
         false => format!("http://{value}").parse(),
     };
     match url {
-        Ok(url) => return vec![url],
+        Ok(url) => {
+            if let Some(why) = exits::why_no_proxy(&url, check) {
+                let found = format!("the variable {name}, which names no proxy ({why})");
+                check.findings.wrong_because(path, found, road::PROXY_PLACE);
+            }
+            return vec![url];
+        }
         Err(ProxyUrlError::NotBuilt(scheme)) => {
             check
                 .findings

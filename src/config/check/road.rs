@@ -1,6 +1,6 @@
 //! `proxy_url`, `egress`, `dns`: the road out.
 
-use super::{Check, bounds, from_env};
+use super::{Check, bounds, exits, from_env};
 use crate::config::file::{Dns, Egress, File, OneOrMore};
 use crate::config::lists::List;
 use crate::config::path::Path;
@@ -88,10 +88,19 @@ const PROXIES_MAX: usize = 16;
 pub(super) const PROXY: &str =
     "http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)";
 
+/// Where a proxy can be.
+pub(super) const PROXY_PLACE: &str = "the address of a proxy";
+
 /// A proxy's URL; `key` names where it stands, without its place.
 pub(super) fn proxy(text: &str, path: &Path, key: &str, check: &mut Check<'_>) -> Option<ProxyUrl> {
     match text.parse() {
-        Ok(url) => return Some(url),
+        Ok(url) => {
+            if let Some(why) = exits::why_no_proxy(&url, check) {
+                let found = format!("{} ({why})", check.findings.found(path));
+                check.findings.wrong_because(path, found, PROXY_PLACE);
+            }
+            return Some(url);
+        }
         Err(ProxyUrlError::NotBuilt(scheme)) => {
             check
                 .findings

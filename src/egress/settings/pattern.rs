@@ -74,6 +74,22 @@ impl Pattern {
         }
     }
 
+    /// Whether all that `other` means is meant by this one, as far as the texts show it.
+    pub fn covers(&self, other: &Self) -> bool {
+        let hosts = match (&self.hosts, &other.hosts) {
+            (Hosts::Any, _) | (Hosts::Local, Hosts::Local) => true,
+            (Hosts::Net(all), Hosts::Net(some)) => all.contains(some),
+            (_, Hosts::Exact(name)) => self.takes_name(name, self.port.unwrap_or_default()),
+            (Hosts::Suffix(all), Hosts::Suffix(some) | Hosts::Below(some)) => {
+                all == some || is_below(some, all)
+            }
+            (Hosts::Below(all), Hosts::Below(some)) => all == some || is_below(some, all),
+            (Hosts::Below(all), Hosts::Suffix(some)) => is_below(some, all),
+            _ => false,
+        };
+        hosts && (self.port.is_none() || self.port == other.port)
+    }
+
     /// Whether only addresses can tell if a host is meant.
     pub(in crate::egress) fn needs_addresses(&self) -> bool {
         matches!(self.hosts, Hosts::Net(_))
@@ -238,6 +254,41 @@ mod tests {
                 taken,
                 "{pattern} {address}:{port}"
             );
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_what_means_nothing_more() {
+        for (all, some, covered) in [
+            ("*", "a.test", true),
+            ("*", "10.0.0.0/8", true),
+            ("*:80", "a.test", false),
+            ("*:80", "a.test:80", true),
+            ("a.test", "a.test", true),
+            ("a.test", "a.test:80", true),
+            ("a.test:80", "a.test", false),
+            ("a.test", ".a.test", false),
+            (".a.test", "a.test", true),
+            (".a.test:80", "b.a.test:80", true),
+            (".a.test", "nota.test", false),
+            (".a.test", "*.a.test", true),
+            (".a.test", ".b.a.test", true),
+            (".a.test", ".nota.test", false),
+            ("*.a.test", ".a.test", false),
+            ("*.a.test", "*.a.test", true),
+            ("*.a.test", ".b.a.test", true),
+            ("*.a.test", "a.test", false),
+            ("<local>", "models", true),
+            ("<local>", "a.test", false),
+            ("<local>", "<local>:80", true),
+            ("10.0.0.0/8", "10.1.0.0/16", true),
+            ("10.1.0.0/16", "10.0.0.0/8", false),
+            ("10.0.0.0/8", "a.test", false),
+            ("a.test", "10.0.0.0/8", false),
+        ] {
+            let (one, other): (Pattern, Pattern) =
+                (all.parse().expect(all), some.parse().expect(some));
+            assert_eq!(one.covers(&other), covered, "{all} {some}");
         }
     }
 
