@@ -587,6 +587,13 @@ fn the_environment_alone_is_enough() {
         assert_eq!(provider.urls[0].to_string(), "http://localhost:11434/v1");
         assert!(provider.api_key.is_none());
     }
+    let proxied = with(&[
+        ("OPENAI_API_KEY", "sk-1"),
+        ("HTTPS_PROXY", "http://proxy.example:3128"),
+        ("NO_PROXY", "corp.example"),
+    ]);
+    let road = proxied.expect("set").expect("sound").egress;
+    assert_eq!((road.proxies.len(), road.no_proxy.len()), (1, 1));
     let both = with(&[
         ("OPENAI_API_KEY", "sk-1"),
         ("OPENAI_BASE_URL", "https://gateway.example/v1"),

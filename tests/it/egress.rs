@@ -227,9 +227,12 @@ fn the_environments_proxy_and_its_exceptions_count_where_the_file_says_so() {
     // The file's lists come before the environment's.
     let forced = start("{from_env: true, proxied: [.corp.test]}");
     assert_eq!(world.road(&forced, "corp"), "proxy");
-    // Nothing of the environment counts where the file doesn't say so.
+    // Nothing of the environment counts where the file doesn't say so, and a reload may say so.
     let without = start("{from_env: false}");
     assert_eq!(world.road(&without, "far"), "direct");
+    without.reload(&yaml("{from_env: true}"));
+    assert_eq!(world.road(&without, "far"), "proxy");
+    without.wait_log("networks are written such as");
 }
 
 #[test]
