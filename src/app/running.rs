@@ -207,6 +207,12 @@ impl Running<'_> {
             Order::Reload => self.reload(Why::Ordered),
             Order::Reopen => self.shared.observer.reopen(),
             Order::Report => self.report(),
+            Order::Question { id, question } => {
+                if let Some((teller, _)) = &self.supervisor {
+                    let answer = question::answer(question, &self.shared);
+                    teller.tell(Told::Answer { id, answer });
+                }
+            }
             Order::Others { id, reports, dead } => self.handover.answered(
                 id,
                 Others {

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod completions;
 mod demo;
+mod dns;
 mod echo;
 mod explain;
 mod run;
@@ -45,6 +46,8 @@ enum Verb {
     Upgrade(ask::Ask),
     /// Tell of the generations: their connections and streams, how the last reload ended
     Status(ask::AskStatus),
+    /// Look into the DNS cache of a running weir, or empty it
+    Dns(dns::Dns),
     /// Check the configuration and report all mistakes at once, without serving
     Check(File),
     /// Tell where a request would go and why, without sending anything
@@ -89,6 +92,7 @@ impl Cli {
             Verb::Reload(ask) => ask.reload().map_err(Fault::Unusable),
             Verb::Upgrade(ask) => ask.upgrade().map_err(Fault::Unusable),
             Verb::Status(ask) => ask.run().map_err(Fault::Unusable),
+            Verb::Dns(dns) => dns.run().map_err(Fault::Unusable),
             Verb::Check(file) => check::check(&file.source()),
             Verb::Explain(explain) => explain.run(),
             Verb::Demo(demo) => demo.run(),

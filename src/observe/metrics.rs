@@ -28,6 +28,10 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Access log records that were lost.
     pub access_log_dropped: IntCounter,
+    /// Queries to DNS servers, by server and result.
+    pub dns_queries: IntCounterVec,
+    /// How long they took, by server.
+    pub dns_seconds: HistogramVec,
 }
 
 /// Gauges that are read when somebody asks.
@@ -143,6 +147,20 @@ impl Metrics {
                     "Access log records that were lost.",
                 ),
             ),
+            dns_queries: counters(
+                &registry,
+                names::DNS_QUERIES,
+                "Queries to DNS servers by server and result.",
+                &["server", "result"],
+            ),
+            dns_seconds: kept(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(names::DNS_SECONDS, "How long a DNS server takes to answer.")
+                        .buckets(names::DNS_BUCKETS.to_vec()),
+                    &["server"],
+                ),
+            ),
             registry,
         }
     }
@@ -223,6 +241,13 @@ impl Metrics {
                 .with_label_values(&[listener, name])
                 .set(days);
         }
+    }
+
+    /// Adds one that somebody else counts.
+    pub fn add(&self, collector: Box<dyn Collector>) {
+        self.registry
+            .register(collector)
+            .expect("each metric is registered once, in a registry of its own");
     }
 
     /// All metrics in Prometheus' text format.

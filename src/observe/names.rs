@@ -38,6 +38,12 @@ pub const RELOADS: &str = "weir_config_reload_total";
 pub const BUILD_INFO: &str = "weir_build_info";
 /// Access log records that were lost because the log's disk didn't keep up or failed.
 pub const ACCESS_LOG_DROPPED: &str = "weir_access_log_dropped_total";
+/// Lookups of names by result: hit, stale, miss, negative or failure.
+pub const DNS_LOOKUPS: &str = "weir_dns_lookups_total";
+/// Queries to DNS servers by server and result.
+pub const DNS_QUERIES: &str = "weir_dns_queries_total";
+/// How long a DNS server takes to answer.
+pub const DNS_SECONDS: &str = "weir_dns_query_seconds";
 
 /// Labels of [`REQUESTS`].
 pub const REQUEST_LABELS: &[&str] = &["team", "model", "provider", "status"];
@@ -57,6 +63,10 @@ pub const TIME_BUCKETS: &[f64] = &[
 /// Bounds of [`INTER_TOKEN`], seconds.
 pub const GAP_BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5,
+];
+/// Bounds of [`DNS_SECONDS`], seconds.
+pub const DNS_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 ];
 /// Bounds of [`OVERHEAD`], seconds.
 pub const OVERHEAD_BUCKETS: &[f64] = &[

@@ -69,7 +69,7 @@ impl Supervisor {
     fn answer_at_stop(&self) {
         for job in self.held.borrow_mut().jobs.drain(..) {
             if let Some(answer) = job.answer {
-                let _ = answer.send(refusal(STOPS.to_owned()));
+                let _ = answer.send(Outcome::refused(STOPS));
             }
         }
     }
@@ -113,8 +113,7 @@ impl Supervisor {
         for answer in answers {
             let _ = answer.send(Outcome {
                 ok,
-                message: message.clone(),
-                status: None,
+                ..Outcome::done(message.clone())
             });
         }
         if ok {
@@ -238,14 +237,6 @@ impl Supervisor {
 }
 
 pub(super) const STOPS: &str = "weir is stopping";
-
-pub(super) fn refusal(message: String) -> Outcome {
-    Outcome {
-        ok: false,
-        message,
-        status: None,
-    }
-}
 
 /// None at first; then ever longer, while generations end soon after their start.
 fn pause_after(early_ends: u32) -> Duration {
