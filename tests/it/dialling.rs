@@ -5,8 +5,8 @@ use crate::support::dns_server::Known;
 use crate::support::socks_proxy::Asked;
 use crate::support::tls::TlsFront;
 use crate::support::{
-    Answer, Authority, Client, DnsServer, ForwardProxy, Gateway, Launch, Provider, SocksProxy,
-    eventually,
+    Answer, Authority, Client, DnsServer, ForwardProxy, Gateway, H2Provider, Launch, Provider,
+    SocksProxy, eventually,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -588,4 +588,83 @@ fn tunnels_are_made_ahead_too_and_a_failure_is_only_counted() {
     load(&gateway, "far", 1, 10);
     assert_eq!(world.tunnels("https"), 1);
     assert_eq!(gateway.value("llm_upstream_error_total", &[]), None);
+}
+
+// === HTTP/2 ===
+
+/// A model server of HTTP/2 behind TLS.
+fn h2_provider(authority: &Authority) -> (H2Provider, TlsFront) {
+    let provider = H2Provider::start(|exchange| {
+        exchange.head(200, &[("content-type", "application/json")]);
+        exchange.data("{}", true);
+    });
+    let front = authority.front("DNS:api.test", &["h2", "http/1.1"], provider.address());
+    (provider, front)
+}
+
+/// `cargo test --test it -- --ignored --nocapture handshakes_per` prints what connections cost.
+#[test]
+#[ignore = "a measurement"]
+fn handshakes_per_thousand_requests() {
+    println!("| road | clients | requests | tcp | tls | proxy_tls | tunnels |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    let world = Proxies::new(Provider::json("{}"));
+    let ca = world.authority.ca().display().to_string();
+    let h1 = world
+        .authority
+        .front("DNS:api.test", &["http/1.1"], world.provider.address());
+    let (_h2_provider, h2) = h2_provider(&world.authority);
+    world.dns.lead("api.test", &[HERE]);
+    world.dns.lead("near.test", &[HERE]);
+    let plain = format!("http://near.test:{}", world.provider.address().port());
+    let far = format!("http://far.test:{}", world.provider.address().port());
+    let https = |front: &TlsFront| format!("https://api.test:{}", front.address().port());
+    let through = |kind: &str| format!("proxy_url: \"{}\"\n", world.url(kind));
+    world
+        .behind_tls
+        .lead(&format!("api.test:{}", h2.address().port()), h2.address());
+    world
+        .http
+        .lead(&format!("api.test:{}", h2.address().port()), h2.address());
+    for (road, url, proxy) in [
+        ("direct http", plain, String::new()),
+        ("direct https h1", https(&h1), String::new()),
+        ("direct https h2", https(&h2), String::new()),
+        ("http proxy", far.clone(), through("http")),
+        (
+            "http proxy, https h2",
+            https(&h2),
+            through("http") + "egress: {proxied: [api.test], prewarm: 0}\n",
+        ),
+        ("https proxy", far.clone(), through("https")),
+        (
+            "https proxy, https h2",
+            https(&h2),
+            through("https") + "egress: {proxied: [api.test], prewarm: 0}\n",
+        ),
+        ("socks5 proxy", far.clone(), through("socks5")),
+        ("socks5h proxy", far, through("socks5h")),
+    ] {
+        for clients in [1, 50] {
+            let yaml = format!(
+                "{proxy}dns: {{servers: [\"{}\"]}}\nmodel_routes: {{m: \"{url}\"}}\n",
+                world.dns.address()
+            );
+            let gateway = Launch::file(&yaml).env("SSL_CERT_FILE", &ca).start();
+            load(&gateway, "m", clients, 1000 / clients);
+            let count = |kind| {
+                let labels = [("kind", kind)];
+                gateway
+                    .value("weir_pool_handshakes_total", &labels)
+                    .unwrap_or(0.0)
+            };
+            println!(
+                "| {road} | {clients} | 1000 | {} | {} | {} | {} |",
+                count("tcp"),
+                count("tls"),
+                count("proxy_tls"),
+                count("tunnel")
+            );
+        }
+    }
 }
