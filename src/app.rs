@@ -5,6 +5,8 @@ mod build;
 mod certificates;
 mod handover;
 mod listeners;
+pub mod question;
+mod resolving;
 mod running;
 mod source;
 
@@ -12,7 +14,7 @@ pub use build::offline;
 pub use source::{Fault, Source};
 
 use crate::config::{self, Settings};
-use crate::egress;
+use crate::egress::{self, Memory};
 use crate::govern::Governor;
 use crate::observe::settings::{Format, Level};
 use crate::observe::{Observer, program_log};
@@ -26,6 +28,7 @@ use build::{Shared, resolver};
 use certificates::{Certificates, Loader};
 use handover::Handover;
 use listeners::Listeners;
+use resolving::Watch;
 use running::{Running, Signals};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -276,8 +279,9 @@ impl Start<'_> {
         let shared = Shared {
             observer: Arc::clone(&observer),
             governor: Arc::new(Governor::new(settings.govern.clone())),
-            resolver: resolver(&settings)?,
+            resolver: resolver(&settings, Arc::new(Watch::new(&observer.metrics)))?,
             own: own_of(&sockets),
+            dialling: Arc::new(Memory::new(observer.metrics.pool.clone())),
         };
         let teller = supervisor.as_ref().map(|(teller, _)| teller.clone());
         let handover = Arc::new(Handover::new(
@@ -312,6 +316,7 @@ impl Start<'_> {
             observer.rotate(false);
             build::warm(&live.pin(), &shared.resolver, vocabulary).await;
         }
+        connect_ahead(&live, succeeds).await;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             generation = number,
@@ -355,6 +360,17 @@ impl Start<'_> {
         running.until_over().await;
         tracing::info!("stopped");
         Ok(handover)
+    }
+}
+
+/// Connects to upstreams ahead of requests. Where another generation serves meanwhile, this one waits
+/// a moment for it; else whoever waits for weir comes first.
+async fn connect_ahead(live: &Arc<Live>, wait: bool) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let snapshot = live.pin();
+    let work = tokio::spawn(async move { build::connect_ahead(&snapshot).await });
+    if wait && tokio::time::timeout(PATIENCE, work).await.is_err() {
+        tracing::debug!("some upstreams were not connected to within {PATIENCE:?}");
     }
 }
 

@@ -27,8 +27,9 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
     let shared = Shared {
         observer: Observer::new(&quiet)?,
         governor: Arc::new(Governor::new(settings.govern.clone())),
-        resolver: resolver(settings)?,
+        resolver: resolver(settings, Arc::new(()))?,
         own: egress::Own::new(addresses_of(settings)),
+        dialling: Arc::default(),
     };
     shared.build(settings, None)
 }
@@ -39,8 +40,11 @@ fn addresses_of(settings: &Settings) -> Vec<SocketAddr> {
     sockets.iter().filter_map(|it| it.address.tcp()).collect()
 }
 
-pub(super) fn resolver(settings: &Settings) -> Result<weir_dns::Resolver, Fault> {
-    weir_dns::Resolver::new(settings.egress.dns.clone())
+pub(super) fn resolver(
+    settings: &Settings,
+    observer: Arc<dyn weir_dns::Observer>,
+) -> Result<weir_dns::Resolver, Fault> {
+    weir_dns::Resolver::with_observer(settings.egress.dns.clone(), observer)
         .map_err(|error| Fault::Unusable(format!("dns: {error}")))
 }
 
@@ -52,6 +56,8 @@ pub(super) struct Shared {
     pub(super) resolver: weir_dns::Resolver,
     /// Where weir listens, which no request may be sent to.
     pub(super) own: egress::Own,
+    /// What dialling has taught.
+    pub(super) dialling: Arc<egress::Memory>,
 }
 
 impl Shared {
@@ -98,8 +104,12 @@ impl Shared {
         Ok(Snapshot {
             model_list: model_list(&routes, &upstreams),
             corridor: settings.proxy.clone(),
-            egress: Egress::new(settings.egress.clone(), self.resolver.clone())
-                .refusing(self.own.clone()),
+            egress: Egress::new(
+                settings.egress.clone(),
+                self.resolver.clone(),
+                Arc::clone(&self.dialling),
+            )
+            .refusing(self.own.clone()),
             governor: Arc::clone(&self.governor),
             observer: Arc::clone(&self.observer),
             routes,
@@ -142,6 +152,13 @@ pub(super) async fn warm(
     if tokio::time::timeout(PATIENCE, all).await.is_err() {
         tracing::warn!("some upstreams' names were not resolved within {PATIENCE:?}");
     }
+}
+
+/// Connects to the busiest upstreams, before a request asks for one.
+pub(super) async fn connect_ahead(snapshot: &Snapshot) {
+    let exits = snapshot.exits.iter();
+    let endpoints = exits.map(|exit| (&exit.endpoint, &exit.limits));
+    snapshot.egress.connect_ahead(endpoints).await;
 }
 
 /// Further tries for requests that no model route governs.

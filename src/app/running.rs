@@ -10,7 +10,7 @@ use super::build::Shared;
 use super::certificates::{Certificates, Loaded};
 use super::handover::{Handover, Others};
 use super::listeners::{Closing, Listeners};
-use super::{Fault, Source};
+use super::{Fault, Source, question};
 use crate::config::{self, Settings};
 use crate::snapshot::{Live, Snapshot};
 use crate::supervise::protocol::{Order, Reloaded, Told};

@@ -15,7 +15,7 @@ pub use super::forbidden::{Why, literal, why};
 pub use super::own::Own;
 pub use no_proxy::NoProxy;
 pub use pattern::{Pattern, PatternError};
-pub use proxy_url::{ProxyUrl, ProxyUrlError};
+pub use proxy_url::{Login, ProxyKind, ProxyUrl, ProxyUrlError};
 
 /// Everything that `egress`, `proxy_url` and `dns` say.
 #[derive(Clone, Debug)]

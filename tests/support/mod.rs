@@ -18,6 +18,7 @@ pub mod h2_provider;
 pub mod h2c;
 pub mod load;
 pub mod provider;
+pub mod socks_proxy;
 pub mod supervised;
 pub mod tls;
 pub mod tls_client;
@@ -31,6 +32,7 @@ pub use gate::{Gate, eventually};
 pub use gateway::{Gateway, Launch};
 pub use h2_provider::H2Provider;
 pub use provider::{Exchange, Provider};
+pub use socks_proxy::SocksProxy;
 pub use tls::Authority;
 
 use std::time::Duration;

@@ -6,7 +6,7 @@
 
 use super::{Check, exits, road};
 use crate::config::path::Path;
-use crate::egress::settings::{NoProxy, Pattern, ProxyUrl, ProxyUrlError};
+use crate::egress::settings::{NoProxy, Pattern, ProxyUrl};
 
 /// By preference: curl takes the lower case first. weir has one proxy for all upstreams, and most are
 /// `https`.
@@ -56,11 +56,6 @@ pub(super) fn proxies(path: &Path, check: &mut Check<'_>) -> Vec<ProxyUrl> {
                 check.findings.wrong_because(path, found, road::PROXY_PLACE);
             }
             return vec![url];
-        }
-        Err(ProxyUrlError::NotBuilt(scheme)) => {
-            check
-                .findings
-                .not_built(path, format!("{name} ({scheme}://)"));
         }
         Err(_) => {
             let found = format!("the variable {name}, which is no proxy's URL");
