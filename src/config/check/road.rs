@@ -90,6 +90,7 @@ fn dns(dns: &Dns, check: &mut Check<'_>) -> weir_dns::Config {
         negative_ttl: or(dns.negative_ttl, standard.negative_ttl),
         stale: or(dns.stale, standard.stale),
         timeout: timeout.unwrap_or(standard.timeout),
+        ..standard
     }
 }
 
