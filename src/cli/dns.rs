@@ -97,9 +97,22 @@ fn flushed(name: Option<&str>, answers: &[Flushed]) -> String {
 }
 
 fn table(answer: &DnsAnswer) -> String {
-    let mut names = vec![["NAME", "ADDRESSES", "SOURCE", "FRESH", "STALE", "AGE", "USED", "NOTE"].map(str::to_owned)];
+    let mut names = vec![
+        [
+            "NAME",
+            "ADDRESSES",
+            "SOURCE",
+            "FRESH",
+            "STALE",
+            "AGE",
+            "USED",
+            "NOTE",
+        ]
+        .map(str::to_owned),
+    ];
     names.extend(answer.names.iter().map(name_row));
-    let mut servers = vec![["SERVER", "QUERIES", "FAILURES", "LATENCY", "STATE"].map(str::to_owned)];
+    let mut servers =
+        vec![["SERVER", "QUERIES", "FAILURES", "LATENCY", "STATE"].map(str::to_owned)];
     servers.extend(answer.servers.iter().map(server_row));
     format!("{}\n{}", aligned(&names), aligned(&servers))
 }
@@ -119,7 +132,11 @@ fn name_row(name: &DnsName) -> [String; 8] {
     }
     [
         name.name.clone(),
-        if addresses.is_empty() { "-".to_owned() } else { addresses.join(",") },
+        if addresses.is_empty() {
+            "-".to_owned()
+        } else {
+            addresses.join(",")
+        },
         name.source.clone(),
         seconds(name.fresh_seconds),
         seconds(name.stale_seconds),
@@ -134,7 +151,9 @@ fn server_row(server: &DnsServer) -> [String; 5] {
         server.address.to_string(),
         server.queries.to_string(),
         server.failures.to_string(),
-        server.latency_ms.map_or_else(|| "-".to_owned(), |it| format!("{it}ms")),
+        server
+            .latency_ms
+            .map_or_else(|| "-".to_owned(), |it| format!("{it}ms")),
         if server.silent { "silent" } else { "well" }.to_owned(),
     ]
 }
@@ -188,7 +207,10 @@ gone.example  -                    dns     3s     0s       2s     2s ago    no s
 SERVER        QUERIES  FAILURES  LATENCY  STATE
 192.0.2.53:53  7        2         1.5ms    well
 ";
-        assert_eq!(table(&answer), expected.replace("SERVER        ", "SERVER         "));
+        assert_eq!(
+            table(&answer),
+            expected.replace("SERVER        ", "SERVER         ")
+        );
     }
 
     #[test]
@@ -196,7 +218,13 @@ SERVER        QUERIES  FAILURES  LATENCY  STATE
         let two = Flushed { flushed: 2 };
         let none = Flushed::default();
         assert_eq!(flushed(None, &[two]), "2 names are forgotten");
-        assert_eq!(flushed(None, &[two, none]), "2 names are forgotten, in 2 generations");
-        assert_eq!(flushed(Some("a.example"), &[none]), "a.example was not known");
+        assert_eq!(
+            flushed(None, &[two, none]),
+            "2 names are forgotten, in 2 generations"
+        );
+        assert_eq!(
+            flushed(Some("a.example"), &[none]),
+            "a.example was not known"
+        );
     }
 }

@@ -83,6 +83,7 @@ fn knowing(proxy: Option<&str>, names: &[(&str, &[&str])]) -> Egress {
             .collect(),
         fresh: Duration::from_secs(3600),
         stale: Duration::from_secs(3600),
+        missing_for: None,
     });
     egress.resolver.learn(known);
     egress
@@ -92,7 +93,7 @@ fn knowing(proxy: Option<&str>, names: &[(&str, &[&str])]) -> Egress {
 fn dialled(way: &Way) -> Vec<String> {
     match &way.reach {
         Reach::Direct(addresses) => addresses.iter().map(ToString::to_string).collect(),
-        Reach::Tunnel(..) => Vec::new(),
+        Reach::Proxy(_) => Vec::new(),
     }
 }
 

@@ -159,8 +159,11 @@ impl Metrics {
             dns_seconds: kept(
                 &registry,
                 HistogramVec::new(
-                    HistogramOpts::new(names::DNS_SECONDS, "How long a DNS server takes to answer.")
-                        .buckets(names::DNS_BUCKETS.to_vec()),
+                    HistogramOpts::new(
+                        names::DNS_SECONDS,
+                        "How long a DNS server takes to answer.",
+                    )
+                    .buckets(names::DNS_BUCKETS.to_vec()),
                     &["server"],
                 ),
             ),

@@ -45,6 +45,8 @@ pub const DNS_QUERIES: &str = "weir_dns_queries_total";
 /// How long a DNS server takes to answer.
 pub const DNS_SECONDS: &str = "weir_dns_query_seconds";
 
+/// Open connections to upstreams, idle ones too, by road.
+pub const POOL_CONNECTIONS: &str = "weir_pool_connections";
 /// Requests that were given a connection to an upstream, by road and whether it was reused.
 pub const POOL_REQUESTS: &str = "weir_pool_requests_total";
 /// Handshakes on the way to upstreams: `tcp`, `tls`, `proxy_tls`, `tunnel`.

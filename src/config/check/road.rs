@@ -84,15 +84,15 @@ pub(super) fn proxy_texts(
 const PROXIES_MAX: usize = 16;
 
 /// How a proxy is written.
-pub(super) const PROXY: &str = "http://[user:password@]host:port, or https, socks5, socks5h \
-                                (%25 %3A %40 %2F for %, :, @ and / in user or password)";
+pub(super) const PROXY: &str = "http://[user:password@]host:port, or https, socks5, socks5h (%25 \
+                                %3A %40 %2F for %, :, @ and / in user or password)";
 
 /// Where a proxy can be.
 pub(super) const PROXY_PLACE: &str = "the address of a proxy";
 
 /// A proxy's URL.
 pub(super) fn proxy(text: &str, path: &Path, check: &mut Check<'_>) -> Option<ProxyUrl> {
-    let error = match text.parse() {
+    match text.parse() {
         Ok(url) => {
             if let Some(why) = exits::why_no_proxy(&url, check) {
                 let found = format!("{} ({why})", check.findings.found(path));
@@ -100,17 +100,12 @@ pub(super) fn proxy(text: &str, path: &Path, check: &mut Check<'_>) -> Option<Pr
             }
             return Some(url);
         }
-        Err(error) => error,
-    };
-    check.findings.wrong(
-        path,
-        match error {
-            ProxyUrlError::CredentialsLength => {
-                "socks5://user:password@host:port with 1 to 255 bytes each for user and password"
-            }
-            _ => PROXY,
-        },
-    );
+        Err(ProxyUrlError::CredentialsLength) => check.findings.wrong(
+            path,
+            "socks5://user:password@host:port with 1 to 255 bytes each for user and password",
+        ),
+        Err(_) => check.findings.wrong(path, PROXY),
+    }
     None
 }
 
