@@ -27,7 +27,7 @@ pub struct Settings {
     /// `timeouts.drain`: how long open requests may go on when weir stops or is replaced.
     pub drain: Duration,
     /// `timeouts.idle_close_delay`: idle connections of a weir that is replaced are closed one by one
-    /// over this time, so that few clients meet a closed one just as they send.
+    /// over this time (none in its first fifth), so that few clients meet a closed one just as they send.
     pub idle_close_delay: Duration,
     /// `trusted_proxies`: who may speak the PROXY protocol.
     pub trusted: Vec<IpNet>,

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod names;
 pub mod pool;
 pub mod program_log;
+mod rotated;
 pub mod settings;
 pub mod sink;
 

@@ -4,9 +4,8 @@
 //! request never waits for a disk and a busy host makes few system calls. A full disk costs log
 //! lines (counted), never traffic.
 
+use super::rotated::Rotated;
 use super::settings::LogFile;
-use file_rotate::suffix::AppendCount;
-use file_rotate::{ContentLimit, FileRotate, compression::Compression};
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 use std::io::{self, Write};
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long an end waits for the last lines.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Lines that wait for a slow disk (or for a rotated file's compression) may take this much.
+/// Lines that wait for a slow disk may take this much.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// The request's end of a log.
@@ -190,7 +189,7 @@ impl Shared {
 
 enum Output {
     Stdout,
-    File(Box<FileRotate<AppendCount>>, std::path::PathBuf),
+    File(Rotated),
     /// A file that another process rotates.
     Shared(std::path::PathBuf),
 }
@@ -200,35 +199,14 @@ impl Output {
         let Some(file) = file else {
             return Ok(Self::Stdout);
         };
-        let folder = file.path.parent().unwrap_or(std::path::Path::new(""));
-        let named = |error: io::Error| {
+        let opened = Rotated::open(file).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", file.path.display()))
-        };
-        if !folder.as_os_str().is_empty() {
-            std::fs::create_dir_all(folder).map_err(named)?;
-        }
-        // The crate reports a file that can't be opened only by losing lines: try it first.
-        std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&file.path)
-            .map_err(named)?;
-        if follows {
-            return Ok(Self::Shared(file.path.clone()));
-        }
-        let compression = if file.compress {
-            Compression::OnRotate(0)
+        })?;
+        Ok(if follows {
+            Self::Shared(file.path.clone())
         } else {
-            Compression::None
-        };
-        let rotated = FileRotate::new(
-            &file.path,
-            AppendCount::new(file.keep),
-            ContentLimit::BytesSurpassed(file.size_bytes_max),
-            compression,
-            None,
-        );
-        Ok(Self::File(Box::new(rotated), folder.to_path_buf()))
+            Self::File(opened)
+        })
     }
 
     fn write(&mut self, batch: &[u8]) -> io::Result<()> {
@@ -238,14 +216,7 @@ impl Output {
                 stdout.write_all(batch)?;
                 stdout.flush()
             }
-            Self::File(file, folder) => {
-                if !folder.as_os_str().is_empty() {
-                    // The crate panics where the folder is gone and can't be made again.
-                    std::fs::create_dir_all(folder)?;
-                }
-                file.write_all(batch)?;
-                file.flush()
-            }
+            Self::File(file) => file.write(batch),
             Self::Shared(path) => {
                 let mut options = std::fs::OpenOptions::new();
                 let mut file = options.append(true).create(true).open(path)?;
@@ -267,30 +238,6 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("weir-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         folder
-    }
-
-    #[test]
-    fn files_are_rotated_by_size_compressed_and_the_oldest_goes() {
-        let folder = folder("rotate");
-        let file = LogFile {
-            path: folder.join("access.log"),
-            size_bytes_max: 100,
-            keep: 2,
-            compress: true,
-        };
-        let sink = Sink::open(Some(&file), counter()).unwrap();
-        for n in 0..5 {
-            sink.write(|line| writeln!(line, "{n} {}", "x".repeat(120)).unwrap());
-            assert!(sink.flush(PATIENCE));
-        }
-        drop(sink);
-        let mut names: Vec<_> = std::fs::read_dir(&folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["access.log", "access.log.1.gz", "access.log.2.gz"]);
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -308,16 +308,19 @@ fn upgrade_and_then(weir: &Gateway, act: impl Fn(&Generation)) -> Output {
     })
 }
 
+/// Long enough to be met by a signal on a busy machine too.
+const SLOW_PROBATION: &str = "probation: 8s";
+
 #[test]
 fn a_crash_right_after_it_was_ready_changes_nothing() {
     let crash = |weir: &Gateway| upgrade_and_then(weir, |new| signal(new.pid, libc::SIGKILL));
-    fails("probation: 3s", Loss::OfTheKilled, |_| {}, crash);
+    fails(SLOW_PROBATION, Loss::OfTheKilled, |_| {}, crash);
 }
 
 #[test]
 fn a_generation_that_hangs_right_after_it_was_ready_changes_nothing() {
     let freeze = |weir: &Gateway| upgrade_and_then(weir, |new| signal(new.pid, libc::SIGSTOP));
-    fails("probation: 3s", Loss::OfTheKilled, |_| {}, freeze);
+    fails(SLOW_PROBATION, Loss::OfTheKilled, |_| {}, freeze);
 }
 
 #[test]
@@ -364,6 +367,28 @@ fn a_killed_generation_is_replaced_from_the_same_listeners() {
         failed,
         "it goes on failing:\n{counts}"
     );
+}
+
+#[test]
+fn where_no_generation_can_be_started_it_is_tried_again_and_clients_wait() {
+    const FAILURES: usize = 5;
+    let model = Model::start();
+    let weir = start(&model, "");
+    assert_eq!(weir.wait_settled().number, 1);
+    weir.write_config("model_rautes: {}");
+    weir.kill_generation(1);
+    eventually("some failures to start one", || {
+        let log = weir.log();
+        let failed = log.matches("no generation could be started").count();
+        (failed >= FAILURES).then_some(())
+    });
+    assert!(weir.log().contains("model_rautes"), "the log says why");
+    // The socket is open all the time: a client gets its answer late, not a refusal.
+    let mut waiting = weir.client();
+    waiting.post(CHAT, BODY);
+    weir.write_config(&config(&model.url(), ""));
+    assert_eq!(waiting.answer().status(), 200);
+    assert!(weir.wait_settled().number > 1);
 }
 
 #[test]
@@ -542,6 +567,28 @@ fn a_stream_that_is_open_when_the_time_is_over_ends_with_an_error_event() {
             assert_eq!(weir.wait_settled().number, 2);
         }
     }
+}
+
+#[test]
+fn past_the_generations_that_may_live_at_once_the_oldest_is_ended() {
+    let model = Model::start();
+    let weir = start(&model, "upgrade: {probation: 50ms, generations: 2}");
+    let mut oldest = streaming(weir.address(), LAST);
+    assert_done(&weir.upgrade());
+    assert_eq!(weir.generations().len(), 2, "as many as may be");
+    assert_eq!(oldest.read_text_until("\n\n"), model::event(0, 1));
+    let mut old = streaming(weir.address(), 0);
+    assert_done(&weir.upgrade());
+    let (rest, whole) = oldest.rest();
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(rest.contains("shutting_down"), "{rest}");
+    assert!(whole && !rest.contains("[DONE]"), "{rest}");
+    drop(oldest);
+    weir.wait_generations("one to end", |all| all.len() == 2);
+    assert_eq!(old.read_text_until("\n\n"), model::event(0, 1));
+    model.end_batch(0);
+    let (rest, whole) = old.rest();
+    assert!(whole && rest.ends_with(b"data: [DONE]\n\n"));
 }
 
 #[test]

@@ -185,5 +185,8 @@ def bad_upgrades(host):
     host.must("rm /usr/bin/weir")
     refuses(host, "a program that is gone", "/usr/bin/weir", by=asked)
     host.replace("b")
+    host.traffic.forget()
     status, said, _ = host.systemctl("reload", "weir")
     host.check("a good program after bad ones", status == 0, said)
+    host.traffic.look_on()
+    host.counted("a good program after bad ones")
