@@ -21,6 +21,7 @@ mod limits;
 mod listeners;
 mod metering;
 mod noon;
+mod proxies;
 mod regression;
 mod reload;
 mod routing;
