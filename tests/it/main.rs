@@ -24,6 +24,7 @@ mod noon;
 mod proxies;
 mod regression;
 mod reload;
+mod resolving;
 mod routing;
 mod sdk;
 mod streaming;

@@ -212,7 +212,11 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- {} ---\n{}\n---", self.name, self.output());
+            const LINES: usize = 40;
+            let output = self.output();
+            let lines: Vec<&str> = output.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LINES)..];
+            eprintln!("--- {} ---\n{}\n---", self.name, last.join("\n"));
         }
     }
 }
