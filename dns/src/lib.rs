@@ -58,6 +58,12 @@ pub struct Config {
     pub stale: Duration,
     /// What one lookup may take, with all its tries: 2 s.
     pub timeout: Duration,
+    /// Domains that names with fewer than `ndots` dots are looked up below, in this order; `None`
+    /// (the default) means those of `/etc/resolv.conf`.
+    pub search: Option<Vec<String>>,
+    /// Names with at least so many dots are only looked up as they are, 0 to 15; `None` (the
+    /// default) means what `/etc/resolv.conf` says, else 1.
+    pub ndots: Option<u8>,
 }
 
 impl Default for Config {
@@ -69,6 +75,8 @@ impl Default for Config {
             negative_ttl: Duration::from_secs(5),
             stale: Duration::from_secs(3600),
             timeout: Duration::from_secs(2),
+            search: None,
+            ndots: None,
         }
     }
 }

@@ -157,12 +157,12 @@ fn exit(
         upstream::settings::Egress::Auto => egress::Mode::Auto,
         upstream::settings::Egress::Direct => egress::Mode::Direct,
         upstream::settings::Egress::Proxy => egress::Mode::Proxy(None),
-        upstream::settings::Egress::Url(url) => {
-            let proxy: egress::ProxyUrl = url
-                .expose()
-                .parse()
-                .map_err(|error: egress::ProxyUrlError| format!("egress: {error}"))?;
-            egress::Mode::Proxy(Some(Arc::new(proxy)))
+        upstream::settings::Egress::Urls(urls) => {
+            let proxies: Result<egress::Proxies, egress::ProxyUrlError> = urls
+                .iter()
+                .map(|url| url.expose().parse().map(Arc::new))
+                .collect();
+            egress::Mode::Proxy(Some(proxies.map_err(|error| format!("egress: {error}"))?))
         }
     };
     let tls = egress::Tls::load(

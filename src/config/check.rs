@@ -39,7 +39,7 @@ pub(super) fn settings(file: &File, findings: &mut Findings, folder: &std::path:
     let (listeners, admin) = listeners::listeners(file, &trusted, &mut check);
     let bounds = bounds::bounds(file, &mut check);
     let egress = road::road(file, &mut check);
-    let mut pool = Pool::new(file, egress.proxy.is_some(), &mut check);
+    let mut pool = Pool::new(file, !egress.proxies.is_empty(), &mut check);
     let route = routes::routes(file, &mut pool, &mut check);
     let (request_headers, response_headers) = edits::general(file, &mut check);
     Settings {

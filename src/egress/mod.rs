@@ -63,6 +63,9 @@ pub struct Endpoint {
     pool_key: u64,
 }
 
+/// Forward proxies in the order in which they are preferred. Never empty where it is a way out.
+pub type Proxies = Arc<[Arc<ProxyUrl>]>;
+
 /// A provider's `egress` key.
 #[derive(Clone, Debug, Default)]
 pub enum Mode {
@@ -71,8 +74,8 @@ pub enum Mode {
     Auto,
     /// Without a proxy.
     Direct,
-    /// Through `proxy_url`, or through a proxy of its own.
-    Proxy(Option<Arc<ProxyUrl>>),
+    /// Through `proxy_url`, or through proxies of its own.
+    Proxy(Option<Proxies>),
 }
 
 /// A provider's `tls` key.
@@ -103,11 +106,11 @@ pub struct Limits {
     pub write: Duration,
 }
 
-/// The rules, the proxy and the resolver. Replaced as a whole by a reload; the pools are
+/// The rules, the proxies and the resolver. Replaced as a whole by a reload; the pools are
 /// Pingora's and stay.
 #[derive(Debug)]
 pub struct Egress {
-    proxy: Option<Arc<ProxyUrl>>,
+    proxies: Proxies,
     rules: Rules,
     resolver: Resolver,
 }
@@ -258,7 +261,7 @@ impl Egress {
     /// The road of `settings`; the resolver is given, as it outlives a reload.
     pub fn new(settings: Settings, resolver: Resolver) -> Self {
         Self {
-            proxy: settings.proxy.map(Arc::new),
+            proxies: settings.proxies.into_iter().map(Arc::new).collect(),
             rules: Rules::new(settings.direct, settings.proxied),
             resolver,
         }
@@ -271,15 +274,15 @@ impl Egress {
         match &endpoint.mode {
             Mode::Direct => self.direct(endpoint, Rule::Provider, None).await,
             Mode::Proxy(own) => {
-                let proxy = own.as_ref().or(self.proxy.as_ref());
-                self.proxied(endpoint, Rule::Provider, proxy)
+                let proxies = own.as_ref().unwrap_or(&self.proxies);
+                self.proxied(endpoint, Rule::Provider, proxies)
             }
             Mode::Auto => self.by_rules(endpoint).await,
         }
     }
 
     async fn by_rules(&self, endpoint: &Endpoint) -> Result<Way, RoadError> {
-        let (host, port, has_proxy) = (&*endpoint.host, endpoint.port, self.proxy.is_some());
+        let (host, port, has_proxy) = (&*endpoint.host, endpoint.port, !self.proxies.is_empty());
         let mut known = None;
         let (road, rule) = match self.rules.by_name(host, port, has_proxy) {
             Some(choice) => choice,
@@ -291,7 +294,7 @@ impl Egress {
         };
         match road {
             Road::Direct => self.direct(endpoint, rule, known).await,
-            Road::Proxy => self.proxied(endpoint, rule, self.proxy.as_ref()),
+            Road::Proxy => self.proxied(endpoint, rule, &self.proxies),
         }
     }
 
@@ -318,9 +321,9 @@ impl Egress {
         &self,
         endpoint: &Endpoint,
         rule: Rule,
-        proxy: Option<&Arc<ProxyUrl>>,
+        proxies: &Proxies,
     ) -> Result<Way, RoadError> {
-        let proxy = proxy.ok_or_else(|| RoadError::NoProxy {
+        let proxy = proxies.first().ok_or_else(|| RoadError::NoProxy {
             host: (*endpoint.host).into(),
             rule,
         })?;

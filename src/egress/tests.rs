@@ -26,7 +26,10 @@ fn egress_with(settings: Settings) -> Egress {
 
 fn egress(proxy: Option<&str>) -> Egress {
     egress_with(Settings {
-        proxy: proxy.map(|url| url.parse().expect("a URL")),
+        proxies: proxy
+            .iter()
+            .map(|url| url.parse().expect("a URL"))
+            .collect(),
         ..Settings::default()
     })
 }
@@ -36,7 +39,7 @@ fn endpoint(scheme: Scheme, host: &str, port: u16, mode: Mode) -> Endpoint {
 }
 
 fn own(url: &str) -> Mode {
-    Mode::Proxy(Some(Arc::new(url.parse().expect("a URL"))))
+    Mode::Proxy(Some([Arc::new(url.parse().expect("a URL"))].into()))
 }
 
 #[tokio::test]
@@ -86,7 +89,7 @@ async fn a_host_that_must_be_proxied_never_goes_out_without_a_proxy() {
 async fn with_a_proxy_a_silent_dns_server_costs_no_more_than_the_patience() {
     let silent = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
     let egress = egress_with(Settings {
-        proxy: Some("http://127.0.0.1:1".parse().expect("a URL")),
+        proxies: vec!["http://127.0.0.1:1".parse().expect("a URL")],
         dns: weir_dns::Config {
             servers: vec![silent.local_addr().expect("bound")],
             timeout: Duration::from_millis(600),
@@ -251,7 +254,7 @@ async fn a_tunnel_is_opened_once_and_reused_and_never_shared_with_the_direct_roa
 #[tokio::test]
 async fn explain_names_the_entry_that_decided() {
     let egress = egress_with(Settings {
-        proxy: Some("http://me:pw@proxy.example:3128".parse().expect("a URL")),
+        proxies: vec!["http://me:pw@proxy.example:3128".parse().expect("a URL")],
         direct: vec![
             "a.example".parse().expect("a pattern"),
             ".invalid".parse().expect("one"),
@@ -278,7 +281,7 @@ async fn explain_names_the_entry_that_decided() {
             "a.example".parse().expect("a pattern"),
             "10.9.0.0/16".parse().expect("one"),
         ],
-        proxy: Some("http://proxy.example:3128".parse().expect("a URL")),
+        proxies: vec!["http://proxy.example:3128".parse().expect("a URL")],
         ..Settings::default()
     });
     let endpoint = endpoint(Scheme::Https, "10.9.1.1", 443, Mode::Auto);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use weir::config::{Mistakes, Settings, from_env, load, parse, schema};
 use weir::listen::tls::settings::ClientAuth;
 use weir::route::settings::{Balance, ProviderIndex};
+use weir::upstream::settings::Egress;
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -327,7 +328,8 @@ logging: {level: debug, format: text, file: {path: /tmp/a.log, max_size: 1MiB, k
     );
     let limit = settings.govern.rate_limit.expect("a rate limit");
     assert_eq!((limit.per_second, limit.burst), (1.0, 10));
-    assert_eq!(settings.egress.proxy.as_ref().map(|it| it.port), Some(3128));
+    assert_eq!(settings.egress.proxies.len(), 1);
+    assert_eq!(settings.egress.proxies[0].port, 3128);
     let dns: Vec<_> = settings
         .egress
         .dns
@@ -430,7 +432,9 @@ proxy_url: http://egress.corp.example:3128
 egress:
   direct: [".corp.example", "100.64.0.0/10"]
   proxied: []
-dns: {servers: [], min_ttl: 1s, max_ttl: 5m, negative_ttl: 5s, stale: 1h, timeout: 2s}
+  connection_max_age: 10m
+  prewarm: 8
+dns: {servers: [], min_ttl: 1s, max_ttl: 5m, negative_ttl: 5s, stale: 1h, timeout: 2s, search: [corp.example], ndots: 1}
 target_map: {"/v1/search": https://api.firecrawl.dev}
 model_routes:
   gpt-4o:
@@ -1403,7 +1407,15 @@ fn providers_are_checked() {
         ),
         (
             "name: a, base_url: http://a, egress: diret",
-            "providers[0].egress: found \"diret\"; allowed: auto, direct, proxy, or http://[user:password@]host:port (did you mean `direct`?)",
+            "providers[0].egress: found \"diret\"; allowed: auto, direct, proxy, http://[user:password@]host:port, or a list of such URLs (did you mean `direct`?)",
+        ),
+        (
+            "name: a, base_url: http://a, egress: [direct]",
+            "providers[0].egress[0]: found \"direct\"; allowed: http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)",
+        ),
+        (
+            "name: a, base_url: http://a, egress: []",
+            "providers[0].egress: found a list of 0; allowed: a list of 1 to 16 proxies",
         ),
         (
             "name: a, base_url: http://a, egress: proxy",
@@ -1611,6 +1623,38 @@ fn a_path_with_and_without_a_slash_is_the_same() {
 }
 
 #[test]
+fn the_road_out_is_read_with_its_standards() {
+    let plain = settings("port: 1").egress;
+    assert!(plain.proxies.is_empty());
+    assert_eq!(plain.connection_max_age, Some(Duration::from_secs(600)));
+    assert_eq!(plain.prewarm_max, 8);
+    assert_eq!((plain.dns.search, plain.dns.ndots), (None, None));
+    let full = settings(
+        "proxy_url: [\"http://one:1\", \"http://u:p@two:2\"]\n\
+         egress: {connection_max_age: 0s, prewarm: 0}\n\
+         dns: {search: [Corp.Example., \".lan\"], ndots: 15}\n\
+         providers: [{name: a, base_url: http://a, egress: [\"http://three:3\", \"http://four:4\"]}]",
+    );
+    let ports: Vec<u16> = full.egress.proxies.iter().map(|it| it.port).collect();
+    assert_eq!(ports, [1, 2]);
+    assert_eq!(full.egress.connection_max_age, None);
+    assert_eq!(full.egress.prewarm_max, 0);
+    let search = full.egress.dns.search.expect("domains");
+    assert_eq!(search, ["corp.example", "lan"]);
+    assert_eq!(full.egress.dns.ndots, Some(15));
+    let Egress::Urls(own) = &full.upstream.providers[0].egress else {
+        panic!(
+            "proxies of its own: {:?}",
+            full.upstream.providers[0].egress
+        );
+    };
+    assert_eq!(own.len(), 2);
+    let none = settings("dns: {search: []}\nproxy_url: \"\"").egress;
+    assert_eq!(none.dns.search, Some(Vec::new()));
+    assert!(none.proxies.is_empty());
+}
+
+#[test]
 fn headers_and_the_road_are_checked() {
     for (text, mistake) in [
         (
@@ -1632,6 +1676,38 @@ fn headers_and_the_road_are_checked() {
         (
             "egress: {direct: [\"a b\"]}",
             "egress.direct[0]: found \"a b\"; allowed: a host, .suffix, *.suffix, IP address or network such as 10.0.0.0/8, each with or without :port",
+        ),
+        (
+            "egress: {connection_max_age: 1500ms}",
+            "egress.connection_max_age: found \"1500ms\"; allowed: 0s (never), or whole seconds up to 30d",
+        ),
+        (
+            "egress: {connection_max_age: 31d}",
+            "egress.connection_max_age: found \"31d\"; allowed: 0s (never), or whole seconds up to 30d",
+        ),
+        (
+            "egress: {prewarm: 1001}",
+            "egress.prewarm: found 1001; allowed: a number from 0 (off) to 1000",
+        ),
+        (
+            "dns: {search: [corp.example, \"a b\"]}",
+            "dns.search[1]: found \"a b\"; allowed: a domain such as corp.example",
+        ),
+        (
+            "dns: {search: [a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a]}",
+            "dns.search: found a list of 17; allowed: at most 16 domains",
+        ),
+        (
+            "dns: {ndots: 16}",
+            "dns.ndots: found 16; allowed: a number from 0 to 15",
+        ),
+        (
+            "proxy_url: [\"http://one:1\", \"http://user:secret\"]",
+            "proxy_url[1]: found \"http://***\"; allowed: http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)",
+        ),
+        (
+            "proxy_url: {a: b}",
+            "proxy_url: found a mapping; allowed: a text or a list of texts",
         ),
         (
             "proxy_url: \"http://user:secret\"",
@@ -1777,6 +1853,7 @@ fn no_mistake_shows_a_secret() {
         "logging: {level: \"${SECRET}\"}",
         "proxy_url: \"${SECRET}\"",
         "proxy_url: \"http://u:${SECRET}@h:x\"",
+        "proxy_url: [\"http://u:${SECRET}@h:x\", \"http://geheim@h:x\", geheim@h]",
         "proxy_url: \"http://geheim:geheim@h:x\"",
         "proxy_url: \"http://u:geheim:@h:0/geheim\"",
         "port: ${NOPE:-geheim}",

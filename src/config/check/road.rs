@@ -1,11 +1,12 @@
 //! `proxy_url`, `egress`, `dns`: the road out.
 
 use super::{Check, bounds};
-use crate::config::file::{Dns, Egress, File};
+use crate::config::file::{Dns, Egress, File, OneOrMore};
 use crate::config::lists::List;
 use crate::config::path::Path;
-use crate::config::units::{Span, Text};
-use crate::egress::settings::{Pattern, ProxyUrl, ProxyUrlError, Settings};
+use crate::config::units::{Span, Text, Whole};
+use crate::egress::settings::{Pattern, ProxyUrl, ProxyUrlError, Settings, is_name};
+use crate::types::Secret;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -14,15 +15,64 @@ pub(super) fn road(file: &File, check: &mut Check<'_>) -> Settings {
     let no_egress = Egress::default();
     let egress = file.egress.as_ref().unwrap_or(&no_egress);
     let path = check.key("egress");
-    let url = check.key("proxy_url");
-    let secret = check.secret(file.proxy_url.as_ref(), &url);
     Settings {
-        proxy: secret.and_then(|text| proxy(text.expose(), &url, "proxy_url", check)),
+        proxies: proxies(file.proxy_url.as_ref(), &check.key("proxy_url"), check),
         direct: patterns(egress.direct.as_ref(), &path.key("direct"), check),
         proxied: patterns(egress.proxied.as_ref(), &path.key("proxied"), check),
+        connection_max_age: max_age(egress.connection_max_age, &path, check),
+        prewarm_max: prewarm(egress.prewarm, &path, check),
         dns: dns(file.dns.as_ref().unwrap_or(&Dns::default()), check),
     }
 }
+
+/// `proxy_url`: none where its one text is empty, as `${PROXY:-}` may be.
+fn proxies(given: Option<&OneOrMore>, path: &Path, check: &mut Check<'_>) -> Vec<ProxyUrl> {
+    let url = |secret: Secret<String>, path: &Path, check: &mut Check<'_>| {
+        proxy(secret.expose(), path, "proxy_url", check)
+    };
+    match given {
+        None => Vec::new(),
+        Some(OneOrMore::One(text)) => {
+            let secret = check.secret(Some(text), path);
+            secret
+                .and_then(|secret| url(secret, path, check))
+                .into_iter()
+                .collect()
+        }
+        Some(OneOrMore::More(list)) => proxy_texts(list, path, "proxy_url", check)
+            .into_iter()
+            .filter_map(|text| text.expose().parse().ok())
+            .collect(),
+    }
+}
+
+/// The URLs of a list of proxies, each looked at.
+pub(super) fn proxy_texts(
+    list: &List<Text>,
+    path: &Path,
+    key: &str,
+    check: &mut Check<'_>,
+) -> Vec<Secret<String>> {
+    if !(1..=PROXIES_MAX).contains(&list.0.len()) {
+        let found = format!("a list of {}", list.0.len());
+        check
+            .findings
+            .wrong_because(path, found, "a list of 1 to 16 proxies");
+    }
+    let mut texts = Vec::new();
+    for (index, text) in list.items() {
+        let path = path.index(index);
+        let before = check.findings.len();
+        let secret = check.secret(Some(text), &path).unwrap_or_default();
+        if check.findings.len() == before {
+            proxy(secret.expose(), &path, key, check);
+            texts.push(secret);
+        }
+    }
+    texts
+}
+
+const PROXIES_MAX: usize = 16;
 
 /// A proxy's URL; `key` names where it stands, without its place.
 pub(super) fn proxy(text: &str, path: &Path, key: &str, check: &mut Check<'_>) -> Option<ProxyUrl> {
@@ -52,6 +102,28 @@ fn patterns(list: Option<&List<Text>>, path: &Path, check: &mut Check<'_>) -> Ve
         }
     }
     patterns
+}
+
+/// `None` is never.
+fn max_age(span: Option<Span>, path: &Path, check: &mut Check<'_>) -> Option<Duration> {
+    const MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+    let Some(span) = span else {
+        return Settings::default().connection_max_age;
+    };
+    let age = bounds::seconds(span, "never", MAX, &path.key("connection_max_age"), check);
+    (!age.is_zero()).then_some(age)
+}
+
+fn prewarm(count: Option<Whole>, path: &Path, check: &mut Check<'_>) -> usize {
+    const MAX: u64 = 1000;
+    let Some(Whole(count)) = count else {
+        return Settings::default().prewarm_max;
+    };
+    if count > MAX {
+        let path = path.key("prewarm");
+        check.findings.wrong(&path, "a number from 0 (off) to 1000");
+    }
+    usize::try_from(count.min(MAX)).unwrap_or_default()
 }
 
 fn dns(dns: &Dns, check: &mut Check<'_>) -> weir_dns::Config {
@@ -90,7 +162,42 @@ fn dns(dns: &Dns, check: &mut Check<'_>) -> weir_dns::Config {
         negative_ttl: or(dns.negative_ttl, standard.negative_ttl),
         stale: or(dns.stale, standard.stale),
         timeout: timeout.unwrap_or(standard.timeout),
+        search: search(dns.search.as_ref(), &path.key("search"), check),
+        ndots: ndots(dns.ndots, &path.key("ndots"), check),
     }
+}
+
+fn search(list: Option<&List<Text>>, path: &Path, check: &mut Check<'_>) -> Option<Vec<String>> {
+    let list = list?;
+    if list.0.len() > SEARCH_MAX {
+        let found = format!("a list of {}", list.0.len());
+        check
+            .findings
+            .wrong_because(path, found, "at most 16 domains");
+    }
+    let mut domains = Vec::new();
+    for (index, Text(text)) in list.items() {
+        let domain = text.trim_matches('.').to_ascii_lowercase();
+        match is_name(&domain) {
+            true => domains.push(domain),
+            false => check
+                .findings
+                .wrong(&path.index(index), "a domain such as corp.example"),
+        }
+    }
+    Some(domains)
+}
+
+/// Each costs a query for a name that doesn't exist.
+const SEARCH_MAX: usize = 16;
+
+fn ndots(count: Option<Whole>, path: &Path, check: &mut Check<'_>) -> Option<u8> {
+    // What glibc allows.
+    let dots = u8::try_from(count?.0).ok().filter(|dots| *dots <= 15);
+    if dots.is_none() {
+        check.findings.wrong(path, "a number from 0 to 15");
+    }
+    dots
 }
 
 const DNS_PORT: u16 = 53;
