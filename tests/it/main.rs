@@ -22,6 +22,7 @@ mod listeners;
 mod metering;
 mod noon;
 mod proxies;
+mod proxy_failover;
 mod regression;
 mod reload;
 mod resolving;

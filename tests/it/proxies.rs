@@ -290,6 +290,11 @@ macro_rules! through {
 through! {
     squid: RealProxy::squid(None);
     tinyproxy: RealProxy::tinyproxy(None);
+    squid_behind_tls: RealProxy::squid_tls(None);
+    pproxy_behind_tls: RealProxy::pproxy(None);
+    microsocks: RealProxy::microsocks(None);
+    dante: RealProxy::dante();
+    dante_resolving: RealProxy::dante().map(RealProxy::resolving);
 }
 
 // === who may ===
@@ -330,6 +335,34 @@ fn asks_who_is_there(proxy: &RealProxy) {
 #[test]
 fn squid_opens_to_the_right_login_only() {
     if let Some(proxy) = RealProxy::squid(Some(LOGIN)) {
+        asks_who_is_there(&proxy);
+    }
+}
+
+#[test]
+fn tinyproxy_opens_to_the_right_login_only() {
+    if let Some(proxy) = RealProxy::tinyproxy(Some(LOGIN)) {
+        asks_who_is_there(&proxy);
+    }
+}
+
+#[test]
+fn squid_behind_tls_opens_to_the_right_login_only() {
+    if let Some(proxy) = RealProxy::squid_tls(Some(LOGIN)) {
+        asks_who_is_there(&proxy);
+    }
+}
+
+#[test]
+fn pproxy_behind_tls_opens_to_the_right_login_only() {
+    if let Some(proxy) = RealProxy::pproxy(Some(LOGIN)) {
+        asks_who_is_there(&proxy);
+    }
+}
+
+#[test]
+fn microsocks_opens_to_the_right_login_only() {
+    if let Some(proxy) = RealProxy::microsocks(Some(LOGIN)) {
         asks_who_is_there(&proxy);
     }
 }

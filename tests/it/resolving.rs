@@ -183,7 +183,8 @@ fn a_name_that_is_unknown_for_a_moment_is_served_on() {
 
 /// Requests by the address that they came to.
 struct Moving {
-    providers: [Provider; 2],
+    /// They stop when they are dropped.
+    _providers: [Provider; 2],
     relays: Vec<Relay>,
     counts: Arc<[AtomicUsize; 2]>,
 }
@@ -201,7 +202,7 @@ impl Moving {
         let providers = [provider(0), provider(1)];
         let relays = Relay::side_by_side(&[providers[0].address(), providers[1].address()]);
         Self {
-            providers,
+            _providers: providers,
             relays,
             counts,
         }
