@@ -59,14 +59,9 @@ impl World {
     /// `tls`, `h2`, and `misnamed`, whose certificate names somebody else.
     #[track_caller]
     fn gateway(&self, proxy: &RealProxy, url: &str) -> Gateway {
-        self.launch(proxy, &format!("\"{url}\"")).start()
-    }
-
-    /// The same with the proxies' URLs as the file has them.
-    fn launch(&self, proxy: &RealProxy, urls: &str) -> Launch {
         let ca = self.authority.ca();
         let yaml = format!(
-            "proxy_url: {urls}\nproviders:\n\
+            "proxy_url: \"{url}\"\negress: {{prewarm: 0}}\nproviders:\n\
              - {{name: plain, base_url: \"http://{plain}\", models: [plain], egress: proxy}}\n\
              - {{name: tls, base_url: \"https://{tls}\", models: [tls], egress: proxy, \
                 tls: {{ca: {ca:?}}}}}\n\
@@ -78,7 +73,7 @@ impl World {
             tls = self.tls.address(),
             h2 = self.h2_tls.address(),
         );
-        trusting(Launch::file(&yaml), proxy)
+        trusting(Launch::file(&yaml), proxy).start()
     }
 }
 
@@ -365,6 +360,51 @@ fn microsocks_opens_to_the_right_login_only() {
     if let Some(proxy) = RealProxy::microsocks(Some(LOGIN)) {
         asks_who_is_there(&proxy);
     }
+}
+
+#[test]
+fn a_proxy_behind_tls_that_nobody_vouches_for_is_told_nothing() {
+    let Some(proxy) = RealProxy::squid_tls(Some(LOGIN)) else {
+        return;
+    };
+    let model = Provider::json("{}");
+    let gateway = Gateway::start(&format!(
+        "proxy_url: \"{}\"\negress: {{proxied: [127.0.0.1]}}\nmodel_routes: {{m: \"{}\"}}\n",
+        proxy.url_of(LOGIN.0, LOGIN.1),
+        model.url()
+    ));
+    let answer = gateway.post(CHAT, ask("m"));
+    answer.assert_refused(502, "upstream_failed");
+    let line = gateway.wait_log("a try at an upstream failed");
+    assert!(line.contains("certificate"), "{line}");
+    assert_eq!((model.connections(), proxy.tunnels()), (0, 0));
+}
+
+// === who resolves ===
+
+#[test]
+fn socks5_is_given_the_address_and_socks5h_the_name() {
+    let Some(proxy) = RealProxy::microsocks(None) else {
+        return;
+    };
+    let model = Provider::json("{}");
+    let port = model.address().port();
+    let asked_for = |url: &str| {
+        let gateway = Gateway::start(&format!(
+            "proxy_url: \"{url}\"\nproviders:\n\
+             - {{name: m, base_url: \"http://localhost:{port}\", models: [m], egress: proxy}}\n"
+        ));
+        assert_eq!(gateway.post(CHAT, ask("m")).status(), 200, "{url}");
+    };
+    let told = |proxy: &RealProxy, host: &str| {
+        let line = format!("connected to {host}:{port}");
+        eventually(&line, || proxy.said(&line).then_some(()));
+    };
+    asked_for(&proxy.url());
+    told(&proxy, "127.0.0.1");
+    let proxy = proxy.resolving();
+    asked_for(&proxy.url());
+    told(&proxy, "localhost");
 }
 
 // === what a proxy says of the way on ===

@@ -133,7 +133,18 @@ impl RealProxy {
                 listen.push_str(&format!("#{user}:{password}"));
             }
             let certificate = format!("{certificate},{key}");
-            let words = ["-m", "pproxy", "-v", "-l", &listen, "--ssl", &certificate];
+            // Who has given a login once isn't trusted because of that.
+            let strict = "--auth=-1";
+            let words = [
+                "-m",
+                "pproxy",
+                "-v",
+                strict,
+                "-l",
+                &listen,
+                "--ssl",
+                &certificate,
+            ];
             words.map(str::to_owned).to_vec()
         });
         Some(Self::new(daemon, "https", Kind::Pproxy).behind(authority))
@@ -183,6 +194,11 @@ impl RealProxy {
     /// What runs.
     pub fn daemon(&mut self) -> &mut Daemon {
         &mut self.daemon
+    }
+
+    /// Whether it has printed this.
+    pub fn said(&self, text: &str) -> bool {
+        self.daemon.output().contains(text)
     }
 
     /// Tunnels that its own log tells of. squid tells of a tunnel when it ends.
