@@ -45,7 +45,7 @@ fn config(servers: &[SocketAddr], port: u16) -> String {
         .map(|name| format!("{}: \"http://{name}:{port}\"", model(name)))
         .collect();
     format!(
-        "dns: {{servers: [{}], min_ttl: 1s, stale: 1h, timeout: 500ms}}\n\
+        "dns: {{servers: [{}], min_ttl: 1s, stale: 1h}}\n\
          model_routes: {{{}}}\n",
         servers.join(", "),
         models.join(", ")
