@@ -12,6 +12,7 @@ pub use build::offline;
 pub use source::{Fault, Source};
 
 use crate::config::{self, Settings};
+use crate::egress::Memory;
 use crate::govern::Governor;
 use crate::observe::settings::{Format, Level};
 use crate::observe::{Observer, program_log};
@@ -264,6 +265,7 @@ impl Start<'_> {
             observer: Arc::clone(&observer),
             governor: Arc::new(Governor::new(settings.govern.clone())),
             resolver: resolver(&settings)?,
+            dialling: Arc::new(Memory::new(observer.metrics.pool.clone())),
         };
         let teller = supervisor.as_ref().map(|(teller, _)| teller.clone());
         let handover = Arc::new(Handover::new(
@@ -298,6 +300,7 @@ impl Start<'_> {
             observer.rotate(false);
             build::warm(&live.pin(), &shared.resolver, vocabulary).await;
         }
+        connect_ahead(&live, succeeds).await;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             generation = number,
@@ -340,6 +343,17 @@ impl Start<'_> {
         running.until_over().await;
         tracing::info!("stopped");
         Ok(handover)
+    }
+}
+
+/// Connects to upstreams ahead of requests. Where another generation serves meanwhile, this one waits
+/// a moment for it; else whoever waits for weir comes first.
+async fn connect_ahead(live: &Arc<Live>, wait: bool) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let snapshot = live.pin();
+    let work = tokio::spawn(async move { build::connect_ahead(&snapshot).await });
+    if wait && tokio::time::timeout(PATIENCE, work).await.is_err() {
+        tracing::debug!("some upstreams were not connected to within {PATIENCE:?}");
     }
 }
 

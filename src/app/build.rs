@@ -27,6 +27,7 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
         observer: Observer::new(&quiet)?,
         governor: Arc::new(Governor::new(settings.govern.clone())),
         resolver: resolver(settings)?,
+        dialling: Arc::default(),
     };
     shared.build(settings, None)
 }
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) observer: Arc<Observer>,
     pub(super) governor: Arc<Governor>,
     pub(super) resolver: weir_dns::Resolver,
+    /// What dialling has taught.
+    pub(super) dialling: Arc<egress::Memory>,
 }
 
 impl Shared {
@@ -88,7 +91,11 @@ impl Shared {
         Ok(Snapshot {
             model_list: model_list(&routes, &upstreams),
             corridor: settings.proxy.clone(),
-            egress: Egress::new(settings.egress.clone(), self.resolver.clone()),
+            egress: Egress::new(
+                settings.egress.clone(),
+                self.resolver.clone(),
+                Arc::clone(&self.dialling),
+            ),
             governor: Arc::clone(&self.governor),
             observer: Arc::clone(&self.observer),
             routes,
@@ -131,6 +138,13 @@ pub(super) async fn warm(
     if tokio::time::timeout(PATIENCE, all).await.is_err() {
         tracing::warn!("some upstreams' names were not resolved within {PATIENCE:?}");
     }
+}
+
+/// Connects to the busiest upstreams, before a request asks for one.
+pub(super) async fn connect_ahead(snapshot: &Snapshot) {
+    let exits = snapshot.exits.iter();
+    let endpoints = exits.map(|exit| (&exit.endpoint, &exit.limits));
+    snapshot.egress.connect_ahead(endpoints).await;
 }
 
 /// Further tries for requests that no model route governs.

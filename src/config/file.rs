@@ -36,8 +36,9 @@ pub(super) struct File {
     pub(super) timeouts: Option<Timeouts>,
     /// How one generation of weir takes over from another.
     pub(super) upgrade: Option<Upgrade>,
-    /// The proxy on the road to external hosts: `http://[user:password@]host:port`, or a list of
-    /// them: the first that works is used. Default: none.
+    /// The proxy on the road to external hosts: `http://[user:password@]host:port`, the same with
+    /// `https` (TLS to the proxy), `socks5` (names are resolved here) or `socks5h` (by the proxy), or
+    /// a list of them: the first that works is used. Default: none.
     pub(super) proxy_url: Option<OneOrMore>,
     /// Which hosts are reached through the proxy.
     pub(super) egress: Option<Egress>,

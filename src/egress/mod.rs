@@ -1,22 +1,33 @@
 //! The road out: an [`Endpoint`] in, the [`Way`] to it and Pingora's `HttpPeer` out.
 //!
-//! `rules.rs` says direct or proxy, `connect.rs` dials, `explain.rs` tells why, `settings.rs` holds
-//! what the configuration says. Both roads have a logical address and a key of their own in Pingora's pool, so that
-//! connections are shared by host, whatever its addresses, and never between roads, proxies,
-//! credentials or TLS settings. It never chooses which endpoint; `proxy/connect` calls it for each
-//! attempt.
+//! `rules.rs` says direct or proxy, `connect.rs` dials (`order.rs` and `race.rs` addresses,
+//! `tunnel.rs`, `socks.rs` and `outer.rs` proxies), `memory.rs` keeps what dialling teaches,
+//! `explain.rs` tells why, `settings.rs` holds what the configuration says. Both roads have a logical
+//! address and a key of their own in Pingora's pool, so that connections are shared by host, whatever
+//! its addresses, and never between roads, proxies, credentials or TLS settings; `age.rs` and the
+//! memory's generations end what is too old or leads to where a host was. It never chooses which
+//! endpoint; `proxy/connect` calls it for each attempt.
 
+mod age;
+mod ahead;
 mod connect;
+mod error;
 mod explain;
+mod memory;
+mod order;
+mod outer;
+mod race;
 mod rules;
 pub mod settings;
+mod socks;
 mod tls;
+mod tunnel;
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pingora::protocols::ALPN;
 use pingora::protocols::l4::ext::TcpKeepalive;
@@ -26,12 +37,13 @@ use pingora::utils::tls::CertKey;
 use weir_dns::{Answer, LookupError, Resolver};
 
 pub use crate::types::Scheme;
-pub use connect::{Cause, ConnectError};
+pub use error::{Blame, Cause, ConnectError, Said};
 pub use explain::Explanation;
+pub use memory::Memory;
 pub use rules::{Road, Rule};
-pub use settings::{Pattern, PatternError, ProxyUrl, ProxyUrlError, Settings};
+pub use settings::{Login, Pattern, PatternError, ProxyKind, ProxyUrl, ProxyUrlError, Settings};
 
-use connect::{Dialler, Reach};
+use connect::{Dialler, Hop, Reach};
 use rules::Rules;
 use settings::is_host;
 
@@ -44,6 +56,15 @@ const POOL_IDLE_TUNNEL: Duration = Duration::from_secs(45);
 
 /// Requests at a time on one HTTP/2 connection.
 const H2_STREAMS_MAX: usize = 100;
+
+/// What an upstream may send on one stream, and on one connection, before it was read here. A client
+/// that reads slowly holds up to the former, and dozens of such leave room for the others.
+const H2_STREAM_WINDOW_BYTES: u32 = 512 << 10;
+const H2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// An HTTP/2 connection is asked for a sign of life this often; Pingora gives it 5 s to answer.
+/// Keepalive of TCP would notice a dead proxy, but no dead endpoint behind it.
+const H2_PING: Duration = Duration::from_secs(30);
 
 /// What is reached: one origin, with how it wants to be reached. Made from the configuration,
 /// never changed; what is the same for each request is computed here once.
@@ -107,12 +128,15 @@ pub struct Limits {
 }
 
 /// The rules, the proxies and the resolver. Replaced as a whole by a reload; the pools are
-/// Pingora's and stay.
+/// Pingora's and stay, and so does what was learnt.
 #[derive(Debug)]
 pub struct Egress {
     proxies: Proxies,
     rules: Rules,
     resolver: Resolver,
+    memory: Arc<Memory>,
+    connection_max_age: Option<Duration>,
+    prewarm_max: usize,
 }
 
 /// The road chosen for one attempt, with all that is needed to take it.
@@ -124,6 +148,8 @@ pub struct Way {
     pub rule: Rule,
     reach: Reach,
     pool_key: u64,
+    others: usize,
+    memory: Arc<Memory>,
 }
 
 /// Why there is no road.
@@ -258,12 +284,15 @@ fn key(value: &impl Hash) -> u64 {
 // === impl Egress ===
 
 impl Egress {
-    /// The road of `settings`; the resolver is given, as it outlives a reload.
-    pub fn new(settings: Settings, resolver: Resolver) -> Self {
+    /// The road of `settings`; resolver and memory are given, as they outlive a reload.
+    pub fn new(settings: Settings, resolver: Resolver, memory: Arc<Memory>) -> Self {
         Self {
             proxies: settings.proxies.into_iter().map(Arc::new).collect(),
             rules: Rules::new(settings.direct, settings.proxied),
             resolver,
+            memory,
+            connection_max_age: settings.connection_max_age,
+            prewarm_max: settings.prewarm_max,
         }
     }
 
@@ -271,17 +300,28 @@ impl Egress {
     /// long as it takes where the road is direct, for 300 ms where a proxy could resolve it as
     /// well. Safe to drop.
     pub async fn way(&self, endpoint: &Endpoint) -> Result<Way, RoadError> {
+        self.way_around(endpoint, &[]).await
+    }
+
+    /// The same without the proxies that failed the request already; see [`Way::proxy_id`].
+    pub async fn way_around(&self, endpoint: &Endpoint, avoided: &[u64]) -> Result<Way, RoadError> {
+        self.memory.used(endpoint.pool_key);
+        self.road(endpoint, avoided).await
+    }
+
+    async fn road(&self, endpoint: &Endpoint, avoided: &[u64]) -> Result<Way, RoadError> {
         match &endpoint.mode {
             Mode::Direct => self.direct(endpoint, Rule::Provider, None).await,
             Mode::Proxy(own) => {
                 let proxies = own.as_ref().unwrap_or(&self.proxies);
-                self.proxied(endpoint, Rule::Provider, proxies)
+                let rule = Rule::Provider;
+                self.proxied(endpoint, rule, proxies, avoided, None).await
             }
-            Mode::Auto => self.by_rules(endpoint).await,
+            Mode::Auto => self.by_rules(endpoint, avoided).await,
         }
     }
 
-    async fn by_rules(&self, endpoint: &Endpoint) -> Result<Way, RoadError> {
+    async fn by_rules(&self, endpoint: &Endpoint, avoided: &[u64]) -> Result<Way, RoadError> {
         let (host, port, has_proxy) = (&*endpoint.host, endpoint.port, !self.proxies.is_empty());
         let mut known = None;
         let (road, rule) = match self.rules.by_name(host, port, has_proxy) {
@@ -294,7 +334,10 @@ impl Egress {
         };
         match road {
             Road::Direct => self.direct(endpoint, rule, known).await,
-            Road::Proxy => self.proxied(endpoint, rule, &self.proxies),
+            Road::Proxy => {
+                self.proxied(endpoint, rule, &self.proxies, avoided, known)
+                    .await
+            }
         }
     }
 
@@ -305,34 +348,81 @@ impl Egress {
         rule: Rule,
         known: Option<Answer>,
     ) -> Result<Way, RoadError> {
-        let addresses = match known.or_else(|| endpoint.literal.clone()) {
-            Some(addresses) => addresses,
-            None => self.resolver.lookup(&endpoint.host).await?,
+        let addresses = self.addresses(endpoint, known).await?;
+        let now = Instant::now();
+        let generation = match endpoint.literal {
+            Some(_) => 0,
+            None => self.memory.generation(&endpoint.host, &addresses, now),
         };
         Ok(Way {
             road: Road::Direct,
             rule,
+            pool_key: self.pool_key(endpoint, None, generation, now),
             reach: Reach::Direct(addresses),
-            pool_key: endpoint.pool_key,
+            others: 0,
+            memory: Arc::clone(&self.memory),
         })
     }
 
-    fn proxied(
+    async fn proxied(
         &self,
         endpoint: &Endpoint,
         rule: Rule,
         proxies: &Proxies,
+        avoided: &[u64],
+        known: Option<Answer>,
     ) -> Result<Way, RoadError> {
-        let proxy = proxies.first().ok_or_else(|| RoadError::NoProxy {
+        let now = Instant::now();
+        let chosen = self.memory.proxy(proxies, endpoint.pool_key, avoided, now);
+        let (proxy, others) = chosen.ok_or_else(|| RoadError::NoProxy {
             host: (*endpoint.host).into(),
             rule,
         })?;
+        let addresses = match proxy.kind {
+            ProxyKind::Socks5 => Some(self.addresses(endpoint, known).await?),
+            ProxyKind::Http | ProxyKind::Https | ProxyKind::Socks5h => None,
+        };
+        // Where the proxy is; whoever dials it waits for DNS, this only looks.
+        let seen = self.resolver.glance(&proxy.host, Duration::ZERO).await;
+        let generation = seen.map_or(0, |it| self.memory.generation(&proxy.host, &it, now));
         Ok(Way {
             road: Road::Proxy,
             rule,
-            pool_key: endpoint.pool_key ^ key(&**proxy),
-            reach: Reach::Tunnel(Arc::clone(proxy), self.resolver.clone()),
+            pool_key: self.pool_key(endpoint, Some(proxy), generation, now),
+            reach: Reach::Proxy(Arc::new(Hop {
+                proxy: Arc::clone(proxy),
+                resolver: self.resolver.clone(),
+                addresses,
+            })),
+            others,
+            memory: Arc::clone(&self.memory),
         })
+    }
+
+    /// Connections are shared where this is the same: endpoint and TLS, the proxy with its
+    /// credentials, where the next host is, and which epoch it is.
+    fn pool_key(
+        &self,
+        endpoint: &Endpoint,
+        proxy: Option<&Arc<ProxyUrl>>,
+        generation: u32,
+        now: Instant,
+    ) -> u64 {
+        let running = self.memory.age(now);
+        let phase = endpoint.pool_key;
+        let epoch = age::epoch(running, phase, self.connection_max_age, rand::random);
+        key(&(endpoint.pool_key, proxy, generation, epoch))
+    }
+
+    async fn addresses(
+        &self,
+        endpoint: &Endpoint,
+        known: Option<Answer>,
+    ) -> Result<Answer, RoadError> {
+        match known.or_else(|| endpoint.literal.clone()) {
+            Some(addresses) => Ok(addresses),
+            None => Ok(self.resolver.lookup(&endpoint.host).await?),
+        }
     }
 
     async fn glance(&self, endpoint: &Endpoint) -> Option<Answer> {
@@ -349,7 +439,7 @@ impl Way {
     /// Whether the endpoint is in the intranet: reached directly, and known to be near.
     pub fn is_intranet(&self) -> bool {
         match (&self.reach, self.rule) {
-            (Reach::Tunnel(..), _) => false,
+            (Reach::Proxy(_), _) => false,
             (Reach::Direct(_), Rule::Direct(_) | Rule::Intranet) => true,
             (Reach::Direct(addresses), _) => addresses.iter().all(|ip| rules::is_intranet(*ip)),
         }
@@ -359,7 +449,29 @@ impl Way {
     pub fn proxy(&self) -> Option<&ProxyUrl> {
         match &self.reach {
             Reach::Direct(_) => None,
-            Reach::Tunnel(proxy, _) => Some(proxy),
+            Reach::Proxy(hop) => Some(&hop.proxy),
+        }
+    }
+
+    /// What tells this proxy, with its credentials, from others.
+    pub fn proxy_id(&self) -> Option<u64> {
+        self.proxy().map(key)
+    }
+
+    /// Proxies that could be asked if this one fails.
+    pub fn others(&self) -> usize {
+        self.others
+    }
+
+    fn dialler(&self, endpoint: &Endpoint, budget: Duration) -> Dialler {
+        Dialler {
+            host: Arc::clone(&endpoint.host),
+            port: endpoint.port,
+            budget,
+            reach: self.reach.clone(),
+            pool_key: self.pool_key,
+            endpoint: endpoint.pool_key,
+            memory: Arc::clone(&self.memory),
         }
     }
 
@@ -373,13 +485,9 @@ impl Way {
         peer.group_key = self.pool_key;
         peer.client_cert_key.clone_from(&endpoint.tls.client);
         let options = &mut peer.options;
-        options.custom_l4 = Some(Arc::new(Dialler {
-            host: Arc::clone(&endpoint.host),
-            port: endpoint.port,
-            // A little less than the whole, so that the dialler's own error comes first.
-            budget: limits.connect - limits.connect / 20,
-            reach: self.reach.clone(),
-        }));
+        // A little less than the whole, so that the dialler's own error comes first.
+        let budget = limits.connect - limits.connect / 20;
+        options.custom_l4 = Some(Arc::new(self.dialler(endpoint, budget)));
         options.total_connection_timeout = Some(limits.connect);
         options.read_timeout = Some(limits.first_byte.max(limits.idle));
         options.write_timeout = Some(limits.write);
@@ -389,6 +497,9 @@ impl Way {
         });
         options.tcp_keepalive = Some(keepalive());
         options.max_h2_streams = H2_STREAMS_MAX;
+        options.h2_stream_window_size = Some(H2_STREAM_WINDOW_BYTES);
+        options.h2_connection_window_size = Some(H2_CONNECTION_WINDOW_BYTES);
+        options.h2_ping_interval = Some(H2_PING);
         options.verify_cert = endpoint.tls.verify;
         options.verify_hostname = endpoint.tls.verify;
         options.ca.clone_from(&endpoint.tls.ca);

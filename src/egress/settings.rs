@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 pub use pattern::{Pattern, PatternError};
-pub use proxy_url::{ProxyUrl, ProxyUrlError};
+pub use proxy_url::{Login, ProxyKind, ProxyUrl, ProxyUrlError};
 
 /// Everything that `egress`, `proxy_url` and `dns` say.
 #[derive(Clone, Debug)]

@@ -1,7 +1,6 @@
 //! Roads, pool keys, and connections over loopback through Pingora's own connector.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
@@ -21,7 +20,7 @@ const LIMITS: Limits = Limits {
 
 fn egress_with(settings: Settings) -> Egress {
     let resolver = Resolver::new(settings.dns.clone()).expect("a resolver");
-    Egress::new(settings, resolver)
+    Egress::new(settings, resolver, Arc::default())
 }
 
 fn egress(proxy: Option<&str>) -> Egress {

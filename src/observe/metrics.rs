@@ -2,6 +2,7 @@
 
 use super::access::{Record, Usage};
 use super::names;
+use super::pool::Pool;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
@@ -28,6 +29,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Access log records that were lost.
     pub access_log_dropped: IntCounter,
+    /// Connections to upstreams; whoever dials is given it.
+    pub pool: Pool,
 }
 
 /// Gauges that are read when somebody asks.
@@ -143,6 +146,7 @@ impl Metrics {
                     "Access log records that were lost.",
                 ),
             ),
+            pool: Pool::registered(&registry),
             registry,
         }
     }
@@ -261,7 +265,10 @@ fn times(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histog
     kept(registry, HistogramVec::new(options, names::TIME_LABELS))
 }
 
-fn kept<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+pub(super) fn kept<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> C {
     let metric = metric.expect("names and labels are constants that follow Prometheus' rules");
     registry
         .register(Box::new(metric.clone()))

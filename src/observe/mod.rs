@@ -6,12 +6,14 @@ mod aside;
 pub mod merge;
 pub mod metrics;
 pub mod names;
+pub mod pool;
 pub mod program_log;
 pub mod settings;
 pub mod sink;
 
 pub use access::Record;
 pub use metrics::Metrics;
+pub use pool::Pool;
 pub use settings::Settings;
 pub use sink::Sink;
 

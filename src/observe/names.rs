@@ -39,6 +39,17 @@ pub const BUILD_INFO: &str = "weir_build_info";
 /// Access log records that were lost because the log's disk didn't keep up or failed.
 pub const ACCESS_LOG_DROPPED: &str = "weir_access_log_dropped_total";
 
+/// Requests that were given a connection to an upstream, by road and whether it was reused.
+pub const POOL_REQUESTS: &str = "weir_pool_requests_total";
+/// Handshakes on the way to upstreams: `tcp`, `tls`, `proxy_tls`, `tunnel`.
+pub const POOL_HANDSHAKES: &str = "weir_pool_handshakes_total";
+/// Attempts to connect, by road and how they ended.
+pub const POOL_DIALS: &str = "weir_pool_dials_total";
+/// From nothing to a connection or tunnel.
+pub const POOL_DIAL_SECONDS: &str = "weir_pool_dial_seconds";
+/// Connections that were made ahead of requests, by what became of them.
+pub const POOL_AHEAD: &str = "weir_pool_ahead_total";
+
 /// Labels of [`REQUESTS`].
 pub const REQUEST_LABELS: &[&str] = &["team", "model", "provider", "status"];
 /// Labels of [`TOKENS`].
@@ -62,4 +73,8 @@ pub const GAP_BUCKETS: &[f64] = &[
 pub const OVERHEAD_BUCKETS: &[f64] = &[
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05,
     0.1, 0.5,
+];
+/// Bounds of [`POOL_DIAL_SECONDS`], seconds: a LAN, a continent, a lost packet, a proxy that thinks.
+pub const DIAL_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];

@@ -33,6 +33,8 @@ pub struct Plan {
     pub tries: u32,
     /// The same candidate was given a second chance after a pooled connection had died.
     pub second_chance: bool,
+    /// Egress proxies that failed the current candidate, while there are others.
+    pub detour: Detour,
     /// The request's body, whole or passing through.
     pub body: Body,
     /// It asks for another protocol (WebSocket).
@@ -41,6 +43,15 @@ pub struct Plan {
     pub ready: Instant,
     /// weir's own share: from `ready` to the choice of an upstream.
     pub overhead: Option<Duration>,
+}
+
+/// The way around proxies that failed, all within one candidate's time to connect.
+#[derive(Debug, Default)]
+pub struct Detour {
+    /// When the first proxy was asked.
+    pub since: Option<Instant>,
+    /// Those that failed, as [`Way::proxy_id`](crate::egress::Way::proxy_id) names them.
+    pub avoided: Vec<u64>,
 }
 
 /// What happens after this step.
@@ -111,6 +122,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         next: 0,
         tries: 0,
         second_chance: false,
+        detour: Detour::default(),
         body,
         upgrade,
         ready,

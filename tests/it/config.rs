@@ -1411,7 +1411,7 @@ fn providers_are_checked() {
         ),
         (
             "name: a, base_url: http://a, egress: [direct]",
-            "providers[0].egress[0]: found \"direct\"; allowed: http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)",
+            "providers[0].egress[0]: found \"direct\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
         ),
         (
             "name: a, base_url: http://a, egress: []",
@@ -1703,7 +1703,7 @@ fn headers_and_the_road_are_checked() {
         ),
         (
             "proxy_url: [\"http://one:1\", \"http://user:secret\"]",
-            "proxy_url[1]: found \"http://***\"; allowed: http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)",
+            "proxy_url[1]: found \"http://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
         ),
         (
             "proxy_url: {a: b}",
@@ -1711,11 +1711,11 @@ fn headers_and_the_road_are_checked() {
         ),
         (
             "proxy_url: \"http://user:secret\"",
-            "proxy_url: found \"http://***\"; allowed: http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)",
+            "proxy_url: found \"http://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
         ),
         (
             "proxy_url: \"user:secret@proxy:3128\"",
-            "proxy_url: found \"***\"; allowed: http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)",
+            "proxy_url: found \"***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
         ),
     ] {
         tells(text, &format!("weir.yaml:1: {mistake}"));
@@ -1732,7 +1732,7 @@ shared_state: redis://:secret@127.0.0.1
 usage: {store: sqlite, retain: 90d}
 tracing: {otlp_endpoint: http://127.0.0.1:4317}
 logging: {bodies: true}
-proxy_url: socks5://user:secret@proxy:1080
+proxy_url: socks4://user:secret@proxy:1080
 providers:
   - name: a
     base_url: https://a.example
@@ -1756,12 +1756,11 @@ model_routes:
         "5: usage: not built yet: usage",
         "6: tracing.otlp_endpoint: not built yet: tracing.otlp_endpoint",
         "7: logging.bodies: not built yet: logging.bodies",
-        "8: proxy_url: not built yet: proxy_url (socks5://)",
+        "8: proxy_url: found \"socks4://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
         "12: providers[0].dialect: not built yet: providers[].dialect (anthropic)",
         "13: providers[0].max_in_flight: not built yet: providers[].max_in_flight",
         "14: providers[0].breaker: not built yet: providers[].breaker",
         "15: providers[0].health: not built yet: providers[].health",
-        "16: providers[0].egress: not built yet: providers[].egress (https://)",
         "18: model_routes.m.balance: not built yet: model_routes.*.balance (least_loaded)",
         "18: model_routes.m.fallback: not built yet: model_routes.*.fallback",
         "19: model_routes.n.balance: not built yet: model_routes.*.balance (hash)",

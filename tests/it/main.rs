@@ -11,6 +11,7 @@ mod arrows;
 mod bodies;
 mod cli;
 mod config;
+mod dialling;
 mod edge;
 mod egress;
 mod fixtures;

@@ -22,6 +22,7 @@ pub mod load;
 pub mod provider;
 pub mod real_proxy;
 pub mod relay;
+pub mod socks_proxy;
 pub mod steady;
 pub mod supervised;
 pub mod tls;
@@ -38,6 +39,7 @@ pub use gateway::{Gateway, Launch};
 pub use h2_provider::H2Provider;
 pub use provider::{Exchange, Provider};
 pub use real_proxy::RealProxy;
+pub use socks_proxy::SocksProxy;
 pub use tls::Authority;
 
 use std::time::Duration;

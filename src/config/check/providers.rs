@@ -185,12 +185,11 @@ pub(super) fn urls(list: &List<Text>, path: &Path, check: &mut Check<'_>) -> Vec
 }
 
 fn egress(given: Option<&OneOrMore>, no_proxy: bool, path: &Path, check: &mut Check<'_>) -> Egress {
-    const KEY: &str = "providers[].egress";
     let text = match given {
         None => None,
         Some(OneOrMore::One(text)) => Some(text),
         Some(OneOrMore::More(list)) => {
-            return Egress::Urls(road::proxy_texts(list, path, KEY, check));
+            return Egress::Urls(road::proxy_texts(list, path, check));
         }
     };
     match text.map(|text| text.0.as_str()) {
@@ -207,7 +206,7 @@ fn egress(given: Option<&OneOrMore>, no_proxy: bool, path: &Path, check: &mut Ch
         }
         Some(url) if url.contains(':') => {
             let secret = check.secret(text, path).unwrap_or_default();
-            road::proxy(secret.expose(), path, KEY, check);
+            road::proxy(secret.expose(), path, check);
             Egress::Urls(vec![secret])
         }
         Some(_) => {

@@ -28,7 +28,7 @@ pub(super) fn road(file: &File, check: &mut Check<'_>) -> Settings {
 /// `proxy_url`: none where its one text is empty, as `${PROXY:-}` may be.
 fn proxies(given: Option<&OneOrMore>, path: &Path, check: &mut Check<'_>) -> Vec<ProxyUrl> {
     let url = |secret: Secret<String>, path: &Path, check: &mut Check<'_>| {
-        proxy(secret.expose(), path, "proxy_url", check)
+        proxy(secret.expose(), path, check)
     };
     match given {
         None => Vec::new(),
@@ -39,7 +39,7 @@ fn proxies(given: Option<&OneOrMore>, path: &Path, check: &mut Check<'_>) -> Vec
                 .into_iter()
                 .collect()
         }
-        Some(OneOrMore::More(list)) => proxy_texts(list, path, "proxy_url", check)
+        Some(OneOrMore::More(list)) => proxy_texts(list, path, check)
             .into_iter()
             .filter_map(|text| text.expose().parse().ok())
             .collect(),
@@ -50,7 +50,6 @@ fn proxies(given: Option<&OneOrMore>, path: &Path, check: &mut Check<'_>) -> Vec
 pub(super) fn proxy_texts(
     list: &List<Text>,
     path: &Path,
-    key: &str,
     check: &mut Check<'_>,
 ) -> Vec<Secret<String>> {
     if !(1..=PROXIES_MAX).contains(&list.0.len()) {
@@ -65,7 +64,7 @@ pub(super) fn proxy_texts(
         let before = check.findings.len();
         let secret = check.secret(Some(text), &path).unwrap_or_default();
         if check.findings.len() == before {
-            proxy(secret.expose(), &path, key, check);
+            proxy(secret.expose(), &path, check);
             texts.push(secret);
         }
     }
@@ -74,18 +73,24 @@ pub(super) fn proxy_texts(
 
 const PROXIES_MAX: usize = 16;
 
-/// A proxy's URL; `key` names where it stands, without its place.
-pub(super) fn proxy(text: &str, path: &Path, key: &str, check: &mut Check<'_>) -> Option<ProxyUrl> {
-    match text.parse() {
+/// A proxy's URL.
+pub(super) fn proxy(text: &str, path: &Path, check: &mut Check<'_>) -> Option<ProxyUrl> {
+    let error = match text.parse() {
         Ok(url) => return Some(url),
-        Err(ProxyUrlError::NotBuilt(scheme)) => {
-            check.findings.not_built(path, format!("{key} ({scheme}://)"));
-        }
-        Err(_) => check.findings.wrong(
-            path,
-            "http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)",
-        ),
-    }
+        Err(error) => error,
+    };
+    check.findings.wrong(
+        path,
+        match error {
+            ProxyUrlError::CredentialsLength => {
+                "socks5://user:password@host:port with 1 to 255 bytes each for user and password"
+            }
+            _ => {
+                "http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, \
+                 :, @ and / in user or password)"
+            }
+        },
+    );
     None
 }
 
