@@ -42,7 +42,8 @@ fn closed(exchange: &mut Exchange) {
 
 // === a proxy that goes, and comes back ===
 
-/// Kills the first of two squids under load, starts it again, and kills the second then.
+/// Kills the first of two squids under load, starts it again, and kills the second then. Fails may only
+/// what had been sent through a squid in the moment of its end: the model server may have it.
 fn one_of_two_is_killed(script: fn(&mut Exchange), what: &str) {
     let (Some(mut first), Some(mut second)) = (RealProxy::squid(None), RealProxy::squid(None))
     else {
@@ -72,16 +73,20 @@ fn one_of_two_is_killed(script: fn(&mut Exchange), what: &str) {
         tally.slowest,
         model.connections()
     );
-    tally.assert_all_done();
+    let kills = 2;
+    assert!(tally.failed.len() <= kills * CLIENTS, "{tally:?}");
+    for (_, text) in &tally.failed {
+        assert!(text.contains("it broke the connection"), "{text}");
+    }
 }
 
 #[test]
-fn a_squid_that_is_killed_under_load_costs_nothing_where_each_request_has_a_tunnel() {
+fn a_squid_that_is_killed_under_load_costs_only_what_it_held_where_each_request_has_a_tunnel() {
     one_of_two_is_killed(closed, "a tunnel for each request");
 }
 
 #[test]
-fn a_squid_that_is_killed_under_load_costs_nothing_where_tunnels_are_kept() {
+fn a_squid_that_is_killed_under_load_costs_only_what_it_held_where_tunnels_are_kept() {
     one_of_two_is_killed(kept, "tunnels that are kept");
 }
 
