@@ -124,7 +124,8 @@ impl Handover {
                     known.name,
                     known.addresses,
                     known.fresh.as_secs(),
-                    known.stale.as_secs()
+                    known.stale.as_secs(),
+                    known.missing_for.map(|it| it.as_secs()),
                 ])
             })
             .collect();
@@ -217,6 +218,7 @@ fn names_of(state: &Value) -> impl Iterator<Item = weir_dns::Known> {
             addresses: addresses?,
             fresh: Duration::from_secs(known[2].as_u64()?),
             stale: Duration::from_secs(known[3].as_u64()?),
+            missing_for: known[4].as_u64().map(Duration::from_secs),
         })
     })
 }
