@@ -292,6 +292,33 @@ through! {
     dante_resolving: RealProxy::dante().map(RealProxy::resolving);
 }
 
+#[test]
+fn a_tunnel_that_was_made_ahead_carries_the_first_request_and_a_dead_one_none() {
+    let Some(mut proxy) = RealProxy::squid(None) else {
+        return;
+    };
+    let model = Provider::json("{}");
+    let start = || {
+        Gateway::start(&format!(
+            "proxy_url: \"{}\"\negress: {{prewarm: 1}}\nproviders:\n\
+             - {{name: m, base_url: \"{}\", models: [m], egress: proxy}}\n",
+            proxy.url(),
+            model.url()
+        ))
+    };
+    let gateway = start();
+    model.wait_connections(1);
+    assert!(model.requests().is_empty());
+    assert_eq!(gateway.post(CHAT, ask("m")).status(), 200);
+    assert_eq!(model.connections(), 1, "the one that was made ahead");
+
+    let gateway = start();
+    model.wait_connections(2);
+    proxy.daemon().start_again();
+    assert_eq!(gateway.post(CHAT, ask("m")).status(), 200);
+    assert_eq!(model.requests().len(), 2);
+}
+
 // === who may ===
 
 const LOGIN: (&str, &str) = ("weir", "pass-word");
