@@ -12,7 +12,7 @@ pub use build::offline;
 pub use source::{Fault, Source};
 
 use crate::config::{self, Settings};
-use crate::egress::Memory;
+use crate::egress::{self, Memory};
 use crate::govern::Governor;
 use crate::observe::settings::{Format, Level};
 use crate::observe::{Observer, program_log};
@@ -130,7 +130,8 @@ pub fn plan(source: &Source) -> Result<Plan, Fault> {
 pub fn check(settings: &Settings) -> Result<Vec<String>, Fault> {
     let loaded = Loader::new(settings.state_dir.clone()).load(&settings.listen)?;
     offline(settings)?;
-    Ok(loaded.warnings())
+    let warnings = settings.warnings.iter().cloned();
+    Ok(warnings.chain(loaded.warnings()).collect())
 }
 
 /// Sockets for clients, then the admin listener's.
@@ -138,6 +139,17 @@ fn sockets_of(settings: &Settings) -> Vec<Socket> {
     let clients = settings.listen.listeners.iter().map(|it| it.socket.clone());
     let admin = settings.admin.iter().map(|it| it.socket.clone());
     clients.chain(admin).collect()
+}
+
+/// Where these sockets are bound, with their real ports.
+fn own_of(sockets: &[OwnedFd]) -> egress::Own {
+    let address = |socket| {
+        socket2::SockRef::from(socket)
+            .local_addr()
+            .ok()?
+            .as_socket()
+    };
+    egress::Own::new(sockets.iter().filter_map(address))
 }
 
 fn failed(worker: Worker, fault: &Fault) -> Result<(), Fault> {
@@ -266,6 +278,7 @@ impl Start<'_> {
             governor: Arc::new(Governor::new(settings.govern.clone())),
             resolver: resolver(&settings)?,
             dialling: Arc::new(Memory::new(observer.metrics.pool.clone())),
+            own: own_of(&sockets),
         };
         let teller = supervisor.as_ref().map(|(teller, _)| teller.clone());
         let handover = Arc::new(Handover::new(
@@ -311,6 +324,7 @@ impl Start<'_> {
             access_log = %settings.observe.file.as_ref().map_or("standard output".into(), |file| file.path.display().to_string()),
             "starting"
         );
+        warn(&settings);
         warn_of_open_keys(&settings, &bound);
         listeners.accept();
         for address in &bound.clients {
@@ -372,6 +386,13 @@ async fn begin(orders: &mut Orders, handover: &Handover) -> Result<bool, Fault> 
         _ => Err(Fault::Unusable(
             "the supervisor didn't say how to begin; `weir serve` is started by `weir run`".into(),
         )),
+    }
+}
+
+/// What is odd about a configuration that is served from now on.
+fn warn(settings: &Settings) {
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
     }
 }
 

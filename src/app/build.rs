@@ -10,6 +10,7 @@ use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
 use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +29,15 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
         governor: Arc::new(Governor::new(settings.govern.clone())),
         resolver: resolver(settings)?,
         dialling: Arc::default(),
+        own: egress::Own::new(addresses_of(settings)),
     };
     shared.build(settings, None)
+}
+
+/// Those of the file; a port 0 isn't known yet.
+fn addresses_of(settings: &Settings) -> Vec<SocketAddr> {
+    let sockets = super::sockets_of(settings);
+    sockets.iter().filter_map(|it| it.address.tcp()).collect()
 }
 
 pub(super) fn resolver(settings: &Settings) -> Result<weir_dns::Resolver, Fault> {
@@ -45,6 +53,8 @@ pub(super) struct Shared {
     pub(super) resolver: weir_dns::Resolver,
     /// What dialling has taught.
     pub(super) dialling: Arc<egress::Memory>,
+    /// Where weir listens, which no request may be sent to.
+    pub(super) own: egress::Own,
 }
 
 impl Shared {
@@ -95,7 +105,8 @@ impl Shared {
                 settings.egress.clone(),
                 self.resolver.clone(),
                 Arc::clone(&self.dialling),
-            ),
+            )
+            .refusing(self.own.clone()),
             governor: Arc::clone(&self.governor),
             observer: Arc::clone(&self.observer),
             routes,

@@ -431,6 +431,7 @@ impl Running<'_> {
         self.drain = next.settings.listen.drain;
         self.shared.observer.metrics.reload(true);
         tracing::info!("configuration reloaded");
+        super::warn(&next.settings);
         Reloaded::Applied {
             config_hash: next.config_hash,
         }

@@ -27,7 +27,8 @@ const ENVIRONMENT: &str = "\
 Without a file weir listens on port 8080 and serves what the environment names:
   OPENAI_API_KEY  OpenAI, or the API at OPENAI_BASE_URL
   OLLAMA_BASE     Ollama, such as http://localhost:11434
-With both, OpenAI's model names go to OpenAI and all else goes to Ollama.";
+With both, OpenAI's model names go to OpenAI and all else goes to Ollama.
+HTTPS_PROXY names the proxy on the way there, and NO_PROXY the hosts without one.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {

@@ -289,8 +289,8 @@ pub(super) struct RateLimit {
 
 // === the road ===
 
-/// Which hosts are reached through the proxy. Patterns: `host`, `.suffix`, `*.suffix`, address or
-/// network, each with or without `:port`; `*`.
+/// Which hosts are reached through the proxy. Patterns: `host`, `.suffix`, `*.suffix`, address,
+/// network, `<local>` (names without a dot), each with or without `:port`; `*`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Egress {
@@ -298,6 +298,9 @@ pub(super) struct Egress {
     pub(super) direct: Option<List<Text>>,
     /// Always through the proxy; wins over `direct`. Default: `[]`.
     pub(super) proxied: Option<List<Text>>,
+    /// Take `HTTPS_PROXY` for `proxy_url`, unless the file has one, and the hosts of `NO_PROXY` for
+    /// `direct`; in lower case too. Default: `false`.
+    pub(super) from_env: Option<Flag>,
     /// Connections to upstreams are given up at this age, give or take a fifth, when they carry
     /// nothing; `0s` = never. Default: `10m`.
     pub(super) connection_max_age: Option<Span>,

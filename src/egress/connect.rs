@@ -23,11 +23,12 @@ use weir_dns::{Answer, LookupError, Resolver};
 
 use super::ahead::Carrier;
 use super::error::{Blame, Cause, ConnectError, Fault};
+use super::forbidden::{self, Why};
 use super::memory::{Memory, Who};
 use super::race::{Lost, Won, race};
 use super::settings::{Authority, ProxyKind, ProxyUrl};
 use super::socks::{self, Place};
-use super::{Road, keepalive, key, outer, tunnel};
+use super::{Own, Road, keepalive, key, outer, tunnel};
 use crate::observe::pool::Handshake;
 use crate::types::Secret;
 
@@ -71,6 +72,8 @@ pub(super) struct Hop {
     pub(super) proxy: Arc<ProxyUrl>,
     /// The proxy's name is resolved when it is dialled.
     pub(super) resolver: Resolver,
+    /// Where weir listens, and so no proxy can be.
+    pub(super) own: Own,
     /// The endpoint's addresses, where the proxy is given one and not the name.
     pub(super) addresses: Option<Answer>,
 }
@@ -303,12 +306,14 @@ impl Dialler {
             proxy: proxy.to_string(),
             cause,
         })?;
-        let dialled = self.tcp(&proxy.host, &addresses, proxy.port, by).await;
-        let stream = dialled.map_err(|(address, cause)| ConnectError::ProxyAddress {
+        let failed = |(address, cause)| ConnectError::ProxyAddress {
             proxy: proxy.to_string(),
             address,
             cause,
-        })?;
+        };
+        let addresses = hop.allowed(&addresses).map_err(failed)?;
+        let dialled = self.tcp(&proxy.host, &addresses, proxy.port, by).await;
+        let stream = dialled.map_err(failed)?;
         // Best effort: Pingora sets it again on what it is given.
         drop(stream.set_nodelay(true));
         Ok(stream)
@@ -316,6 +321,26 @@ impl Dialler {
 
     fn target(&self) -> Authority<'_> {
         Authority(&self.host, self.port)
+    }
+}
+
+// === impl Hop ===
+
+impl Hop {
+    /// Those of the proxy's addresses that a proxy may have. Metadata services are no danger: they
+    /// open no tunnel.
+    fn allowed(&self, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, (SocketAddr, Cause)> {
+        let port = self.proxy.port;
+        let may = |address: IpAddr| {
+            let nobody = forbidden::why(address);
+            let nobody = nobody.is_some_and(|why| !matches!(why, Why::Metadata(_)));
+            !nobody && !self.own.takes(address, port)
+        };
+        let (allowed, others): (Vec<_>, Vec<_>) = addresses.iter().partition(|ip| may(**ip));
+        match (&allowed[..], &others[..]) {
+            ([], [first, ..]) => Err((SocketAddr::new(*first, port), Cause::Forbidden)),
+            _ => Ok(allowed),
+        }
     }
 }
 
@@ -360,6 +385,7 @@ mod tests {
         let hop = Hop {
             proxy: Arc::new(proxy.parse().expect("a URL")),
             resolver,
+            own: Own::default(),
             addresses: None,
         };
         direct("api.example", 443, budget, Reach::Proxy(Arc::new(hop)))
@@ -514,6 +540,30 @@ mod tests {
             !format!("{error:?} {error}").contains("bWU6cHc"),
             "{error:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_would_be_weir_itself_or_nobody_is_not_dialled() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let own = listener.local_addr().expect("bound");
+        for (address, listeners) in [(own, vec![own]), (SocketAddr::from(([0; 4], 9)), vec![])] {
+            let dialler = dialler(&format!("http://{address}"), Duration::from_secs(5));
+            let Reach::Proxy(hop) = &dialler.reach else {
+                panic!("through a proxy");
+            };
+            let hop = Hop {
+                proxy: Arc::clone(&hop.proxy),
+                resolver: hop.resolver.clone(),
+                own: Own::new(listeners),
+                addresses: None,
+            };
+            let by = Instant::now() + Duration::from_secs(5);
+            let error = dialler.through(&hop, by).await.expect_err("forbidden");
+            assert!(
+                error.to_string().contains("weir's own, or nobody's"),
+                "{error}"
+            );
+        }
     }
 
     #[tokio::test]

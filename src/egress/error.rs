@@ -106,6 +106,8 @@ pub enum Cause {
     TimedOut,
     /// Can't be reached from here.
     NoRoute,
+    /// May be nobody's: weir's own listener, an unspecified or a multicast address.
+    Forbidden,
     /// Something else.
     Other(io::ErrorKind),
 }
@@ -201,7 +203,7 @@ impl ConnectError {
             Self::Endpoint { cause, .. } => match cause {
                 Cause::Refused => "connect_refused",
                 Cause::TimedOut => "connect_timeout",
-                Cause::NoRoute => "connect_no_route",
+                Cause::NoRoute | Cause::Forbidden => "connect_no_route",
                 Cause::Other(_) => "connect_error",
             },
             Self::ProxyName { .. } => "proxy_name",
@@ -220,7 +222,7 @@ impl ConnectError {
             Self::Endpoint { cause, .. } => match cause {
                 Cause::Refused => ErrorType::ConnectRefused,
                 Cause::TimedOut => ErrorType::ConnectTimedout,
-                Cause::NoRoute => ErrorType::ConnectNoRoute,
+                Cause::NoRoute | Cause::Forbidden => ErrorType::ConnectNoRoute,
                 Cause::Other(_) => ErrorType::ConnectError,
             },
             _ => ErrorType::ConnectProxyFailure,
@@ -257,6 +259,7 @@ impl fmt::Display for Cause {
             Self::Refused => f.write_str("it refused the connection"),
             Self::TimedOut => f.write_str("it didn't answer in time"),
             Self::NoRoute => f.write_str("there is no route to it"),
+            Self::Forbidden => f.write_str("it is weir's own, or nobody's"),
             Self::Other(kind) => write!(f, "{kind}"),
         }
     }

@@ -292,7 +292,7 @@ mod tests {
             (0..endpoint).for_each(|_| first.used(endpoint));
         }
         second.learn(first.busiest());
-        let busiest: Vec<_> = second.busiest().iter().map(|(id, _)| *id).collect();
+        let busiest: Vec<_> = first.busiest().iter().map(|(id, _)| *id).collect();
         let expected: Vec<_> = (BUSIEST_MAX as u64..2 * BUSIEST_MAX as u64).rev().collect();
         assert_eq!(busiest.len(), BUSIEST_MAX);
         assert_eq!(busiest[..10], expected[..10]);

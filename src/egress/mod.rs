@@ -2,24 +2,28 @@
 //!
 //! `rules.rs` says direct or proxy, `connect.rs` dials (`order.rs` and `race.rs` addresses,
 //! `tunnel.rs`, `socks.rs` and `outer.rs` proxies), `memory.rs` keeps what dialling teaches,
-//! `explain.rs` tells why, `settings.rs` holds what the configuration says. Both roads have a logical
-//! address and a key of their own in Pingora's pool, so that connections are shared by host, whatever
-//! its addresses, and never between roads, proxies, credentials or TLS settings; `age.rs` and the
-//! memory's generations end what is too old or leads to where a host was. It never chooses which
-//! endpoint; `proxy/connect` calls it for each attempt.
+//! `explain.rs` tells why, `settings.rs` holds what the configuration says. `forbidden.rs` and
+//! `own.rs` say what is never reached, `steady.rs` keeps a road while answers change. Both roads have
+//! a logical address and a key of their own in Pingora's pool, so that connections are shared by
+//! host, whatever its addresses, and never between roads, proxies, credentials or TLS settings;
+//! `age.rs` and the memory's generations end what is too old or leads to where a host was. It never
+//! chooses which endpoint; `proxy/connect` calls it for each attempt.
 
 mod age;
 mod ahead;
 mod connect;
 mod error;
 mod explain;
+mod forbidden;
 mod memory;
 mod order;
 mod outer;
+mod own;
 mod race;
 mod rules;
 pub mod settings;
 mod socks;
+mod steady;
 mod tls;
 mod tunnel;
 
@@ -39,13 +43,16 @@ use weir_dns::{Answer, LookupError, Resolver};
 pub use crate::types::Scheme;
 pub use error::{Blame, Cause, ConnectError, Said};
 pub use explain::Explanation;
+pub use forbidden::Why;
 pub use memory::Memory;
+pub use own::Own;
 pub use rules::{Road, Rule};
 pub use settings::{Login, Pattern, PatternError, ProxyKind, ProxyUrl, ProxyUrlError, Settings};
 
 use connect::{Dialler, Hop, Reach};
 use rules::Rules;
 use settings::is_host;
+use steady::Steady;
 
 /// How long the choice of a road waits for DNS where a proxy could resolve the name as well.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -82,6 +89,8 @@ pub struct Endpoint {
     server_name: String,
     /// Differs where a connection mustn't be shared.
     pool_key: u64,
+    /// What is remembered of its name's answers.
+    steady: Arc<Steady>,
 }
 
 /// Forward proxies in the order in which they are preferred. Never empty where it is a way out.
@@ -133,6 +142,7 @@ pub struct Limits {
 pub struct Egress {
     proxies: Proxies,
     rules: Rules,
+    own: Own,
     resolver: Resolver,
     memory: Arc<Memory>,
     connection_max_age: Option<Duration>,
@@ -166,6 +176,15 @@ pub enum RoadError {
         host: Box<str>,
         /// What the last try brought.
         reason: Arc<str>,
+    },
+    /// No upstream may have the address that the host is, or any of those that its name has.
+    Forbidden {
+        /// The host.
+        host: Box<str>,
+        /// The first of its addresses.
+        address: IpAddr,
+        /// Why not.
+        why: Why,
     },
     /// A proxy is prescribed, and there is none.
     NoProxy {
@@ -204,7 +223,7 @@ impl Endpoint {
             Scheme::Https => name,
         };
         let pool_key = key(&(scheme, &host, port, &server_name, tls.identity()));
-        let literal = host.parse::<IpAddr>().ok();
+        let literal = forbidden::literal(&host);
         Ok(Self {
             scheme,
             host: host.into(),
@@ -214,6 +233,7 @@ impl Endpoint {
             literal: literal.map(|address| Arc::from([address])),
             server_name,
             pool_key,
+            steady: Arc::new(Steady::new(Instant::now())),
         })
     }
 
@@ -288,12 +308,22 @@ impl Egress {
     pub fn new(settings: Settings, resolver: Resolver, memory: Arc<Memory>) -> Self {
         Self {
             proxies: settings.proxies.into_iter().map(Arc::new).collect(),
-            rules: Rules::new(settings.direct, settings.proxied),
+            rules: Rules {
+                direct: settings.direct,
+                proxied: settings.proxied,
+                no_proxy: settings.no_proxy,
+            },
+            own: Own::default(),
             resolver,
             memory,
             connection_max_age: settings.connection_max_age,
             prewarm_max: settings.prewarm_max,
         }
+    }
+
+    /// No request goes to one of these.
+    pub fn refusing(self, own: Own) -> Self {
+        Self { own, ..self }
     }
 
     /// The road to `endpoint`. Waits for DNS only where the resolver has no answer yet: for as
@@ -315,7 +345,9 @@ impl Egress {
             Mode::Proxy(own) => {
                 let proxies = own.as_ref().unwrap_or(&self.proxies);
                 let rule = Rule::Provider;
-                self.proxied(endpoint, rule, proxies, avoided, None).await
+                // What the proxy mustn't be asked for is refused.
+                let known = self.glance(endpoint).await?;
+                self.proxied(endpoint, rule, proxies, avoided, known).await
             }
             Mode::Auto => self.by_rules(endpoint, avoided).await,
         }
@@ -325,11 +357,14 @@ impl Egress {
         let (host, port, has_proxy) = (&*endpoint.host, endpoint.port, !self.proxies.is_empty());
         let mut known = None;
         let (road, rule) = match self.rules.by_name(host, port, has_proxy) {
-            Some(choice) => choice,
-            None => {
-                known = self.glance(endpoint).await;
+            Some((Road::Direct, rule)) => (Road::Direct, rule),
+            by_name => {
+                known = self.glance(endpoint).await?;
                 let addresses = known.as_deref().unwrap_or_default();
-                self.rules.by_addresses(host, port, addresses, has_proxy)
+                match by_name {
+                    Some(choice) => choice,
+                    None => self.by_addresses(endpoint, addresses, has_proxy),
+                }
             }
         };
         match road {
@@ -339,6 +374,29 @@ impl Egress {
                     .await
             }
         }
+    }
+
+    fn by_addresses(
+        &self,
+        endpoint: &Endpoint,
+        addresses: &[IpAddr],
+        has_proxy: bool,
+    ) -> (Road, Rule) {
+        let (host, port, steady) = (&*endpoint.host, endpoint.port, &endpoint.steady);
+        let (road, rule) = self.rules.by_addresses(host, port, addresses, has_proxy);
+        if rule == Rule::External {
+            steady.external(Instant::now());
+            if addresses.iter().any(|ip| rules::is_intranet(*ip)) && steady.first_mixed() {
+                tracing::warn!(
+                    host,
+                    ?addresses,
+                    "not all addresses of this host are intranet, so it is reached by proxy; list                      it in egress.direct or in egress.proxied"
+                );
+            }
+        } else if self.rules.is_by_address(rule) && !steady.is_settled(Instant::now) {
+            return (Road::Proxy, Rule::Unsettled);
+        }
+        (road, rule)
     }
 
     /// The road of our own, to the very addresses that it was chosen by.
@@ -392,6 +450,7 @@ impl Egress {
             reach: Reach::Proxy(Arc::new(Hop {
                 proxy: Arc::clone(proxy),
                 resolver: self.resolver.clone(),
+                own: self.own.clone(),
                 addresses,
             })),
             others,
@@ -414,22 +473,57 @@ impl Egress {
         key(&(endpoint.pool_key, proxy, generation, epoch))
     }
 
+    /// The addresses that a connection is made to: those that the road was chosen by, which are
+    /// checked already, or else those of DNS.
     async fn addresses(
         &self,
         endpoint: &Endpoint,
         known: Option<Answer>,
     ) -> Result<Answer, RoadError> {
-        match known.or_else(|| endpoint.literal.clone()) {
-            Some(addresses) => Ok(addresses),
-            None => Ok(self.resolver.lookup(&endpoint.host).await?),
+        if let Some(allowed) = known {
+            return Ok(allowed);
         }
+        let addresses = match &endpoint.literal {
+            Some(literal) => Arc::clone(literal),
+            None => self.resolver.lookup(&endpoint.host).await?,
+        };
+        self.allowed(endpoint, addresses)
     }
 
-    async fn glance(&self, endpoint: &Endpoint) -> Option<Answer> {
-        match &endpoint.literal {
+    /// The addresses of the endpoint as far as they are known without much waiting.
+    async fn glance(&self, endpoint: &Endpoint) -> Result<Option<Answer>, RoadError> {
+        let known = match &endpoint.literal {
             Some(literal) => Some(Arc::clone(literal)),
             None => self.resolver.glance(&endpoint.host, PATIENCE).await.ok(),
+        };
+        known
+            .map(|addresses| self.allowed(endpoint, addresses))
+            .transpose()
+    }
+
+    /// The addresses without those that no upstream may have.
+    fn allowed(&self, endpoint: &Endpoint, addresses: Answer) -> Result<Answer, RoadError> {
+        let forbidden = |ip: &IpAddr| Some((*ip, self.why(*ip, endpoint.port)?));
+        let Some((address, why)) = addresses.iter().find_map(forbidden) else {
+            return Ok(addresses);
+        };
+        let left: Vec<IpAddr> = (addresses.iter().copied())
+            .filter(|ip| self.why(*ip, endpoint.port).is_none())
+            .collect();
+        let host = &*endpoint.host;
+        if left.is_empty() {
+            let host = host.into();
+            return Err(RoadError::Forbidden { host, address, why });
         }
+        if endpoint.steady.first_forbidden() {
+            tracing::warn!(host, %address, %why, "an address that no upstream may have is left out");
+        }
+        Ok(left.into())
+    }
+
+    /// Why no upstream on this port may have this address.
+    fn why(&self, address: IpAddr, port: u16) -> Option<Why> {
+        forbidden::why(address).or_else(|| self.own.takes(address, port).then_some(Why::Own))
     }
 }
 
@@ -542,6 +636,16 @@ impl fmt::Display for RoadError {
                 f,
                 "{host} can't be resolved ({reason}): see dns.servers or /etc/resolv.conf"
             ),
+            Self::Forbidden { host, address, why } => {
+                if forbidden::literal(host) == Some(*address) {
+                    write!(f, "no upstream may have the address {address} ({why})")
+                } else {
+                    write!(
+                        f,
+                        "{host} resolves only to {address}, which no upstream may have ({why})"
+                    )
+                }
+            }
             Self::NoProxy { host, rule } => {
                 write!(
                     f,

@@ -3,6 +3,7 @@
 //!
 //! Plain values and their texts; `config` fills them, `rules.rs` applies them.
 
+mod no_proxy;
 mod pattern;
 mod proxy_url;
 
@@ -10,6 +11,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use super::forbidden::{Why, literal, why};
+pub use super::own::Own;
+pub use no_proxy::NoProxy;
 pub use pattern::{Pattern, PatternError};
 pub use proxy_url::{Login, ProxyKind, ProxyUrl, ProxyUrlError};
 
@@ -23,6 +27,8 @@ pub struct Settings {
     pub direct: Vec<Pattern>,
     /// `egress.proxied`: always through the proxy; wins over `direct`.
     pub proxied: Vec<Pattern>,
+    /// What `NO_PROXY` says where `egress.from_env` is true: reached directly, after `direct`.
+    pub no_proxy: Vec<Pattern>,
     /// `egress.connection_max_age`: a pooled connection carries no new request at this age, give or
     /// take a fifth so that not all end at once; `None` is never. Default: 10 minutes.
     pub connection_max_age: Option<Duration>,
@@ -38,6 +44,7 @@ impl Default for Settings {
             proxies: Vec::new(),
             direct: Vec::new(),
             proxied: Vec::new(),
+            no_proxy: Vec::new(),
             connection_max_age: Some(Duration::from_secs(600)),
             prewarm_max: 8,
             dns: weir_dns::Config::default(),

@@ -280,6 +280,7 @@ fn tell(journey: &Journey, choice: &Choice, kind: &'static str, error: &dyn std:
 fn error_type_of_road(error: &RoadError) -> &'static str {
     match error {
         RoadError::NotFound { .. } | RoadError::Dns { .. } => "dns",
+        RoadError::Forbidden { .. } => "forbidden_address",
         RoadError::NoProxy { .. } => "no_proxy",
     }
 }

@@ -432,6 +432,7 @@ proxy_url: http://egress.corp.example:3128
 egress:
   direct: [".corp.example", "100.64.0.0/10"]
   proxied: []
+  from_env: false
   connection_max_age: 10m
   prewarm: 8
 dns: {servers: [], min_ttl: 1s, max_ttl: 5m, negative_ttl: 5s, stale: 1h, timeout: 2s, search: [corp.example], ndots: 1}
@@ -586,6 +587,13 @@ fn the_environment_alone_is_enough() {
         assert_eq!(provider.urls[0].to_string(), "http://localhost:11434/v1");
         assert!(provider.api_key.is_none());
     }
+    let proxied = with(&[
+        ("OPENAI_API_KEY", "sk-1"),
+        ("HTTPS_PROXY", "http://proxy.example:3128"),
+        ("NO_PROXY", "corp.example"),
+    ]);
+    let road = proxied.expect("set").expect("sound").egress;
+    assert_eq!((road.proxies.len(), road.no_proxy.len()), (1, 1));
     let both = with(&[
         ("OPENAI_API_KEY", "sk-1"),
         ("OPENAI_BASE_URL", "https://gateway.example/v1"),
@@ -1655,6 +1663,246 @@ fn the_road_out_is_read_with_its_standards() {
 }
 
 #[test]
+fn urls_that_no_upstream_may_have_are_mistakes() {
+    let listeners = "listen: [\"127.0.0.1:8080\", \"0.0.0.0:8443\", \"[::1]:81\"]\n\
+                     admin: {address: \"127.0.0.1:9900\"}\n";
+    for (url, why) in [
+        (
+            "http://169.254.169.254/v1",
+            "the metadata service of most clouds",
+        ),
+        (
+            "http://[fd00:ec2::254]",
+            "the metadata service of Amazon EC2",
+        ),
+        (
+            "http://[::ffff:169.254.169.254]",
+            "the metadata service of most clouds",
+        ),
+        ("http://2852039166", "the metadata service of most clouds"),
+        ("http://0.0.0.0:11434", "an unspecified address"),
+        ("http://[::]:11434", "an unspecified address"),
+        ("http://239.1.1.1", "a multicast address"),
+        ("http://240.0.0.1", "a reserved address"),
+        ("http://255.255.255.255", "the broadcast address"),
+        ("http://127.0.0.1:8080", "weir itself listens there"),
+        ("http://localhost:8080", "weir itself listens there"),
+        ("http://127.0.0.1:9900", "weir itself listens there"),
+        ("http://127.0.0.2:8443", "weir itself listens there"),
+        ("http://[::1]:81", "weir itself listens there"),
+    ] {
+        for (form, path) in [
+            (
+                "providers: [{name: a, base_url: \"URL\"}]",
+                "providers[0].base_url",
+            ),
+            (
+                "providers: [{name: a, urls: [\"URL\"]}]",
+                "providers[0].urls[0]",
+            ),
+            ("target_map: {/a: \"URL\"}", "target_map.\"/a\""),
+            ("model_routes: {m: \"URL\"}", "model_routes.m"),
+            ("model_routes: {m: {url: \"URL\"}}", "model_routes.m.url"),
+        ] {
+            tells(
+                &format!("{listeners}{}", form.replace("URL", url)),
+                &format!(
+                    "weir.yaml:3: {path}: found {url:?} ({why}); allowed: the URL of a model server"
+                ),
+            );
+        }
+    }
+    for url in [
+        "http://127.0.0.1:8081",
+        "http://127.0.0.2:8080",
+        "http://localhost:11434",
+        "http://10.0.0.1:8443",
+        "http://[::1]:8443",
+        "http://169.254.1.1",
+    ] {
+        settings(&format!("{listeners}target_map: {{/a: \"{url}\"}}"));
+    }
+}
+
+#[test]
+fn a_proxy_is_neither_weir_itself_nor_nobody() {
+    let listen = "listen: [\"127.0.0.1:3128\"]\n";
+    for (host, why) in [
+        ("127.0.0.1:3128", "weir itself listens there"),
+        ("localhost:3128", "weir itself listens there"),
+        ("0.0.0.0:3129", "an unspecified address"),
+        ("[ff02::1]:3128", "a multicast address"),
+    ] {
+        tells(
+            &format!("{listen}proxy_url: \"http://u:secret@{host}\""),
+            &format!(
+                "weir.yaml:2: proxy_url: found \"http://***\" ({why}); allowed: the address of a proxy"
+            ),
+        );
+        tells(
+            &format!(
+                "{listen}providers: [{{name: a, base_url: http://a, egress: \"http://{host}\"}}]"
+            ),
+            &format!(
+                "weir.yaml:2: providers[0].egress: found \"http://***\" ({why}); allowed: the address of a proxy"
+            ),
+        );
+        let env = |name: &str| (name == "HTTPS_PROXY").then(|| host.to_owned());
+        let text = format!("{listen}egress: {{from_env: true}}");
+        let mistakes = parse(&text, "weir.yaml", &env).expect_err("no proxy");
+        assert_eq!(
+            mistakes.to_string(),
+            format!(
+                "weir.yaml:2: egress.from_env: found the variable HTTPS_PROXY, which names no proxy ({why}); allowed: the address of a proxy"
+            )
+        );
+    }
+    settings(&format!("{listen}proxy_url: \"http://127.0.0.1:3129\""));
+}
+
+#[test]
+fn lists_that_do_not_do_what_they_say_are_warned_of() {
+    let warnings = |text: &str| settings(text).warnings;
+    assert_eq!(
+        warnings("proxy_url: http://p:1\negress: {direct: [a.b.test, c.test], proxied: [.b.test]}"),
+        ["egress.direct: a.b.test has no effect, as egress.proxied has .b.test"]
+    );
+    assert_eq!(
+        warnings("egress: {proxied: [.b.test]}"),
+        ["egress.proxied: there is no proxy_url, so these hosts can't be reached"]
+    );
+    assert_eq!(
+        warnings("proxy_url: http://p:1\negress: {direct: [.b.test], proxied: [a.b.test]}"),
+        [""; 0]
+    );
+}
+
+#[test]
+fn the_environment_names_the_proxy_where_the_file_lets_it() {
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let with = |text: &str, variables: Variables<'_>| {
+        let env = |name: &str| {
+            let mut found = variables.iter().filter(|(key, _)| *key == name);
+            found.next().map(|(_, value)| (*value).to_owned())
+        };
+        parse(text, "weir.yaml", &env)
+    };
+    const FROM_ENV: &str = "egress: {from_env: true}";
+    for (text, variables, proxy, warnings) in [
+        (FROM_ENV, &[][..], None, 0),
+        ("port: 1", &[("HTTPS_PROXY", "http://p:1")], None, 0),
+        (
+            "egress: {from_env: false}",
+            &[("HTTPS_PROXY", "http://p:1")],
+            None,
+            0,
+        ),
+        (FROM_ENV, &[("HTTPS_PROXY", "http://p:1")], Some("p:1"), 0),
+        (FROM_ENV, &[("https_proxy", "http://p:1/")], Some("p:1"), 0),
+        (FROM_ENV, &[("ALL_PROXY", "http://p:1")], Some("p:1"), 0),
+        (FROM_ENV, &[("all_proxy", "p:1")], Some("p:1"), 0),
+        (FROM_ENV, &[("HTTPS_PROXY", " u:pw@p:1 ")], Some("p:1"), 0),
+        (FROM_ENV, &[("HTTPS_PROXY", "")], None, 0),
+        // Used for all, which is told.
+        (FROM_ENV, &[("http_proxy", "http://p:1")], Some("p:1"), 1),
+        (FROM_ENV, &[("HTTP_PROXY", "http://p:1")], Some("p:1"), 1),
+        // A client's header.
+        (
+            FROM_ENV,
+            &[("HTTP_PROXY", "http://p:1"), ("REQUEST_METHOD", "GET")],
+            None,
+            0,
+        ),
+        (
+            FROM_ENV,
+            &[
+                ("HTTPS_PROXY", "http://p:1"),
+                ("HTTP_PROXY", "http://p:1"),
+                ("ALL_PROXY", "http://p:1"),
+            ],
+            Some("p:1"),
+            0,
+        ),
+        (
+            FROM_ENV,
+            &[("HTTPS_PROXY", "http://p:1"), ("https_proxy", "http://q:2")],
+            Some("q:2"),
+            1,
+        ),
+        (
+            FROM_ENV,
+            &[("HTTPS_PROXY", "http://p:1"), ("http_proxy", "http://q:2")],
+            Some("p:1"),
+            1,
+        ),
+        // The file's own wins.
+        (
+            "egress: {from_env: true}\nproxy_url: \"http://own:3\"",
+            &[("HTTPS_PROXY", "not a proxy")],
+            Some("own:3"),
+            0,
+        ),
+    ] {
+        let found = with(text, variables).unwrap_or_else(|it| panic!("{variables:?}: {it}"));
+        let proxies: Vec<String> = (found.egress.proxies.iter())
+            .map(|it| format!("{}:{}", it.host, it.port))
+            .collect();
+        let proxies: Vec<&str> = proxies.iter().map(String::as_str).collect();
+        assert_eq!(proxies, proxy.as_slice(), "{variables:?}");
+        assert_eq!(
+            found.warnings.len(),
+            warnings,
+            "{variables:?}: {:?}",
+            found.warnings
+        );
+    }
+
+    let faulty = with(FROM_ENV, &[("HTTPS_PROXY", "ftp://geheim@p:1")]);
+    let faulty = faulty.expect_err("no proxy").to_string();
+    assert!(
+        faulty.starts_with(
+            "weir.yaml:1: egress.from_env: found the variable HTTPS_PROXY, which is no proxy's URL"
+        ),
+        "{faulty}"
+    );
+    assert!(!faulty.contains("geheim"), "{faulty}");
+    // A provider may have `egress: proxy` then.
+    let proxied = "egress: {from_env: true}\n\
+                   providers: [{name: a, base_url: http://a, egress: proxy}]";
+    assert!(with(proxied, &[("HTTPS_PROXY", "http://p:1")]).is_ok());
+    assert!(with(proxied, &[]).is_err());
+}
+
+#[test]
+fn the_environment_names_the_hosts_without_a_proxy_where_the_file_lets_it() {
+    let with = |text: &str, lower: Option<&str>, upper: Option<&str>| {
+        let env = |name: &str| match name {
+            "no_proxy" => lower.map(str::to_owned),
+            "NO_PROXY" => upper.map(str::to_owned),
+            _ => None,
+        };
+        let found = parse(text, "weir.yaml", &env).unwrap_or_else(|it| panic!("{it}"));
+        let patterns = found.egress.no_proxy.iter().map(ToString::to_string);
+        (patterns.collect::<Vec<_>>(), found.warnings)
+    };
+    const FROM_ENV: &str = "egress: {from_env: true, direct: [a.test]}";
+    let some = Some("corp.test,10.0.0.0/8");
+    assert_eq!(with("port: 1", some, some), (vec![], vec![]));
+    let both = vec![".corp.test".to_owned(), "10.0.0.0/8".to_owned()];
+    assert_eq!(with(FROM_ENV, some, None), (both.clone(), vec![]));
+    assert_eq!(with(FROM_ENV, None, some), (both.clone(), vec![]));
+    assert_eq!(with(FROM_ENV, some, some), (both.clone(), vec![]));
+    let (patterns, warnings) = with(FROM_ENV, some, Some("other.test"));
+    assert_eq!((patterns, warnings.len()), (both, 1));
+    let (patterns, warnings) = with(FROM_ENV, None, Some("10.,corp.test"));
+    assert_eq!(patterns, [".corp.test"]);
+    assert_eq!(
+        warnings,
+        ["egress.from_env: NO_PROXY: \"10.\" is left out: networks are written such as 10.0.0.0/8"]
+    );
+}
+
+#[test]
 fn headers_and_the_road_are_checked() {
     for (text, mistake) in [
         (
@@ -1675,7 +1923,7 @@ fn headers_and_the_road_are_checked() {
         ),
         (
             "egress: {direct: [\"a b\"]}",
-            "egress.direct[0]: found \"a b\"; allowed: a host, .suffix, *.suffix, IP address or network such as 10.0.0.0/8, each with or without :port",
+            "egress.direct[0]: found \"a b\"; allowed: a host, .suffix, *.suffix, IP address, network such as 10.0.0.0/8 or <local>, each with or without :port",
         ),
         (
             "egress: {connection_max_age: 1500ms}",

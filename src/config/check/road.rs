@@ -1,6 +1,6 @@
 //! `proxy_url`, `egress`, `dns`: the road out.
 
-use super::{Check, bounds};
+use super::{Check, bounds, exits, from_env};
 use crate::config::file::{Dns, Egress, File, OneOrMore};
 use crate::config::lists::List;
 use crate::config::path::Path;
@@ -15,10 +15,20 @@ pub(super) fn road(file: &File, check: &mut Check<'_>) -> Settings {
     let no_egress = Egress::default();
     let egress = file.egress.as_ref().unwrap_or(&no_egress);
     let path = check.key("egress");
+    let url = check.key("proxy_url");
+    let mut proxies = proxies(file.proxy_url.as_ref(), &url, check);
+    let mut no_proxy = Vec::new();
+    if egress.from_env.is_some_and(|from_env| from_env.0) {
+        if proxies.is_empty() && !check.findings.covers(&url) {
+            proxies = from_env::proxies(&path.key("from_env"), check);
+        }
+        no_proxy = from_env::no_proxy(check);
+    }
     Settings {
-        proxies: proxies(file.proxy_url.as_ref(), &check.key("proxy_url"), check),
+        proxies,
         direct: patterns(egress.direct.as_ref(), &path.key("direct"), check),
         proxied: patterns(egress.proxied.as_ref(), &path.key("proxied"), check),
+        no_proxy,
         connection_max_age: max_age(egress.connection_max_age, &path, check),
         prewarm_max: prewarm(egress.prewarm, &path, check),
         dns: dns(file.dns.as_ref().unwrap_or(&Dns::default()), check),
@@ -73,24 +83,29 @@ pub(super) fn proxy_texts(
 
 const PROXIES_MAX: usize = 16;
 
+/// How a proxy is written.
+pub(super) const PROXY: &str = "http://[user:password@]host:port, or https, socks5, socks5h (%25 \
+                                %3A %40 %2F for %, :, @ and / in user or password)";
+
+/// Where a proxy can be.
+pub(super) const PROXY_PLACE: &str = "the address of a proxy";
+
 /// A proxy's URL.
 pub(super) fn proxy(text: &str, path: &Path, check: &mut Check<'_>) -> Option<ProxyUrl> {
-    let error = match text.parse() {
-        Ok(url) => return Some(url),
-        Err(error) => error,
-    };
-    check.findings.wrong(
-        path,
-        match error {
-            ProxyUrlError::CredentialsLength => {
-                "socks5://user:password@host:port with 1 to 255 bytes each for user and password"
+    match text.parse() {
+        Ok(url) => {
+            if let Some(why) = exits::why_no_proxy(&url, check) {
+                let found = format!("{} ({why})", check.findings.found(path));
+                check.findings.wrong_because(path, found, PROXY_PLACE);
             }
-            _ => {
-                "http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, \
-                 :, @ and / in user or password)"
-            }
-        },
-    );
+            return Some(url);
+        }
+        Err(ProxyUrlError::CredentialsLength) => check.findings.wrong(
+            path,
+            "socks5://user:password@host:port with 1 to 255 bytes each for user and password",
+        ),
+        Err(_) => check.findings.wrong(path, PROXY),
+    }
     None
 }
 
@@ -101,8 +116,8 @@ fn patterns(list: Option<&List<Text>>, path: &Path, check: &mut Check<'_>) -> Ve
             Ok(pattern) => patterns.push(pattern),
             Err(_) => check.findings.wrong(
                 &path.index(index),
-                "a host, .suffix, *.suffix, IP address or network such as 10.0.0.0/8, each with or \
-                 without :port",
+                "a host, .suffix, *.suffix, IP address, network such as 10.0.0.0/8 or <local>, each \
+                 with or without :port",
             ),
         }
     }
