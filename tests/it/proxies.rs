@@ -298,22 +298,23 @@ fn a_tunnel_that_was_made_ahead_carries_the_first_request_and_a_dead_one_none() 
         return;
     };
     let model = Provider::json("{}");
+    let yaml = format!(
+        "proxy_url: \"{}\"\negress: {{prewarm: 1}}\nproviders:\n\
+         - {{name: m, base_url: \"{}\", models: [m], egress: proxy}}\n",
+        proxy.url(),
+        model.url()
+    );
     let start = || {
-        Gateway::start(&format!(
-            "proxy_url: \"{}\"\negress: {{prewarm: 1}}\nproviders:\n\
-             - {{name: m, base_url: \"{}\", models: [m], egress: proxy}}\n",
-            proxy.url(),
-            model.url()
-        ))
+        let gateway = Gateway::start(&yaml);
+        gateway.wait_value("weir_pool_ahead_total", &[("outcome", "made")], 1.0);
+        gateway
     };
     let gateway = start();
-    model.wait_connections(1);
     assert!(model.requests().is_empty());
     assert_eq!(gateway.post(CHAT, ask("m")).status(), 200);
     assert_eq!(model.connections(), 1, "the one that was made ahead");
 
     let gateway = start();
-    model.wait_connections(2);
     proxy.daemon().start_again();
     assert_eq!(gateway.post(CHAT, ask("m")).status(), 200);
     assert_eq!(model.requests().len(), 2);

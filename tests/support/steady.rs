@@ -1,5 +1,5 @@
 //! Clients that ask all the time while a test does things to what lies behind weir. Each has one
-//! connection that is kept; whatever isn't a 200 is kept too, with its text.
+//! connection that is kept; whatever isn't a whole 200 is kept too, with its text.
 
 use super::client::Client;
 use super::gate::Board;
@@ -17,7 +17,7 @@ pub struct Steady {
 /// What they have got.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Answers that were 200.
+    /// Answers that were 200, and whole.
     pub done: usize,
     /// All other answers, with when they came.
     pub failed: Vec<(Instant, String)>,
@@ -54,7 +54,7 @@ impl Steady {
                         tally.change(|tally| {
                             tally.slowest = tally.slowest.max(took);
                             match answer.status() {
-                                200 => tally.done += 1,
+                                200 if answer.whole => tally.done += 1,
                                 status => {
                                     let text = format!("{status} {}", answer.text());
                                     tally.failed.push((Instant::now(), text));
