@@ -28,7 +28,7 @@ use super::memory::{Memory, Who};
 use super::race::{Lost, Won, race};
 use super::settings::{Authority, ProxyKind, ProxyUrl};
 use super::socks::{self, Place};
-use super::{Own, Road, keepalive, key, outer, tunnel};
+use super::{Own, Road, keepalive, outer, tunnel};
 use crate::observe::pool::Handshake;
 use crate::types::Secret;
 
@@ -163,7 +163,7 @@ impl Dialler {
 
     /// A tunnel, and the news of how the proxy does.
     async fn through(&self, hop: &Hop, by: Instant) -> Result<Carrier, ConnectError> {
-        let id = key(&*hop.proxy);
+        let id = hop.proxy.id;
         let pair = Who::Pair(id, self.endpoint);
         let opened = match &hop.addresses {
             Some(addresses) => self.by_address(hop, addresses, by).await,

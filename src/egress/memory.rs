@@ -17,11 +17,12 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 use weir_dns::Answer;
 
+use super::Proxies;
 use super::ahead::Ahead;
+use super::lane::Lanes;
 use super::order::ordered;
 use super::outer;
 use super::settings::ProxyUrl;
-use super::{Proxies, key};
 use crate::observe::Pool;
 use faults::Faults;
 pub(super) use host::Family;
@@ -41,6 +42,7 @@ const TOLD_MAX: usize = 256;
 pub struct Memory {
     pub(super) pool: Pool,
     pub(super) ahead: Ahead,
+    pub(super) lanes: Lanes,
     started: Instant,
     faults: Mutex<Faults<Who>>,
     hosts: Mutex<AHashMap<Box<str>, Host>>,
@@ -69,6 +71,7 @@ impl Memory {
         Self {
             pool,
             ahead: Ahead::default(),
+            lanes: Lanes::default(),
             started: Instant::now(),
             faults: Mutex::new(Faults::new(FAULTS_MAX)),
             hosts: Mutex::default(),
@@ -186,7 +189,7 @@ impl Memory {
             return Some((only, 0));
         }
         let faults = self.faults.lock();
-        let left = proxies.iter().map(|proxy| (proxy, key(&**proxy)));
+        let left = proxies.iter().map(|proxy| (proxy, proxy.id));
         let left: Vec<_> = left.filter(|(_, id)| !avoided.contains(id)).collect();
         // Of equal ones the first is found, `None` being the least.
         let best = left.iter().min_by_key(|(_, id)| {
@@ -236,7 +239,7 @@ mod tests {
         let memory = Memory::default();
         let now = Instant::now();
         let list = proxies(&["http://a:1", "http://b:1", "http://c:1"]);
-        let id = |at: usize| key(&*list[at]);
+        let id = |at: usize| list[at].id;
         let first = |avoided: &[u64], now| {
             let (proxy, others) = memory.proxy(&list, 7, avoided, now)?;
             Some((proxy.host.clone(), others))
@@ -265,7 +268,7 @@ mod tests {
         let memory = Memory::default();
         let now = Instant::now();
         let list = proxies(&["http://a:1", "http://b:1"]);
-        memory.failed(Who::Pair(key(&*list[0]), 7), now);
+        memory.failed(Who::Pair(list[0].id, 7), now);
         let first = |endpoint| {
             let (proxy, _) = memory.proxy(&list, endpoint, &[], now).expect("one");
             proxy.host.clone()

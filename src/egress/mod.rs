@@ -1,7 +1,8 @@
 //! The road out: an [`Endpoint`] in, the [`Way`] to it and Pingora's `HttpPeer` out.
 //!
 //! `rules.rs` says direct or proxy, `connect.rs` dials (`order.rs` and `race.rs` addresses,
-//! `tunnel.rs`, `socks.rs` and `outer.rs` proxies), `memory.rs` keeps what dialling teaches,
+//! `tunnel.rs`, `socks.rs` and `outer.rs` proxies), `lane.rs` lets many requests share one HTTP/2
+//! connection, `memory.rs` keeps what dialling teaches,
 //! `explain.rs` tells why, `settings.rs` holds what the configuration says. `forbidden.rs` and
 //! `own.rs` say what is never reached, `steady.rs` keeps a road while answers change. Both roads have
 //! a logical address and a key of their own in Pingora's pool, so that connections are shared by
@@ -15,6 +16,7 @@ mod connect;
 mod error;
 mod explain;
 mod forbidden;
+mod lane;
 mod memory;
 mod order;
 mod outer;
@@ -44,6 +46,7 @@ pub use crate::types::Scheme;
 pub use error::{Blame, Cause, ConnectError, Said};
 pub use explain::Explanation;
 pub use forbidden::Why;
+pub use lane::Lead;
 pub use memory::Memory;
 pub use own::Own;
 pub use rules::{Road, Rule};
@@ -447,7 +450,7 @@ impl Egress {
         Ok(Way {
             road: Road::Proxy,
             rule,
-            pool_key: self.pool_key(endpoint, Some(proxy), generation, now),
+            pool_key: self.pool_key(endpoint, Some(proxy.id), generation, now),
             reach: Reach::Proxy(Arc::new(Hop {
                 proxy: Arc::clone(proxy),
                 resolver: self.resolver.clone(),
@@ -464,7 +467,7 @@ impl Egress {
     fn pool_key(
         &self,
         endpoint: &Endpoint,
-        proxy: Option<&Arc<ProxyUrl>>,
+        proxy: Option<u64>,
         generation: u32,
         now: Instant,
     ) -> u64 {
@@ -550,12 +553,24 @@ impl Way {
 
     /// What tells this proxy, with its credentials, from others.
     pub fn proxy_id(&self) -> Option<u64> {
-        self.proxy().map(key)
+        self.proxy().map(|proxy| proxy.id)
     }
 
     /// Proxies that could be asked if this one fails.
     pub fn others(&self) -> usize {
         self.others
+    }
+
+    /// Waits for a moment where another request is opening an HTTP/2 connection that could carry this
+    /// one too; where nobody is, the request opens it for others, and says so by what is returned.
+    /// Dropping either is safe.
+    pub async fn join(&self, endpoint: &Endpoint) -> Option<Lead> {
+        match endpoint.scheme {
+            Scheme::Http => None,
+            Scheme::Https => {
+                lane::Lanes::join(&self.memory, self.pool_key, endpoint.pool_key).await
+            }
+        }
     }
 
     fn dialler(&self, endpoint: &Endpoint, budget: Duration) -> Dialler {
@@ -583,6 +598,7 @@ impl Way {
         // A little less than the whole, so that the dialler's own error comes first.
         let budget = limits.connect - limits.connect / 20;
         options.custom_l4 = Some(Arc::new(self.dialler(endpoint, budget)));
+        options.tracer = Some(lane::tracer(&self.memory, self.pool_key, self.road));
         options.total_connection_timeout = Some(limits.connect);
         options.read_timeout = Some(limits.first_byte.max(limits.idle));
         options.write_timeout = Some(limits.write);

@@ -39,6 +39,8 @@ pub const BUILD_INFO: &str = "weir_build_info";
 /// Access log records that were lost because the log's disk didn't keep up or failed.
 pub const ACCESS_LOG_DROPPED: &str = "weir_access_log_dropped_total";
 
+/// Open connections to upstreams, idle ones too, by road.
+pub const POOL_CONNECTIONS: &str = "weir_pool_connections";
 /// Requests that were given a connection to an upstream, by road and whether it was reused.
 pub const POOL_REQUESTS: &str = "weir_pool_requests_total";
 /// Handshakes on the way to upstreams: `tcp`, `tls`, `proxy_tls`, `tunnel`.

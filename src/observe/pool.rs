@@ -1,7 +1,9 @@
 //! Metrics of connections to upstreams: handles that whoever dials is given at build.
 
 use super::names;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+};
 use std::time::Duration;
 
 /// What dialling counts. By default it counts for nobody.
@@ -12,6 +14,7 @@ pub struct Pool {
     dials: IntCounterVec,
     seconds: HistogramVec,
     ahead: IntCounterVec,
+    open: IntGaugeVec,
 }
 
 /// One of the steps to a connection.
@@ -38,6 +41,7 @@ impl Pool {
             super::metrics::kept(registry, Ok(counter.clone()));
         }
         super::metrics::kept(registry, Ok(pool.seconds.clone()));
+        super::metrics::kept(registry, Ok(pool.open.clone()));
         pool
     }
 
@@ -45,6 +49,16 @@ impl Pool {
     pub fn carried(&self, road: &str, reused: bool) {
         let reused = if reused { "true" } else { "false" };
         self.requests.with_label_values(&[road, reused]).inc();
+    }
+
+    /// A connection lives.
+    pub fn opened(&self, road: &str) {
+        self.open.with_label_values(&[road]).inc();
+    }
+
+    /// It has ended.
+    pub fn closed(&self, road: &str) {
+        self.open.with_label_values(&[road]).dec();
     }
 
     /// A handshake was completed.
@@ -109,6 +123,11 @@ impl Default for Pool {
                 "Connections that were made ahead of requests.",
                 &["outcome"],
             ),
+            open: IntGaugeVec::new(
+                Opts::new(names::POOL_CONNECTIONS, "Open connections to upstreams."),
+                &["road"],
+            )
+            .expect("names and labels are constants that follow Prometheus' rules"),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::peek::Body;
 use super::plan::Detour;
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
-use crate::egress::{Blame, ConnectError, Limits, Road, RoadError};
+use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
 use crate::observe::pool::Handshake;
 use crate::upstream::{Attempt, Choice, Outcome};
 use bytes::Bytes;
@@ -27,6 +27,8 @@ pub struct Try {
     pub road: Option<Road>,
     /// The egress proxy, where the road has one, and how many others could be asked.
     pub proxy: Option<(u64, usize)>,
+    /// It opens a connection that others wait for.
+    pub lead: Option<Lead>,
     /// It is in the intranet.
     pub intranet: bool,
     /// The body for this upstream, where it isn't the client's.
@@ -62,6 +64,7 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
             choice,
             road: None,
             proxy: None,
+            lead: None,
             intranet: false,
             body: None,
             strip_usage: false,
@@ -107,6 +110,9 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         }
         plan.overhead
             .get_or_insert_with(|| Instant::now().saturating_duration_since(plan.ready));
+        if !plan.upgrade {
+            current.lead = way.join(&exit.endpoint).await;
+        }
         journey.attempt = Some(current);
         return Ok(Box::new(peer));
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{Authority, is_host, parse_port, split_port};
+use crate::egress::key;
 use crate::types::Secret;
 
 /// A forward proxy. Displayed without credentials; equal and hashed with them, as connections of
@@ -18,6 +19,8 @@ pub struct ProxyUrl {
     pub port: u16,
     /// Where the URL has a user.
     pub login: Option<Secret<Login>>,
+    /// Tells it from proxies that differ in any of these.
+    pub(in crate::egress) id: u64,
 }
 
 /// The scheme of a proxy's URL.
@@ -88,11 +91,13 @@ impl FromStr for ProxyUrl {
             return Err(ProxyUrlError::Host);
         }
         let login = user.map(|user| Login::read(user, kind)).transpose()?;
+        let id = key(&(kind, &host, port, &login));
         Ok(Self {
             kind,
             host,
             port,
             login: login.map(Secret::new),
+            id,
         })
     }
 }
