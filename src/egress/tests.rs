@@ -83,6 +83,7 @@ fn knowing(proxy: Option<&str>, names: &[(&str, &[&str])]) -> Egress {
             .collect(),
         fresh: Duration::from_secs(3600),
         stale: Duration::from_secs(3600),
+        missing_for: None,
     });
     egress.resolver.learn(known);
     egress
