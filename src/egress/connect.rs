@@ -435,6 +435,7 @@ mod tests {
     async fn each_refusal_of_a_proxy_has_its_own_error() {
         for (answer, word) in [
             (&b"HTTP/1.1 407 Auth\r\n\r\n"[..], "proxy_credentials"),
+            (b"HTTP/1.0 401 Unauthorized\r\n\r\n", "proxy_credentials"),
             (
                 b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno",
                 "proxy_denied",

@@ -46,7 +46,7 @@ pub enum ConnectError {
         /// Why not.
         why: String,
     },
-    /// The proxy wants credentials, or others: 407, or SOCKS' way to say so.
+    /// The proxy wants credentials, or others: 407 or 401, or SOCKS' way to say so.
     ProxyCredentials {
         /// The proxy, without credentials.
         proxy: String,

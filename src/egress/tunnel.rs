@@ -55,7 +55,8 @@ where
         // The endpoint speaks only when spoken to: whatever came along isn't its word.
         200..=299 if rest > 0 => Err(Fault::EARLY),
         200..=299 => Ok(()),
-        407 => Err(Fault::Credentials),
+        // 401 is how tinyproxy 1.11.1 refuses a wrong login (tinyproxy#532).
+        401 | 407 => Err(Fault::Credentials),
         500..=599 => Err(Fault::Failed(Said::Status(status))),
         _ => Err(Fault::Denied(Said::Status(status))),
     }
