@@ -204,6 +204,17 @@ impl Cache {
         self.shards.iter().map(forget).sum()
     }
 
+    /// A query for `name` is under way: no other is due before `until`.
+    pub(crate) fn postpone(&self, name: &str, until: Instant) {
+        let shard = self.shard(name);
+        let _writer = shard.writer.lock();
+        if let Some(ByName(slot)) = shard.slots.load().get(name) {
+            let entry = Entry::clone(&slot.entry.load());
+            let ask_at = until;
+            slot.entry.store(Arc::new(Entry { ask_at, ..entry }));
+        }
+    }
+
     /// Makes a query due for each name that has addresses, as whom to ask has changed, and forgets
     /// the unhappy outcomes: they are others' by now. Calls `due` for each name that is due.
     pub(crate) fn doubt_all(&self, now: Instant, mut due: impl FnMut(&str)) {

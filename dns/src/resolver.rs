@@ -25,6 +25,9 @@ const HOSTS: &str = "/etc/hosts";
 /// The files are looked at this often at most, and while names are in use about so often.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
+/// How long a query waits for that.
+const LOOK_PATIENCE: Duration = Duration::from_millis(50);
+
 /// The resolver. Clones share everything.
 ///
 /// Works from any Tokio runtime with time and I/O enabled; a query runs as a task of the runtime
@@ -119,7 +122,8 @@ impl Resolver {
         let (shared, now) = (&self.shared, Instant::now());
         for known in known {
             // The hosts file is of today.
-            if shared.hosts.find(&known.name).is_none()
+            if is_name(&known.name)
+                && shared.hosts.find(&known.name).is_none()
                 && let Some(at) = shared.cache.learn(&known, now, rand::random())
             {
                 shared.agenda.add(&known.name, at);
@@ -138,7 +142,7 @@ impl Resolver {
     pub fn flush(&self, host: Option<&str>) -> usize {
         let cache = &self.shared.cache;
         match host {
-            Some(host) => usize::from(cache.forget(&key(host, self.shared.transport.ndots()))),
+            Some(host) => usize::from(cache.forget(&key(host, || self.shared.transport.ndots()))),
             None => cache.forget_all(),
         }
     }
@@ -155,7 +159,7 @@ impl Resolver {
         content_with_echo: bool,
     ) -> Result<Answer, LookupError> {
         let shared = &self.shared;
-        let name = key(host, shared.transport.ndots());
+        let name = key(host, || shared.transport.ndots());
         if let Some(address) = literal(&name) {
             return Ok(Arc::from([address]));
         }
@@ -275,6 +279,9 @@ async fn fly(
         Some(outcome) => outcome,
         None => {
             shared.look().await;
+            // Whoever looks it up meanwhile needn't come here to see that it is being asked for.
+            let late = Instant::now() + shared.timeout;
+            shared.cache.postpone(&name, late);
             let outcome = shared.ask(&name).await;
             shared.remember(&name, outcome.clone());
             outcome
@@ -334,8 +341,9 @@ impl Shared {
             *looked = now;
         }
         let shared = Arc::clone(self);
-        // It fails only where the runtime ends, and this task with it.
-        drop(tokio::task::spawn_blocking(move || shared.look_now()).await);
+        let look = tokio::task::spawn_blocking(move || shared.look_now());
+        // Where all threads that may block do, the names can't wait for them.
+        drop(tokio::time::timeout(LOOK_PATIENCE, look).await);
     }
 
     fn look_now(&self) {

@@ -61,7 +61,10 @@ impl Transport for Script {
                 next.or_else(|| lines.at_last.clone())
             };
             let (delay, outcome) = next.expect("a line for each query");
-            tokio::time::sleep(delay).await;
+            // On a running clock even no time at all is a millisecond.
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             outcome
         })
     }
