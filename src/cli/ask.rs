@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct Ask {
     /// Control socket of the running weir [default: $WEIR_CONTROL, else /run/weir/control.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     control: Option<PathBuf>,
 }
 
@@ -61,8 +61,12 @@ impl Ask {
         let path = control::named_path(self.control.clone()).unwrap_or_else(control::default_path);
         let path = path.display();
         for _ in 0..ATTEMPTS {
-            let stream = UnixStream::connect(path.to_string())
-                .map_err(|error| format!("no weir answers at {path}: {error}"))?;
+            let stream = UnixStream::connect(path.to_string()).map_err(|error| {
+                format!(
+                    "no weir answers at {path}: {error} (`weir run --single` has no control \
+                         socket)"
+                )
+            })?;
             let answer = answer(stream, command)
                 .map_err(|error| format!("the weir at {path} doesn't answer: {error}"))?;
             if let Some(outcome) = answer {

@@ -10,6 +10,8 @@ use serde_json::Value;
 /// Looks into the DNS cache of a running weir.
 #[derive(Debug, Args)]
 pub struct Dns {
+    #[command(flatten)]
+    ask: Ask,
     #[command(subcommand)]
     what: What,
 }
@@ -18,16 +20,12 @@ pub struct Dns {
 enum What {
     /// List the names that are remembered, and the servers
     Dump {
-        #[command(flatten)]
-        ask: Ask,
         /// Print JSON, for programs
         #[arg(long)]
         json: bool,
     },
     /// Forget a name, or all, in every generation: the next request asks the servers
     Flush {
-        #[command(flatten)]
-        ask: Ask,
         /// Only this name
         name: Option<String>,
     },
@@ -40,8 +38,8 @@ impl Dns {
     /// No weir answers, or one that doesn't know the question.
     pub fn run(&self) -> Result<(), String> {
         match &self.what {
-            What::Dump { ask, json } => {
-                let answers = answers::<Value>(ask, &Question::DnsDump, false)?;
+            What::Dump { json } => {
+                let answers = answers::<Value>(&self.ask, &Question::DnsDump, false)?;
                 let answer = answers.into_iter().next().unwrap_or_default();
                 if *json {
                     let text = serde_json::to_string_pretty(&answer);
@@ -50,9 +48,9 @@ impl Dns {
                     print!("{}", table(&read(answer)?));
                 }
             }
-            What::Flush { ask, name } => {
+            What::Flush { name } => {
                 let question = Question::DnsFlush { name: name.clone() };
-                let answers = answers::<Flushed>(ask, &question, true)?;
+                let answers = answers::<Flushed>(&self.ask, &question, true)?;
                 println!("{}", flushed(name.as_deref(), &answers));
             }
         }

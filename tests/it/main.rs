@@ -12,6 +12,7 @@ mod bodies;
 mod cli;
 mod config;
 mod dialling;
+mod dns;
 mod edge;
 mod egress;
 mod fixtures;
