@@ -394,7 +394,8 @@ impl Egress {
                 tracing::warn!(
                     host,
                     ?addresses,
-                    "not all addresses of this host are intranet, so it is reached by proxy; list                      it in egress.direct or in egress.proxied"
+                    "not all addresses of this host are intranet, so it is reached by proxy; list \
+                     it in egress.direct or in egress.proxied"
                 );
             }
         } else if self.rules.is_by_address(rule) && !steady.is_settled(Instant::now) {
