@@ -54,6 +54,8 @@ pub(super) struct Dialler {
     pub(super) pool_key: u64,
     /// The endpoint, whatever the road.
     pub(super) endpoint: u64,
+    /// Not to be dialled while an HTTP/2 connection lives; see `lane.rs`.
+    pub(super) share: bool,
     pub(super) memory: Arc<Memory>,
 }
 
@@ -83,6 +85,12 @@ pub(super) struct Hop {
 #[async_trait]
 impl Connect for Dialler {
     async fn connect(&self, _logical: &PeerAddr) -> pingora::Result<Stream> {
+        /// A stream is opened in less.
+        const MOMENT: Duration = Duration::from_millis(1);
+        if self.share && self.memory.lanes.is_open(self.pool_key) {
+            tokio::time::sleep(MOMENT).await;
+            return Err(ConnectError::Shared.into());
+        }
         let ahead = self.memory.ahead.take(self.pool_key, now());
         if let Some(carrier) = ahead {
             self.memory.pool.ahead_taken();
@@ -179,7 +187,7 @@ impl Dialler {
                 match error.blame() {
                     Blame::Proxy => self.memory.failed(Who::Proxy(id), now()),
                     Blame::Pair => self.memory.failed(pair, now()),
-                    Blame::Endpoint | Blame::Decision => {}
+                    Blame::Nobody | Blame::Endpoint | Blame::Decision => {}
                 }
                 let is_login = matches!(error, ConnectError::ProxyCredentials { .. });
                 if is_login && self.memory.is_news(id) {
@@ -399,6 +407,7 @@ mod tests {
             reach,
             pool_key: 1,
             endpoint: 2,
+            share: false,
             memory: Arc::default(),
         }
     }

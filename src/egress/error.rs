@@ -86,6 +86,9 @@ pub enum ConnectError {
         /// What it did.
         what: &'static str,
     },
+    /// No failure: there is a connection that can carry the request, which the pool will have again
+    /// in a moment.
+    Shared,
 }
 
 /// A proxy's no, in its own terms.
@@ -115,6 +118,8 @@ pub enum Cause {
 /// Whose failure it was, and so what may help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
+    /// Nobody's: the same again will do.
+    Nobody,
     /// The endpoint's: another one may work.
     Endpoint,
     /// The proxy's: another proxy may work, for this endpoint and for all others.
@@ -187,6 +192,7 @@ impl ConnectError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Endpoint { .. } => Blame::Endpoint,
+            Self::Shared => Blame::Nobody,
             Self::ProxyName { .. }
             | Self::ProxyAddress { .. }
             | Self::ProxyTls { .. }
@@ -214,6 +220,7 @@ impl ConnectError {
             Self::ProxyFailed { .. } => "proxy_failed",
             Self::ProxySilent { .. } => "proxy_timeout",
             Self::ProxyBroken { .. } => "proxy_protocol",
+            Self::Shared => "shared",
         }
     }
 
@@ -225,6 +232,7 @@ impl ConnectError {
                 Cause::NoRoute | Cause::Forbidden => ErrorType::ConnectNoRoute,
                 Cause::Other(_) => ErrorType::ConnectError,
             },
+            Self::Shared => ErrorType::ConnectError,
             _ => ErrorType::ConnectProxyFailure,
         }
     }
@@ -332,6 +340,7 @@ impl fmt::Display for ConnectError {
                 "the proxy {proxy} didn't open a tunnel to {target} in time"
             ),
             Self::ProxyBroken { proxy, what } => write!(f, "the proxy {proxy}: {what}"),
+            Self::Shared => f.write_str("another connection can carry it"),
         }
     }
 }

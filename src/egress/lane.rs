@@ -4,8 +4,12 @@
 //! Pingora connects for each request that finds no connection in its pool, and learns by ALPN only
 //! then that one would have carried them all. So the first request for a pool key *leads*, and says
 //! when it is connected what the upstream speaks. Who speaks HTTP/1.1 is remembered, and nobody
-//! waits for it again. Nobody waits twice, nor for longer than [`PATIENCE`]: an upstream that takes
-//! no connections keeps its requests no longer than it did.
+//! waits for it again. Nobody waits twice, nor for longer than the caller says, who counts it as time
+//! to connect: an upstream that takes no connections keeps its requests no longer than it did.
+//!
+//! While Pingora opens a stream it takes the connection out of its pool, so that others don't find
+//! it for that moment. Whoever then would dial beside an open lane is told so instead
+//! ([`Lanes::is_open`]), and asks the pool again.
 //!
 //! ```text
 //!   nobody ─ first ─▶ opening ─ HTTP/2 ─▶ open ─ last connection closed ─▶ nobody
@@ -23,9 +27,6 @@ use tokio::sync::watch;
 
 use super::Road;
 use super::memory::Memory;
-
-/// How long a request waits for the connection of another.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Endpoints that are known to speak HTTP/1.1 only.
 const HTTP1_MAX: usize = 4096;
@@ -65,7 +66,12 @@ pub struct Lead {
 
 impl Lanes {
     /// Leads, or returns when who leads has done so, or when there is nothing to wait for.
-    pub(super) async fn join(memory: &Arc<Memory>, pool_key: u64, endpoint: u64) -> Option<Lead> {
+    pub(super) async fn join(
+        memory: &Arc<Memory>,
+        pool_key: u64,
+        endpoint: u64,
+        patience: Duration,
+    ) -> Option<Lead> {
         let mut opening = {
             let mut state = memory.lanes.0.lock();
             if state.http1.contains(&endpoint) {
@@ -88,8 +94,14 @@ impl Lanes {
             }
         };
         // Nothing is ever sent: it ends when the sender does.
-        drop(tokio::time::timeout(PATIENCE, opening.changed()).await);
+        drop(tokio::time::timeout(patience, opening.changed()).await);
         None
+    }
+
+    /// There is an HTTP/2 connection, or was a moment ago.
+    pub(super) fn is_open(&self, pool_key: u64) -> bool {
+        let state = self.0.lock();
+        state.lanes.get(&pool_key).is_some_and(|lane| lane.open)
     }
 
     fn connected(&self, pool_key: u64) {
@@ -177,6 +189,12 @@ impl Tracing for Life {
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    async fn join(memory: &Arc<Memory>, pool_key: u64) -> Option<Lead> {
+        Lanes::join(memory, pool_key, 7, PATIENCE).await
+    }
+
     fn is_empty(memory: &Memory) -> bool {
         memory.lanes.0.lock().lanes.is_empty()
     }
@@ -184,28 +202,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn others_wait_for_the_first_and_then_find_its_connection() {
         let memory = Arc::new(Memory::default());
-        let lead = Lanes::join(&memory, 1, 7).await.expect("the first");
+        let lead = join(&memory, 1).await.expect("the first");
         let waiting = Arc::clone(&memory);
-        let other = tokio::spawn(async move { Lanes::join(&waiting, 1, 7).await.is_none() });
+        let other = tokio::spawn(async move { join(&waiting, 1).await.is_none() });
         tokio::task::yield_now().await;
         assert!(!other.is_finished());
         let life = tracer(&memory, 1, Road::Direct);
         life.0.on_connected();
         lead.connected(true);
         assert!(other.await.expect("joined"));
-        assert!(Lanes::join(&memory, 1, 7).await.is_none(), "it is open");
+        assert!(join(&memory, 1).await.is_none() && memory.lanes.is_open(1));
         life.0.on_disconnected();
         assert!(is_empty(&memory));
-        assert!(Lanes::join(&memory, 1, 7).await.is_some(), "anew");
+        assert!(join(&memory, 1).await.is_some(), "anew");
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_who_speaks_http1() {
         let memory = Arc::new(Memory::default());
-        let lead = Lanes::join(&memory, 1, 7).await.expect("the first");
+        let lead = join(&memory, 1).await.expect("the first");
         lead.connected(false);
         for pool_key in [1, 2] {
-            assert!(Lanes::join(&memory, pool_key, 7).await.is_none());
+            assert!(join(&memory, pool_key).await.is_none());
         }
         assert!(is_empty(&memory));
     }
@@ -213,21 +231,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn when_the_first_fails_or_takes_long_the_others_go_on_by_themselves() {
         let memory = Arc::new(Memory::default());
-        let join = |pool_key| {
+        let other = |pool_key| {
             let memory = Arc::clone(&memory);
-            tokio::spawn(async move { Lanes::join(&memory, pool_key, 7).await.is_none() })
+            tokio::spawn(async move { join(&memory, pool_key).await.is_none() })
         };
-        let lead = Lanes::join(&memory, 1, 7).await.expect("the first");
-        let others = [join(1), join(1), join(1)];
+        let lead = join(&memory, 1).await.expect("the first");
+        let others = [other(1), other(1), other(1)];
         tokio::task::yield_now().await;
         drop(lead);
-        for other in others {
-            assert!(other.await.expect("joined"), "none of them leads");
+        for one in others {
+            assert!(one.await.expect("joined"), "none of them leads");
         }
         assert!(is_empty(&memory));
         let began = tokio::time::Instant::now();
-        let _lead = Lanes::join(&memory, 2, 7).await.expect("the first");
-        assert!(join(2).await.expect("joined"));
+        let _lead = join(&memory, 2).await.expect("the first");
+        assert!(other(2).await.expect("joined"));
         assert_eq!(began.elapsed(), PATIENCE);
     }
 

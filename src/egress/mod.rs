@@ -53,6 +53,7 @@ pub use rules::{Road, Rule};
 pub use settings::{Login, Pattern, PatternError, ProxyKind, ProxyUrl, ProxyUrlError, Settings};
 
 use connect::{Dialler, Hop, Reach};
+use lane::Lanes;
 use rules::Rules;
 use settings::is_host;
 use steady::Steady;
@@ -561,14 +562,16 @@ impl Way {
         self.others
     }
 
-    /// Waits for a moment where another request is opening an HTTP/2 connection that could carry this
-    /// one too; where nobody is, the request opens it for others, and says so by what is returned.
-    /// Dropping either is safe.
-    pub async fn join(&self, endpoint: &Endpoint) -> Option<Lead> {
+    /// Waits, for half of the time to connect at most, where another request is opening an HTTP/2
+    /// connection that could carry this one too; where nobody is, the request opens it for others.
+    /// What is returned is to be told when there is a connection. Safe to drop.
+    pub async fn join(&self, endpoint: &Endpoint, limits: &Limits) -> Option<Lead> {
         match endpoint.scheme {
             Scheme::Http => None,
             Scheme::Https => {
-                lane::Lanes::join(&self.memory, self.pool_key, endpoint.pool_key).await
+                let patience = limits.connect / 2;
+                let (memory, endpoint) = (&self.memory, endpoint.pool_key);
+                Lanes::join(memory, self.pool_key, endpoint, patience).await
             }
         }
     }
@@ -581,12 +584,15 @@ impl Way {
             reach: self.reach.clone(),
             pool_key: self.pool_key,
             endpoint: endpoint.pool_key,
+            share: false,
             memory: Arc::clone(&self.memory),
         }
     }
 
     /// What Pingora connects to. `endpoint` is the one that the way was asked for.
-    pub fn peer(&self, endpoint: &Endpoint, limits: &Limits) -> HttpPeer {
+    /// Where `share` is true and an HTTP/2 connection lives, a dial ends in
+    /// [`ConnectError::Shared`]: the pool is to be asked once more.
+    pub fn peer(&self, endpoint: &Endpoint, limits: &Limits, share: bool) -> HttpPeer {
         // A logical address: Pingora doesn't compare 0.0.0.0 with the socket's when it reuses a
         // connection, so the pool is by name, and any of the addresses will do.
         let logical = SocketAddr::from(([0, 0, 0, 0], endpoint.port));
@@ -597,7 +603,10 @@ impl Way {
         let options = &mut peer.options;
         // A little less than the whole, so that the dialler's own error comes first.
         let budget = limits.connect - limits.connect / 20;
-        options.custom_l4 = Some(Arc::new(self.dialler(endpoint, budget)));
+        options.custom_l4 = Some(Arc::new(Dialler {
+            share,
+            ..self.dialler(endpoint, budget)
+        }));
         options.tracer = Some(lane::tracer(&self.memory, self.pool_key, self.road));
         options.total_connection_timeout = Some(limits.connect);
         options.read_timeout = Some(limits.first_byte.max(limits.idle));
@@ -647,7 +656,8 @@ impl fmt::Display for RoadError {
             Self::NotFound { host } => write!(
                 f,
                 "{host} doesn't exist in DNS: correct the URL, or set proxy_url if only a proxy \
-                 can resolve it"
+                 can resolve it (http://, https:// or socks5h://; with socks5:// names are resolved \
+                 here)"
             ),
             Self::Dns { host, reason } => write!(
                 f,

@@ -327,7 +327,7 @@ async fn connections_are_shared_only_where_everything_is_the_same() {
     let road = async |egress: &Egress, host: &str, port, mode, tls: Tls, scheme| {
         let endpoint = Endpoint::new(scheme, host, port, mode, tls).expect("a host");
         let way = egress.way(&endpoint).await.expect("a road");
-        way.peer(&endpoint, &LIMITS).reuse_hash()
+        way.peer(&endpoint, &LIMITS, false).reuse_hash()
     };
     let auto = egress(Some("http://proxy.example:3128"));
     let (https, http) = (Scheme::Https, Scheme::Http);
@@ -423,7 +423,7 @@ async fn tls_never_goes_without_a_name_to_verify() {
         };
         let endpoint = Endpoint::new(Scheme::Https, host, 443, Mode::Auto, tls).expect(host);
         let way = egress.way(&endpoint).await.expect("a road");
-        let peer = way.peer(&endpoint, &LIMITS);
+        let peer = way.peer(&endpoint, &LIMITS, false);
         assert_eq!(peer.sni, name);
         assert!(peer.options.verify_cert && peer.options.verify_hostname);
     }
@@ -462,7 +462,7 @@ async fn a_tunnel_is_opened_once_and_reused_and_never_shared_with_the_direct_roa
         (&forced, 3, 4),
     ] {
         let way = egress.way(endpoint).await.expect("a road");
-        request(&connector, &way.peer(endpoint, &LIMITS)).await;
+        request(&connector, &way.peer(endpoint, &LIMITS, false)).await;
         let counts = (proxy.count(), origin.count());
         assert_eq!(counts, (connects, connections), "{}", endpoint.host());
     }
@@ -591,7 +591,7 @@ async fn cost_of_a_road() {
         let way = egress.way(&endpoint).await.expect("a road");
         let started = Instant::now();
         for _ in 0..rounds {
-            std::hint::black_box(way.peer(std::hint::black_box(&endpoint), &LIMITS));
+            std::hint::black_box(way.peer(std::hint::black_box(&endpoint), &LIMITS, false));
         }
         println!(
             "{what}: way {way_cost:?}, peer {:?}",

@@ -2,7 +2,6 @@
 
 use super::journey::Journey;
 use super::peek::Body;
-use super::plan::Detour;
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
 use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
@@ -90,11 +89,18 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         current.proxy = way.proxy_id().map(|id| (id, way.others()));
         current.intranet = way.is_intranet();
         let since = *plan.detour.since.get_or_insert(began);
+        // What is waited for others, and for proxies that failed, is time to connect.
+        if !plan.upgrade {
+            current.lead = way.join(&exit.endpoint, &exit.limits).await;
+        }
         let limits = Limits {
             connect: exit.limits.connect.saturating_sub(since.elapsed()),
             ..exit.limits
         };
-        let mut peer = way.peer(&exit.endpoint, &limits);
+        /// The pool is asked again this often before a connection is made beside one that lives.
+        const SHARES_MAX: u32 = 3;
+        let share = !plan.upgrade && plan.detour.shares < SHARES_MAX;
+        let mut peer = way.peer(&exit.endpoint, &limits, share);
         if plan.upgrade {
             // Other protocols are taken over from HTTP/1.1 only.
             peer.options.alpn = ALPN::H1;
@@ -110,9 +116,6 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         }
         plan.overhead
             .get_or_insert_with(|| Instant::now().saturating_duration_since(plan.ready));
-        if !plan.upgrade {
-            current.lead = way.join(&exit.endpoint).await;
-        }
         journey.attempt = Some(current);
         return Ok(Box::new(peer));
     }
@@ -120,13 +123,21 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
 
 /// A connection could not be made: the next proxy, or the next candidate, if there is one.
 pub fn failed(journey: &mut Journey, mut error: Box<Error>) -> Box<Error> {
+    let blame = ConnectError::within(&error).map(ConnectError::blame);
+    if let (Some(Blame::Nobody), Some(plan)) = (blame, journey.plan.as_mut()) {
+        plan.detour.shares += 1;
+        plan.next -= 1;
+        plan.tries -= 1;
+        error.set_retry(true);
+        return error;
+    }
     if asks_another_proxy(journey, &error) {
         error.set_retry(true);
         return error;
     }
     let mut left = false;
     if let Some(plan) = journey.plan.as_mut() {
-        plan.detour = Detour::default();
+        plan.detour.end();
         left = plan.next < plan.candidates.len();
     }
     error.set_retry(left);
@@ -171,7 +182,7 @@ fn asks_another_proxy(journey: &mut Journey, error: &Error) -> bool {
 /// A connection is there, a new one or one of the pool's.
 pub fn connected(journey: &mut Journey, peer: &HttpPeer, reused: bool) {
     if let Some(plan) = journey.plan.as_mut() {
-        plan.detour = Detour::default();
+        plan.detour.end();
     }
     let pool = &journey.snapshot.observer.metrics.pool;
     if let Some(road) = journey.attempt.as_ref().and_then(|current| current.road) {

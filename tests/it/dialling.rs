@@ -9,6 +9,7 @@ use crate::support::{
     SocksProxy, eventually,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -600,6 +601,82 @@ fn h2_provider(authority: &Authority) -> (H2Provider, TlsFront) {
     });
     let front = authority.front("DNS:api.test", &["h2", "http/1.1"], provider.address());
     (provider, front)
+}
+
+#[test]
+fn requests_at_once_share_a_handful_of_http2_connections_also_through_tls_to_a_proxy() {
+    const CLIENTS: usize = 50;
+    let world = Proxies::new(Provider::json("{}"));
+    let ca = world.authority.ca().display().to_string();
+    for proxy in [None, Some("http"), Some("https")] {
+        let together = Arc::new(Barrier::new(CLIENTS));
+        let meet = Arc::clone(&together);
+        let provider = H2Provider::start(move |exchange| {
+            // All requests are there at the same time.
+            meet.wait();
+            exchange.head(200, &[("content-type", "application/json")]);
+            exchange.data("{}", true);
+        });
+        let authority = &world.authority;
+        let front = authority.front("DNS:api.test", &["h2", "http/1.1"], provider.address());
+        let target = format!("api.test:{}", front.address().port());
+        world.http.lead(&target, front.address());
+        world.behind_tls.lead(&target, front.address());
+        world.dns.lead("api.test", &[HERE]);
+        let road = match proxy {
+            None => "egress: {prewarm: 0}\n".to_owned(),
+            Some(kind) => format!(
+                "proxy_url: \"{}\"\negress: {{proxied: [api.test], prewarm: 0}}\n",
+                world.url(kind)
+            ),
+        };
+        let yaml = format!(
+            "{road}dns: {{servers: [\"{}\"]}}\nmodel_routes: {{m: \"https://{target}\"}}\n",
+            world.dns.address()
+        );
+        let gateway = Launch::file(&yaml).env("SSL_CERT_FILE", &ca).start();
+        load(&gateway, "m", CLIENTS, 3);
+        let handshakes = front.handshakes();
+        println!("{proxy:?}: {} handshakes", handshakes.len());
+        assert!(
+            handshakes.len() <= CLIENTS / 10,
+            "{proxy:?}: {}",
+            handshakes.len()
+        );
+        assert_eq!(handshakes[0].protocol.as_deref(), Some("h2"), "{proxy:?}");
+        let road = if proxy.is_some() { "proxy" } else { "direct" };
+        let open = gateway.value("weir_pool_connections", &[("road", road)]);
+        assert!(open >= Some(1.0), "{proxy:?}: {open:?}");
+    }
+}
+
+#[test]
+fn an_http2_upstream_that_moves_takes_no_new_request_on_the_old_connection() {
+    let authority = Authority::new();
+    let ca = authority.ca().display().to_string();
+    let (_provider, old) = h2_provider(&authority);
+    let dns = DnsServer::start();
+    dns.know("api.test", Known::Addresses(vec![HERE], 1));
+    // The name moves to where nobody listens on that port, and then back.
+    let gateway = Launch::file(&format!(
+        "dns: {{servers: [\"{}\"]}}\n\
+         model_routes: {{m: {{url: \"https://api.test:{}\", retries: 0}}}}\n",
+        dns.address(),
+        old.address().port()
+    ))
+    .env("SSL_CERT_FILE", &ca)
+    .start();
+    assert_eq!(gateway.post(CHAT, ask("m")).status(), 200);
+    dns.know("api.test", Known::Addresses(vec![ELSEWHERE], 1));
+    eventually("a request that finds nobody at the new address", || {
+        (gateway.post(CHAT, ask("m")).status() == 502).then_some(())
+    });
+    assert_eq!(old.handshakes().len(), 1);
+    dns.know("api.test", Known::Addresses(vec![HERE], 1));
+    eventually("a request at the old address", || {
+        (gateway.post(CHAT, ask("m")).status() == 200).then_some(())
+    });
+    assert_eq!(old.handshakes().len(), 2, "on a connection of its own");
 }
 
 /// `cargo test --test it -- --ignored --nocapture handshakes_per` prints what connections cost.
