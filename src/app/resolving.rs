@@ -98,7 +98,7 @@ pub(super) fn dump(resolver: &Resolver) -> DnsAnswer {
         address: it.address,
         queries: it.queries,
         failures: it.failures,
-        latency_ms: it.latency.map(|latency| millis(latency)),
+        latency_ms: it.latency.map(millis),
         silent: it.is_dead,
     });
     DnsAnswer {
