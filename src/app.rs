@@ -6,6 +6,8 @@ mod certificates;
 mod handover;
 mod host;
 mod listeners;
+pub mod question;
+mod resolving;
 mod running;
 mod source;
 
@@ -13,6 +15,7 @@ pub use build::offline;
 pub use source::{Fault, Source};
 
 use crate::config::{self, Settings};
+use crate::egress::{self, Memory};
 use crate::govern::Governor;
 use crate::observe::settings::{Format, Level};
 use crate::observe::{Observer, program_log};
@@ -26,6 +29,7 @@ use build::{Shared, resolver};
 use certificates::{Certificates, Loader};
 use handover::Handover;
 use listeners::Listeners;
+use resolving::Watch;
 use running::{Running, Signals};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -158,7 +162,8 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, Fault> {
 fn built(settings: &Settings) -> Result<Vec<String>, Fault> {
     let loaded = Loader::new(settings.state_dir.clone()).load(&settings.listen)?;
     offline(settings)?;
-    Ok(loaded.warnings())
+    let warnings = settings.warnings.iter().cloned();
+    Ok(warnings.chain(loaded.warnings()).collect())
 }
 
 /// Sockets for clients, then the admin listener's.
@@ -166,6 +171,17 @@ fn sockets_of(settings: &Settings) -> Vec<Socket> {
     let clients = settings.listen.listeners.iter().map(|it| it.socket.clone());
     let admin = settings.admin.iter().map(|it| it.socket.clone());
     clients.chain(admin).collect()
+}
+
+/// Where these sockets are bound, with their real ports.
+fn own_of(sockets: &[OwnedFd]) -> egress::Own {
+    let address = |socket| {
+        socket2::SockRef::from(socket)
+            .local_addr()
+            .ok()?
+            .as_socket()
+    };
+    egress::Own::new(sockets.iter().filter_map(address))
 }
 
 fn failed(worker: Worker, fault: &Fault) -> Result<(), Fault> {
@@ -308,7 +324,9 @@ impl Start<'_> {
         let shared = Shared {
             observer: Arc::clone(&observer),
             governor: Arc::new(Governor::new(settings.govern.clone())),
-            resolver: resolver(&settings)?,
+            resolver: resolver(&settings, Arc::new(Watch::new(&observer.metrics)))?,
+            own: own_of(&sockets),
+            dialling: Arc::new(Memory::new(observer.metrics.pool.clone())),
         };
         let teller = supervisor.as_ref().map(|(teller, _)| teller.clone());
         let handover = Arc::new(Handover::new(
@@ -343,6 +361,7 @@ impl Start<'_> {
             observer.rotate(false);
             build::warm(&live.pin(), &shared.resolver, vocabulary).await;
         }
+        connect_ahead(&live, succeeds).await;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             generation = number,
@@ -353,6 +372,7 @@ impl Start<'_> {
             access_log = %settings.observe.file.as_ref().map_or("standard output".into(), |file| file.path.display().to_string()),
             "starting"
         );
+        warn(&settings);
         warn_of_open_keys(&settings, &bound);
         listeners.accept();
         for address in &bound.clients {
@@ -388,6 +408,17 @@ impl Start<'_> {
     }
 }
 
+/// Connects to upstreams ahead of requests. Where another generation serves meanwhile, this one waits
+/// a moment for it; else whoever waits for weir comes first.
+async fn connect_ahead(live: &Arc<Live>, wait: bool) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let snapshot = live.pin();
+    let work = tokio::spawn(async move { build::connect_ahead(&snapshot).await });
+    if wait && tokio::time::timeout(PATIENCE, work).await.is_err() {
+        tracing::debug!("some upstreams were not connected to within {PATIENCE:?}");
+    }
+}
+
 /// The supervisor's first line says what is known already; true when another generation serves.
 async fn begin(orders: &mut Orders, handover: &Handover) -> Result<bool, Fault> {
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -403,6 +434,13 @@ async fn begin(orders: &mut Orders, handover: &Handover) -> Result<bool, Fault> 
         _ => Err(Fault::Unusable(
             "the supervisor didn't say how to begin; `weir serve` is started by `weir run`".into(),
         )),
+    }
+}
+
+/// What is odd about a configuration that is served from now on.
+fn warn(settings: &Settings) {
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
     }
 }
 

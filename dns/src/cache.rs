@@ -1,431 +1,376 @@
-//! What is known of each name, and until when.
+//! The names and what is known of each: `entry.rs` has the state of one.
 //!
-//! Pure: it neither asks nor waits, and the time is an argument. [`crate::Resolver`] calls it,
-//! before a query to see whether one is needed and after it to keep the outcome.
+//! Readers take no lock: the names of a shard are a set that is replaced when one comes or goes, a
+//! name's entry is replaced when something is heard of it. Writers of one shard take turns. Pure
+//! as `entry.rs`: it neither asks nor waits. [`crate::Resolver`] calls it, before a query to see
+//! whether one is needed and after it to keep the outcome.
 
-use std::net::IpAddr;
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ahash::AHashMap;
-use parking_lot::RwLock;
+use ahash::{AHashSet, RandomState};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{Answer, Config, Known, LookupError};
+use crate::entry::{Bounds, Entry, Held, Outcome, Verdict};
+use crate::{Config, Known, Listing, LookupError, Source};
 
-/// Names kept at most. Names come from the configuration, so this is a fuse and not a budget.
-pub(crate) const NAMES_MAX: usize = 4096;
+/// Names kept at most: some 45 MB. Names come from a configuration mostly, so this is a fuse and
+/// not a budget.
+pub(crate) const NAMES_MAX: usize = 1 << 17;
 
-/// How long a failure or a "no such name" that has run out may still stand in for an answer
-/// where the caller doesn't want to wait.
-const ECHO: Duration = Duration::from_secs(60);
+/// Names handed to a successor at most, the last used first.
+const KNOWN_MAX: usize = 4096;
 
-/// The pause after a first failure; it doubles with each further one, up to `negative_ttl`.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
-
-/// What a query brought.
-#[derive(Clone, Debug)]
-pub(crate) enum Outcome {
-    /// Addresses, and how long their source lets them be kept.
-    Found { addresses: Answer, ttl: Duration },
-    /// The name doesn't exist or has no address.
-    NotFound,
-    /// Nobody could say.
-    Unavailable(Arc<str>),
-}
-
-/// What to do about a name now.
-#[derive(Clone, Debug)]
-pub(crate) enum Verdict {
-    /// Use this. `ask`: and start a query behind it.
-    Use {
-        result: Result<Answer, LookupError>,
-        ask: bool,
-    },
-    /// Ask and wait. `fallback` is what may be used instead of waiting for long; `echo` is the
-    /// last unhappy outcome, for callers that have another way.
-    Ask {
-        fallback: Option<Answer>,
-        echo: Option<LookupError>,
-    },
-}
+/// A shard's set is copied when a name comes: more shards make that cheaper, and cost 64 bytes each.
+const SHARDS_MAX: usize = 512;
 
 /// The names and what is known of them.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    min_ttl: Duration,
-    max_ttl: Duration,
-    negative_ttl: Duration,
-    stale: Duration,
+    bounds: Bounds,
     names_max: usize,
-    names: RwLock<AHashMap<Box<str>, Entry>>,
+    names: AtomicUsize,
+    shards: Box<[Shard]>,
+    hasher: RandomState,
+    /// What [`Slot::used`] counts from.
+    epoch: Instant,
 }
 
-#[derive(Clone, Debug)]
-struct Entry {
-    held: Held,
-    /// Up to here `held` is the truth.
-    fresh_until: Instant,
-    /// Up to here it may stand in for the truth.
-    stale_until: Instant,
-    /// From here on a query is due.
-    ask_at: Instant,
-    /// Failures in a row since the last outcome that said something.
-    failures: u8,
-    /// The last failure's words, while `failures` isn't 0.
-    reason: Option<Arc<str>>,
+#[derive(Debug, Default)]
+struct Shard {
+    slots: ArcSwap<AHashSet<ByName>>,
+    writer: Mutex<()>,
 }
 
-#[derive(Clone, Debug)]
-enum Held {
-    Found(Answer),
-    NotFound,
-    Nothing,
+#[derive(Debug)]
+struct Slot {
+    name: Box<str>,
+    /// Seconds from the epoch to the last lookup. Written once a second at most: two threads that
+    /// look up the same name don't fight for it.
+    used: AtomicU32,
+    entry: ArcSwap<Entry>,
 }
+
+/// A slot in a set, by its name.
+#[derive(Clone, Debug)]
+struct ByName(Arc<Slot>);
+
+// === impl Cache ===
 
 impl Cache {
-    pub(crate) fn new(config: &Config, names_max: usize) -> Self {
+    pub(crate) fn new(config: &Config, names_max: usize, now: Instant) -> Self {
+        let shards = (names_max / 64).next_power_of_two().min(SHARDS_MAX);
         Self {
-            min_ttl: config.min_ttl,
-            max_ttl: config.max_ttl.max(config.min_ttl),
-            negative_ttl: config.negative_ttl,
-            stale: config.stale,
+            bounds: Bounds::new(config),
             names_max,
-            names: RwLock::new(AHashMap::new()),
+            names: AtomicUsize::new(0),
+            shards: (0..shards).map(|_| Shard::default()).collect(),
+            hasher: RandomState::new(),
+            epoch: now,
         }
+    }
+
+    /// What to do about `name`, as [`crate::name::key`] writes it. Counts as a use of the name.
+    pub(crate) fn probe(&self, name: &str, now: Instant) -> Verdict {
+        let slots = self.shard(name).slots.load();
+        match slots.get(name) {
+            Some(ByName(slot)) => {
+                slot.touch(self.second(now));
+                slot.entry.load().verdict(name, now)
+            }
+            None => Verdict::Ask { echo: None },
+        }
+    }
+
+    /// Keeps an outcome. Answers when the next query is due, where one makes sense ahead of a
+    /// lookup.
+    pub(crate) fn keep(
+        &self,
+        name: &str,
+        outcome: Outcome,
+        now: Instant,
+        chance: f32,
+    ) -> Option<Instant> {
+        let shard = self.shard(name);
+        let _writer = shard.writer.lock();
+        let slots = shard.slots.load();
+        if let Some(ByName(slot)) = slots.get(name) {
+            let entry = self
+                .bounds
+                .after(Some(&slot.entry.load()), outcome, now, chance);
+            return slot.replace(entry, now);
+        }
+        let entry = self.bounds.after(None, outcome, now, chance);
+        let due = entry.is_renewable(now).then_some(entry.ask_at);
+        self.insert(shard, &slots, name, entry, self.second(now), now);
+        due
+    }
+
+    /// Keeps what another cache knew, where nothing is known here. Answers when a query is due.
+    pub(crate) fn learn(&self, known: &Known, now: Instant, chance: f32) -> Option<Instant> {
+        if known.addresses.is_empty() || self.names.load(Ordering::Relaxed) >= self.names_max {
+            return None;
+        }
+        let shard = self.shard(&known.name);
+        let _writer = shard.writer.lock();
+        let slots = shard.slots.load();
+        if slots.contains(&*known.name) {
+            return None;
+        }
+        let entry = self.bounds.learnt(known, now, chance);
+        let due = entry.ask_at;
+        self.insert(shard, &slots, &known.name, entry, 0, now);
+        Some(due)
     }
 
     /// Answers that are or may stand in for the truth.
     pub(crate) fn known(&self, now: Instant) -> Vec<Known> {
-        let names = self.names.read();
-        let found = names.iter().filter_map(|(name, entry)| match &entry.held {
-            Held::Found(addresses) if entry.stale_until > now => Some(Known {
-                name: name.to_string(),
-                addresses: addresses.to_vec(),
+        let mut found: Vec<(u32, Known)> = Vec::new();
+        self.each(|slot, entry| {
+            if let Held::Found(addresses, _) = &entry.held
+                && now < entry.stale_until
+            {
+                let known = Known {
+                    name: slot.name.to_string(),
+                    addresses: addresses.to_vec(),
+                    fresh: entry.fresh_until.saturating_duration_since(now),
+                    stale: entry.stale_until.saturating_duration_since(now),
+                    missing_for: entry
+                        .missing_since
+                        .map(|since| now.saturating_duration_since(since)),
+                };
+                found.push((slot.used.load(Ordering::Relaxed), known));
+            }
+        });
+        found.sort_unstable_by_key(|(used, _)| std::cmp::Reverse(*used));
+        found.truncate(KNOWN_MAX);
+        found.into_iter().map(|(_, known)| known).collect()
+    }
+
+    /// All names, in their order, for people.
+    pub(crate) fn list(&self, now: Instant) -> Vec<Listing> {
+        let mut listings = Vec::new();
+        self.each(|slot, entry| {
+            let (addresses, source) = match &entry.held {
+                Held::Found(addresses, source) => (addresses.to_vec(), *source),
+                Held::Missing | Held::Nothing => (Vec::new(), Source::Dns),
+            };
+            let used = Duration::from_secs(slot.used.load(Ordering::Relaxed).into());
+            listings.push(Listing {
+                name: slot.name.to_string(),
+                addresses,
+                source,
                 fresh: entry.fresh_until.saturating_duration_since(now),
                 stale: entry.stale_until.saturating_duration_since(now),
-            }),
-            _ => None,
+                age: now.saturating_duration_since(entry.heard),
+                idle: now.saturating_duration_since(self.epoch + used),
+                is_missing: matches!(entry.held, Held::Missing) || entry.missing_since.is_some(),
+                failures: entry.failures,
+                last_error: entry.reason.as_deref().map(str::to_owned),
+            });
         });
-        found.collect()
+        listings.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        listings
     }
 
-    /// Keeps what another cache knew, where nothing is known here. Bounds are this cache's own.
-    pub(crate) fn learn(&self, known: Known, now: Instant) {
-        let mut names = self.names.write();
-        if known.addresses.is_empty()
-            || names.len() >= self.names_max
-            || names.contains_key(&*known.name)
-        {
-            return;
+    /// Forgets one name; says whether it was there.
+    pub(crate) fn forget(&self, name: &str) -> bool {
+        let shard = self.shard(name);
+        let _writer = shard.writer.lock();
+        let slots = shard.slots.load();
+        let is_there = slots.contains(name);
+        if is_there {
+            let mut fewer = AHashSet::clone(&slots);
+            fewer.remove(name);
+            shard.slots.store(Arc::new(fewer));
+            self.names.fetch_sub(1, Ordering::Relaxed);
         }
-        let fresh = known.fresh.min(self.max_ttl);
-        let entry = Entry {
-            held: Held::Found(known.addresses.into()),
-            fresh_until: now + fresh,
-            stale_until: now + known.stale.min(fresh + self.stale),
-            ask_at: now + fresh.mul_f32(0.8),
-            failures: 0,
-            reason: None,
+        is_there
+    }
+
+    /// Forgets all names; says how many there were.
+    pub(crate) fn forget_all(&self) -> usize {
+        let forget = |shard: &Shard| {
+            let _writer = shard.writer.lock();
+            let slots = shard.slots.swap(Arc::default());
+            self.names.fetch_sub(slots.len(), Ordering::Relaxed);
+            slots.len()
         };
-        names.insert(known.name.into(), entry);
+        self.shards.iter().map(forget).sum()
     }
 
-    /// What to do about `name`, which is in lower case and has no dot at its end.
-    pub(crate) fn probe(&self, name: &str, now: Instant) -> Verdict {
-        match self.names.read().get(name) {
-            Some(entry) => entry.verdict(name, now),
-            None => Verdict::Ask {
-                fallback: None,
-                echo: None,
-            },
+    /// A query for `name` is under way: no other is due before `until`.
+    pub(crate) fn postpone(&self, name: &str, until: Instant) {
+        let shard = self.shard(name);
+        let _writer = shard.writer.lock();
+        if let Some(ByName(slot)) = shard.slots.load().get(name) {
+            let entry = Entry::clone(&slot.entry.load());
+            let ask_at = until;
+            slot.entry.store(Arc::new(Entry { ask_at, ..entry }));
         }
     }
 
-    /// Keeps an outcome and says what it makes of the name: a failure doesn't displace an answer
-    /// that may still be served.
-    pub(crate) fn keep(&self, name: &str, outcome: Outcome, now: Instant) {
-        let mut names = self.names.write();
-        let earlier = names.get(name).cloned();
-        if earlier.is_none() && names.len() >= self.names_max {
-            make_room(&mut names, now);
-        }
-        let entry = self.entry(earlier, outcome, now);
-        names.insert(name.into(), entry);
-    }
-
-    fn entry(&self, earlier: Option<Entry>, outcome: Outcome, now: Instant) -> Entry {
-        match outcome {
-            Outcome::Found { addresses, ttl } => {
-                let ttl = ttl.clamp(self.min_ttl, self.max_ttl);
-                Entry {
-                    held: Held::Found(unchanged(earlier, addresses)),
-                    fresh_until: now + ttl,
-                    stale_until: now + ttl + self.stale,
-                    ask_at: now + ttl.mul_f32(0.8),
-                    failures: 0,
-                    reason: None,
-                }
-            }
-            Outcome::NotFound => Entry {
-                held: Held::NotFound,
-                fresh_until: now + self.negative_ttl,
-                stale_until: now + self.negative_ttl + ECHO,
-                ask_at: now + self.negative_ttl,
-                failures: 0,
-                reason: None,
-            },
-            Outcome::Unavailable(reason) => {
-                let mut entry = earlier
-                    .filter(|held| now < held.stale_until)
-                    .unwrap_or(Entry {
-                        held: Held::Nothing,
-                        fresh_until: now,
-                        stale_until: now,
+    /// Makes a query due for each name that has addresses, as whom to ask has changed, and forgets
+    /// the unhappy outcomes: they are others' by now. Calls `due` for each name that is due.
+    pub(crate) fn doubt_all(&self, now: Instant, mut due: impl FnMut(&str)) {
+        let mut unhappy: Vec<Box<str>> = Vec::new();
+        for shard in &self.shards {
+            let _writer = shard.writer.lock();
+            for ByName(slot) in shard.slots.load().iter() {
+                let entry = slot.entry.load();
+                if entry.is_renewable(now) {
+                    slot.entry.store(Arc::new(Entry {
                         ask_at: now,
-                        failures: 0,
-                        reason: None,
-                    });
-                let pause = PAUSE_MIN * (1 << entry.failures.min(5));
-                entry.ask_at = now + pause.min(self.negative_ttl.max(PAUSE_MIN));
-                if !matches!(entry.held, Held::Found(_)) {
-                    entry.held = Held::Nothing;
-                    entry.fresh_until = entry.ask_at;
-                    entry.stale_until = entry.ask_at + ECHO;
+                        ..Entry::clone(&entry)
+                    }));
+                    due(&slot.name);
+                } else {
+                    unhappy.push(slot.name.clone());
                 }
-                entry.failures = entry.failures.saturating_add(1);
-                entry.reason = Some(reason);
-                entry
+            }
+        }
+        for name in unhappy {
+            self.forget(&name);
+        }
+    }
+
+    /// Whether a query for `name` is due, and it was looked up within `in_use`.
+    pub(crate) fn is_due(&self, name: &str, in_use: Duration, now: Instant) -> bool {
+        let since = self.second(now).saturating_sub(in_use.as_secs() as u32);
+        let slots = self.shard(name).slots.load();
+        slots.get(name).is_some_and(|ByName(slot)| {
+            let entry = slot.entry.load();
+            let used = slot.used.load(Ordering::Relaxed) >= since;
+            used && now >= entry.ask_at && entry.is_renewable(now)
+        })
+    }
+
+    /// What is known of `name`, where it is too early to ask again. Not a use of the name.
+    pub(crate) fn settled(&self, name: &str, now: Instant) -> Option<Outcome> {
+        let slots = self.shard(name).slots.load();
+        let ByName(slot) = slots.get(name)?;
+        let entry = slot.entry.load();
+        match entry.verdict(name, now) {
+            Verdict::Use {
+                addresses,
+                due: false,
+                ..
+            } => Some(Outcome::Found {
+                addresses,
+                ttl: Duration::ZERO,
+                source: Source::Dns,
+            }),
+            Verdict::Unhappy(LookupError::NotFound { .. }) => Some(Outcome::NotFound { ttl: None }),
+            Verdict::Unhappy(LookupError::Unavailable { reason, .. }) => {
+                Some(Outcome::Unavailable(reason))
+            }
+            Verdict::Use { .. } | Verdict::Ask { .. } => None,
+        }
+    }
+
+    fn insert(
+        &self,
+        shard: &Shard,
+        slots: &AHashSet<ByName>,
+        name: &str,
+        entry: Entry,
+        used: u32,
+        now: Instant,
+    ) {
+        let mut more = AHashSet::with_capacity_and_hasher(slots.len() + 1, Default::default());
+        more.extend(slots.iter().cloned());
+        if self.names.load(Ordering::Relaxed) >= self.names_max {
+            let left = make_room(&mut more, now);
+            self.names.fetch_sub(left, Ordering::Relaxed);
+        }
+        more.insert(ByName(Arc::new(Slot {
+            name: name.into(),
+            used: AtomicU32::new(used),
+            entry: ArcSwap::from_pointee(entry),
+        })));
+        shard.slots.store(Arc::new(more));
+        self.names.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn each(&self, mut act: impl FnMut(&Slot, &Entry)) {
+        for shard in &self.shards {
+            for ByName(slot) in shard.slots.load().iter() {
+                act(slot, &slot.entry.load());
             }
         }
     }
+
+    fn shard(&self, name: &str) -> &Shard {
+        // The number of shards is a power of two.
+        let index = self.hasher.hash_one(name) as usize & (self.shards.len() - 1);
+        &self.shards[index]
+    }
+
+    fn second(&self, now: Instant) -> u32 {
+        let seconds = now.saturating_duration_since(self.epoch).as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX)
+    }
 }
 
-impl Entry {
-    fn verdict(&self, name: &str, now: Instant) -> Verdict {
-        let due = now >= self.ask_at;
-        let fresh = now < self.fresh_until;
-        let usable = now < self.stale_until;
-        match &self.held {
-            // While the resolver fails an old answer is used without waiting: the query behind it
-            // tells when that is over.
-            Held::Found(addresses) if fresh || (usable && self.failures > 0) => Verdict::Use {
-                result: Ok(Arc::clone(addresses)),
-                ask: due,
-            },
-            Held::Found(addresses) => Verdict::Ask {
-                fallback: usable.then(|| Arc::clone(addresses)),
-                echo: None,
-            },
-            Held::NotFound | Held::Nothing if fresh => Verdict::Use {
-                result: Err(self.unhappy(name)),
-                ask: false,
-            },
-            Held::NotFound | Held::Nothing => Verdict::Ask {
-                fallback: None,
-                echo: usable.then(|| self.unhappy(name)),
-            },
+/// Forgets what is past use; where that isn't enough, the name that was used longest ago. Of one
+/// shard only, which has its share of the oldest. Says how many left.
+fn make_room(slots: &mut AHashSet<ByName>, now: Instant) -> usize {
+    let before = slots.len();
+    slots.retain(|ByName(slot)| now < slot.entry.load().stale_until);
+    if slots.len() == before {
+        let oldest = slots
+            .iter()
+            .min_by_key(|ByName(slot)| (slot.used.load(Ordering::Relaxed), slot.entry.load().heard))
+            .cloned();
+        if let Some(oldest) = oldest {
+            slots.remove(&oldest);
+        }
+    }
+    before - slots.len()
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn touch(&self, second: u32) {
+        if self.used.load(Ordering::Relaxed) != second {
+            self.used.store(second, Ordering::Relaxed);
         }
     }
 
-    fn unhappy(&self, name: &str) -> LookupError {
-        match &self.reason {
-            Some(reason) => LookupError::Unavailable {
-                host: name.into(),
-                reason: Arc::clone(reason),
-            },
-            None => LookupError::NotFound { host: name.into() },
-        }
+    fn replace(&self, entry: Entry, now: Instant) -> Option<Instant> {
+        let due = entry.is_renewable(now).then_some(entry.ask_at);
+        self.entry.store(Arc::new(entry));
+        due
     }
 }
 
-/// The earlier value where a new answer says the same, so that holders of the old one and of the
-/// new one can see by pointer that nothing changed.
-fn unchanged(earlier: Option<Entry>, addresses: Arc<[IpAddr]>) -> Answer {
-    match earlier.map(|entry| entry.held) {
-        Some(Held::Found(same)) if same == addresses => same,
-        _ => addresses,
+// === impl ByName ===
+
+impl Borrow<str> for ByName {
+    fn borrow(&self) -> &str {
+        &self.0.name
     }
 }
 
-/// Forgets what is past use; where that isn't enough, the name that was last heard of longest ago.
-fn make_room(names: &mut AHashMap<Box<str>, Entry>, now: Instant) {
-    let before = names.len();
-    names.retain(|_, entry| now < entry.stale_until);
-    if names.len() < before {
-        return;
-    }
-    let oldest = names
-        .iter()
-        .min_by_key(|(_, entry)| entry.ask_at)
-        .map(|(name, _)| name.clone());
-    if let Some(oldest) = oldest {
-        names.remove(&oldest);
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
     }
 }
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for ByName {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn cache(names_max: usize) -> Cache {
-        let config = Config {
-            min_ttl: 5 * SECOND,
-            max_ttl: 100 * SECOND,
-            negative_ttl: 4 * SECOND,
-            stale: 1000 * SECOND,
-            ..Config::default()
-        };
-        Cache::new(&config, names_max)
-    }
-
-    fn found(last: u8, ttl: u32) -> Outcome {
-        Outcome::Found {
-            addresses: Arc::from([IpAddr::from([192, 0, 2, last])]),
-            ttl: ttl * SECOND,
-        }
-    }
-
-    fn failed() -> Outcome {
-        Outcome::Unavailable("refused".into())
-    }
-
-    /// `u`se, `U`se and ask, `a`sk, `f` ask with fallback, `e` ask with echo, `n`ot found,
-    /// `x` unavailable.
-    fn letter(cache: &Cache, name: &str, now: Instant) -> char {
-        match cache.probe(name, now) {
-            Verdict::Use { result: Ok(_), ask } => {
-                if ask {
-                    'U'
-                } else {
-                    'u'
-                }
-            }
-            Verdict::Use {
-                result: Err(LookupError::NotFound { .. }),
-                ..
-            } => 'n',
-            Verdict::Use { result: Err(_), .. } => 'x',
-            Verdict::Ask {
-                fallback: Some(_), ..
-            } => 'f',
-            Verdict::Ask { echo: Some(_), .. } => 'e',
-            Verdict::Ask { .. } => 'a',
-        }
-    }
-
-    #[test]
-    fn an_answer_is_fresh_for_its_ttl_and_asked_again_at_four_fifths() {
-        let (cache, start) = (cache(8), Instant::now());
-        cache.keep("a", found(1, 50), start);
-        let at = |seconds: u32| letter(&cache, "a", start + seconds * SECOND);
-        assert_eq!(at(0), 'u');
-        assert_eq!(at(39), 'u');
-        assert_eq!(at(40), 'U', "due at 80 %");
-        assert_eq!(at(49), 'U');
-        assert_eq!(
-            at(50),
-            'f',
-            "the TTL is honoured, the old answer only a fallback"
-        );
-        assert_eq!(at(1049), 'f');
-        assert_eq!(at(1050), 'a', "past stale");
-    }
-
-    #[test]
-    fn ttls_are_clamped_at_both_ends() {
-        let (cache, start) = (cache(8), Instant::now());
-        cache.keep("short", found(1, 0), start);
-        cache.keep("long", found(1, 86400), start);
-        assert_eq!(letter(&cache, "short", start + 3 * SECOND), 'u');
-        assert_eq!(letter(&cache, "short", start + 5 * SECOND), 'f');
-        assert_eq!(letter(&cache, "long", start + 99 * SECOND), 'U');
-        assert_eq!(letter(&cache, "long", start + 100 * SECOND), 'f');
-    }
-
-    #[test]
-    fn a_missing_name_is_remembered_for_the_negative_ttl() {
-        let (cache, start) = (cache(8), Instant::now());
-        cache.keep("a", Outcome::NotFound, start);
-        assert_eq!(letter(&cache, "a", start + 3 * SECOND), 'n');
-        assert_eq!(letter(&cache, "a", start + 4 * SECOND), 'e');
-        assert_eq!(letter(&cache, "a", start + 64 * SECOND), 'a');
-    }
-
-    #[test]
-    fn a_failing_resolver_leaves_the_old_answer_in_use() {
-        let (cache, start) = (cache(8), Instant::now());
-        cache.keep("a", found(1, 50), start);
-        cache.keep("a", failed(), start + 50 * SECOND);
-        assert_eq!(letter(&cache, "a", start + 50 * SECOND), 'u');
-        assert_eq!(
-            letter(&cache, "a", start + 51 * SECOND),
-            'U',
-            "after the pause"
-        );
-        assert_eq!(letter(&cache, "a", start + 1049 * SECOND), 'U');
-        assert_eq!(letter(&cache, "a", start + 1050 * SECOND), 'a');
-        cache.keep("a", failed(), start + 1050 * SECOND);
-        assert_eq!(letter(&cache, "a", start + 1050 * SECOND), 'x');
-    }
-
-    #[test]
-    fn the_pause_after_failures_doubles_up_to_the_negative_ttl() {
-        let (cache, mut now) = (cache(8), Instant::now());
-        for pause in [1, 2, 4, 4] {
-            cache.keep("a", failed(), now);
-            assert_eq!(letter(&cache, "a", now + pause * SECOND - SECOND / 10), 'x');
-            now += pause * SECOND;
-            assert_eq!(letter(&cache, "a", now), 'e');
-        }
-    }
-
-    #[test]
-    fn a_good_answer_ends_a_series_of_failures() {
-        let (cache, start) = (cache(8), Instant::now());
-        cache.keep("a", failed(), start);
-        cache.keep("a", found(1, 50), start);
-        assert_eq!(letter(&cache, "a", start + 50 * SECOND), 'f');
-    }
-
-    #[test]
-    fn no_such_name_displaces_an_answer() {
-        let (cache, start) = (cache(8), Instant::now());
-        cache.keep("a", found(1, 50), start);
-        cache.keep("a", Outcome::NotFound, start);
-        assert_eq!(letter(&cache, "a", start), 'n');
-    }
-
-    #[test]
-    fn the_number_of_names_is_bounded_and_the_oldest_leaves() {
-        let (cache, start) = (cache(2), Instant::now());
-        cache.keep("a", found(1, 50), start);
-        cache.keep("b", found(2, 50), start + SECOND);
-        cache.keep("a", found(1, 50), start + 2 * SECOND);
-        cache.keep("c", found(3, 50), start + 3 * SECOND);
-        let now = start + 3 * SECOND;
-        assert_eq!(letter(&cache, "a", now), 'u');
-        assert_eq!(letter(&cache, "b", now), 'a', "the oldest");
-        assert_eq!(letter(&cache, "c", now), 'u');
-        assert_eq!(cache.names.read().len(), 2);
-    }
-
-    #[test]
-    fn an_unchanged_answer_keeps_its_allocation() {
-        let (cache, start) = (cache(2), Instant::now());
-        let held = |now| match cache.probe("a", now) {
-            Verdict::Use {
-                result: Ok(held), ..
-            } => held,
-            other => panic!("{other:?}"),
-        };
-        cache.keep("a", found(1, 50), start);
-        let first = held(start);
-        cache.keep("a", found(1, 50), start);
-        assert!(Arc::ptr_eq(&first, &held(start)));
-        cache.keep("a", found(2, 50), start);
-        assert!(!Arc::ptr_eq(&first, &held(start)));
-    }
-}
+mod tests;

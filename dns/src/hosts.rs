@@ -1,19 +1,22 @@
 //! `/etc/hosts`, and the names that need no server by RFC 6761.
 //!
-//! Read again when the file's time of change moves. [`crate::Resolver`] asks it before any
-//! query; it never sends one.
+//! Asked from memory before any query; never sends one. The file is read when the resolver is made,
+//! and again by [`Hosts::look_again`] when it has changed, on a thread that may block.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ahash::AHashMap;
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::Answer;
+use crate::stamp::Stamp;
 
-/// How long an answer of the file is kept before the file is looked at again.
+/// How long an answer of the file is kept before the file is asked again. A change of the file is
+/// seen earlier, by those who look again.
 pub(crate) const HOSTS_TTL: Duration = Duration::from_secs(5);
 
 /// A larger file isn't a hosts file.
@@ -23,27 +26,27 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct Hosts {
     path: PathBuf,
-    read: Mutex<Read>,
-}
-
-#[derive(Debug, Default)]
-struct Read {
-    changed: Option<SystemTime>,
-    names: AHashMap<String, Answer>,
+    names: ArcSwap<AHashMap<String, Answer>>,
+    stamp: Mutex<Option<Stamp>>,
 }
 
 impl Hosts {
-    /// The file at `path`; it needn't exist.
+    /// The file at `path`; it needn't exist. Blocks while it is read.
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
+        let hosts = Self {
             path: path.into(),
-            read: Mutex::default(),
-        }
+            names: ArcSwap::default(),
+            stamp: Mutex::default(),
+        };
+        hosts.look_again();
+        hosts
     }
 
-    /// The addresses of `name` (in lower case, no dot at its end), where no server need be asked.
+    /// The addresses of `name` (in lower case), where no server need be asked.
     pub(crate) fn find(&self, name: &str) -> Option<Answer> {
-        self.listed(name).or_else(|| {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let listed = self.names.load().get(name).map(Arc::clone);
+        listed.or_else(|| {
             let local = name == "localhost" || name.ends_with(".localhost");
             local.then(|| {
                 Arc::from([
@@ -54,18 +57,29 @@ impl Hosts {
         })
     }
 
-    fn listed(&self, name: &str) -> Option<Answer> {
-        let mut read = self.read.lock();
-        let changed = std::fs::metadata(&self.path)
-            .ok()
-            .filter(|file| file.len() <= FILE_BYTES_MAX)
-            .and_then(|file| file.modified().ok());
-        if changed != read.changed {
-            let text = changed.and_then(|_| std::fs::read(&self.path).ok());
-            read.names = parse(&String::from_utf8_lossy(&text.unwrap_or_default()));
-            read.changed = changed;
+    /// Reads the file where it has changed, and answers the names whose addresses came, went or
+    /// became others. Blocks.
+    pub(crate) fn look_again(&self) -> Vec<String> {
+        let mut stamp = self.stamp.lock();
+        let seen = Stamp::of(&self.path).filter(|seen| seen.bytes <= FILE_BYTES_MAX);
+        if seen == *stamp {
+            return Vec::new();
         }
-        read.names.get(name).map(Arc::clone)
+        let text = match seen.map(|_| std::fs::read(&self.path)) {
+            Some(Ok(text)) => text,
+            // Between its being written and its being readable nothing is to be concluded.
+            Some(Err(_)) => return Vec::new(),
+            None => Vec::new(),
+        };
+        let names = parse(&String::from_utf8_lossy(&text));
+        *stamp = seen;
+        let before = self.names.load();
+        let differs = |(name, answer): &(&String, &Answer)| before.get(*name) != Some(*answer);
+        let came = names.iter().filter(differs).map(|(name, _)| name.clone());
+        let went = before.keys().filter(|name| !names.contains_key(*name));
+        let changed = came.chain(went.cloned()).collect();
+        self.names.store(Arc::new(names));
+        changed
     }
 }
 
@@ -118,21 +132,20 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_file_is_seen() {
-        let path = std::env::temp_dir().join(format!("weir-hosts-{}", std::process::id()));
-        let write = |text: &str, seconds| {
-            let file = std::fs::File::create(&path).expect("a temporary file");
-            std::io::Write::write_all(&mut &file, text.as_bytes()).expect("written");
-            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            file.set_modified(time).expect("time set");
-        };
+    fn a_change_of_the_file_is_seen_and_told_by_name() {
+        let path = std::env::temp_dir().join(format!("dns-hosts-{}", std::process::id()));
+        let write = |text: &str| std::fs::write(&path, text).expect("a temporary file");
+        write("192.0.2.1 a both\n");
         let hosts = Hosts::new(&path);
-        write("192.0.2.1 a\n", 1000);
-        assert!(hosts.find("a").is_some());
-        write("192.0.2.1 b\n", 2000);
-        assert!(hosts.find("a").is_none());
-        assert!(hosts.find("b").is_some());
+        assert!(hosts.find("a").is_some() && hosts.find("a.").is_some());
+        assert!(hosts.look_again().is_empty(), "nothing has changed");
+        write("192.0.2.1 both\n192.0.2.22 b\n");
+        let mut changed = hosts.look_again();
+        changed.sort_unstable();
+        assert_eq!(changed, ["a", "b"]);
+        assert!(hosts.find("a").is_none() && hosts.find("b").is_some());
         std::fs::remove_file(&path).expect("removed");
+        assert_eq!(hosts.look_again().len(), 2);
         assert!(hosts.find("b").is_none());
     }
 }

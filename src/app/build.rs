@@ -10,6 +10,7 @@ use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
 use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,13 +27,24 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
     let shared = Shared {
         observer: Observer::new(&quiet)?,
         governor: Arc::new(Governor::new(settings.govern.clone())),
-        resolver: resolver(settings)?,
+        resolver: resolver(settings, Arc::new(()))?,
+        own: egress::Own::new(addresses_of(settings)),
+        dialling: Arc::default(),
     };
     shared.build(settings, None)
 }
 
-pub(super) fn resolver(settings: &Settings) -> Result<weir_dns::Resolver, Fault> {
-    weir_dns::Resolver::new(settings.egress.dns.clone())
+/// Those of the file; a port 0 isn't known yet.
+fn addresses_of(settings: &Settings) -> Vec<SocketAddr> {
+    let sockets = super::sockets_of(settings);
+    sockets.iter().filter_map(|it| it.address.tcp()).collect()
+}
+
+pub(super) fn resolver(
+    settings: &Settings,
+    observer: Arc<dyn weir_dns::Observer>,
+) -> Result<weir_dns::Resolver, Fault> {
+    weir_dns::Resolver::with_observer(settings.egress.dns.clone(), observer)
         .map_err(|error| Fault::Unusable(format!("dns: {error}")))
 }
 
@@ -42,6 +54,10 @@ pub(super) struct Shared {
     pub(super) observer: Arc<Observer>,
     pub(super) governor: Arc<Governor>,
     pub(super) resolver: weir_dns::Resolver,
+    /// Where weir listens, which no request may be sent to.
+    pub(super) own: egress::Own,
+    /// What dialling has taught.
+    pub(super) dialling: Arc<egress::Memory>,
 }
 
 impl Shared {
@@ -88,7 +104,12 @@ impl Shared {
         Ok(Snapshot {
             model_list: model_list(&routes, &upstreams),
             corridor: settings.proxy.clone(),
-            egress: Egress::new(settings.egress.clone(), self.resolver.clone()),
+            egress: Egress::new(
+                settings.egress.clone(),
+                self.resolver.clone(),
+                Arc::clone(&self.dialling),
+            )
+            .refusing(self.own.clone()),
             governor: Arc::clone(&self.governor),
             observer: Arc::clone(&self.observer),
             routes,
@@ -133,6 +154,13 @@ pub(super) async fn warm(
     }
 }
 
+/// Connects to the busiest upstreams, before a request asks for one.
+pub(super) async fn connect_ahead(snapshot: &Snapshot) {
+    let exits = snapshot.exits.iter();
+    let endpoints = exits.map(|exit| (&exit.endpoint, &exit.limits));
+    snapshot.egress.connect_ahead(endpoints).await;
+}
+
 /// Further tries for requests that no model route governs.
 const PATH_RETRIES: u32 = 2;
 
@@ -157,12 +185,12 @@ fn exit(
         upstream::settings::Egress::Auto => egress::Mode::Auto,
         upstream::settings::Egress::Direct => egress::Mode::Direct,
         upstream::settings::Egress::Proxy => egress::Mode::Proxy(None),
-        upstream::settings::Egress::Url(url) => {
-            let proxy: egress::ProxyUrl = url
-                .expose()
-                .parse()
-                .map_err(|error: egress::ProxyUrlError| format!("egress: {error}"))?;
-            egress::Mode::Proxy(Some(Arc::new(proxy)))
+        upstream::settings::Egress::Urls(urls) => {
+            let proxies: Result<egress::Proxies, egress::ProxyUrlError> = urls
+                .iter()
+                .map(|url| url.expose().parse().map(Arc::new))
+                .collect();
+            egress::Mode::Proxy(Some(proxies.map_err(|error| format!("egress: {error}"))?))
         }
     };
     let tls = egress::Tls::load(

@@ -1,5 +1,5 @@
 //! What one generation leaves to the next, and what several tell together: totals of metrics, limits
-//! that were spent, names that were resolved, keys of TLS tickets.
+//! that were spent, names that were resolved, who is busy, keys of TLS tickets.
 //!
 //! All of it goes by message (see `supervise::protocol`): each generation reports, the one that leads
 //! adds the totals of those that ended to its own.
@@ -63,6 +63,7 @@ impl Handover {
             .governor
             .take_over(&state["limits"], Instant::now());
         self.shared.resolver.learn(names_of(&state["names"]));
+        self.shared.dialling.learn(busiest_of(&state["busiest"]));
         if let Err(error) = self.challenges.import(&state["challenges"]) {
             tracing::debug!(%error, "another generation's challenges");
         }
@@ -123,9 +124,13 @@ impl Handover {
                     known.name,
                     known.addresses,
                     known.fresh.as_secs(),
-                    known.stale.as_secs()
+                    known.stale.as_secs(),
+                    known.missing_for.map(|it| it.as_secs()),
                 ])
             })
+            .collect();
+        let busiest: Vec<Value> = (self.shared.dialling.busiest().into_iter())
+            .map(|(endpoint, uses)| json!([endpoint, uses]))
             .collect();
         Report {
             generation: self.generation,
@@ -136,6 +141,7 @@ impl Handover {
             state: json!({
                 "limits": self.shared.governor.hand_over(Instant::now()),
                 "names": names,
+                "busiest": busiest,
                 "tickets": self.tickets.export(),
                 "challenges": self.challenges.export(),
             }),
@@ -213,8 +219,14 @@ fn names_of(state: &Value) -> impl Iterator<Item = weir_dns::Known> {
             addresses: addresses?,
             fresh: Duration::from_secs(known[2].as_u64()?),
             stale: Duration::from_secs(known[3].as_u64()?),
+            missing_for: known[4].as_u64().map(Duration::from_secs),
         })
     })
+}
+
+fn busiest_of(state: &Value) -> impl Iterator<Item = (u64, u64)> {
+    let all = state.as_array().into_iter().flatten();
+    all.filter_map(|known| Some((known[0].as_u64()?, known[1].as_u64()?)))
 }
 
 /// Reports of other generations.

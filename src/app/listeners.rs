@@ -246,9 +246,13 @@ fn refused(observer: &Arc<Observer>) -> Refused {
 fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {
     /// Idle connections to upstreams that are kept, per thread.
     const POOL: usize = 512;
+    /// Pingora's own bound of tries. The plan of a request has a closer one: candidates, and for each
+    /// of them egress proxies.
+    const TRIES_MAX: usize = 256;
     let conf = ServerConf {
         threads: settings.threads,
         upstream_keepalive_pool_size: POOL,
+        max_retries: TRIES_MAX,
         ..ServerConf::default()
     };
     let mut proxy = HttpProxy::new(Proxy::new(live), Arc::new(conf));

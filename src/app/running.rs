@@ -10,7 +10,7 @@ use super::build::Shared;
 use super::certificates::{Certificates, Loaded};
 use super::handover::{Handover, Others};
 use super::listeners::{Closing, Listeners};
-use super::{Fault, Source};
+use super::{Fault, Source, question};
 use crate::config::{self, Settings};
 use crate::snapshot::{Live, Snapshot};
 use crate::supervise::protocol::{Order, Reloaded, Report, Told};
@@ -222,6 +222,12 @@ impl Running<'_> {
             Order::Reload => self.reload(Why::Ordered),
             Order::Reopen => self.shared.observer.reopen(),
             Order::Report => self.report(),
+            Order::Question { id, question } => {
+                if let Some((teller, _)) = &self.supervisor {
+                    let answer = question::answer(question, &self.shared);
+                    teller.tell(Told::Answer { id, answer });
+                }
+            }
             Order::Others { id, reports, dead } => self.handover.answered(
                 id,
                 Others {
@@ -449,6 +455,7 @@ impl Running<'_> {
         self.drain = next.settings.listen.drain;
         self.shared.observer.metrics.reload(true);
         tracing::info!("configuration reloaded");
+        super::warn(&next.settings);
         Reloaded::Applied {
             config_hash: next.config_hash,
         }

@@ -1,4 +1,4 @@
-//! `weir reload`, `weir upgrade`, `weir status`: one question to a running weir, and its answer.
+//! `weir reload`, `weir upgrade`, `weir status`: one command to a running weir, and its answer.
 
 use crate::supervise::control;
 use crate::supervise::protocol::{Command, Generation, Outcome, Status};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct Ask {
     /// Control socket of the running weir [default: $WEIR_CONTROL, else /run/weir/control.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     control: Option<PathBuf>,
 }
 
@@ -51,14 +51,22 @@ impl Ask {
         Ok(())
     }
 
-    fn outcome(&self, command: &Command) -> Result<Outcome, String> {
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// No weir answers.
+    pub(super) fn outcome(&self, command: &Command) -> Result<Outcome, String> {
         /// A supervisor that is just being replaced closes a connection on which nothing was said yet.
         const ATTEMPTS: usize = 3;
         let path = control::named_path(self.control.clone()).unwrap_or_else(control::default_path);
         let path = path.display();
         for _ in 0..ATTEMPTS {
-            let stream = UnixStream::connect(path.to_string())
-                .map_err(|error| format!("no weir answers at {path}: {error}"))?;
+            let stream = UnixStream::connect(path.to_string()).map_err(|error| {
+                format!(
+                    "no weir answers at {path}: {error} (`weir run --single` has no control \
+                         socket)"
+                )
+            })?;
             let answer = answer(stream, command)
                 .map_err(|error| format!("the weir at {path} doesn't answer: {error}"))?;
             if let Some(outcome) = answer {
@@ -123,24 +131,35 @@ const HEADS: [&str; 9] = [
 fn table(status: &Status) -> String {
     let mut rows = vec![HEADS.map(str::to_owned)];
     rows.extend(status.generations.iter().map(row));
-    let widths: Vec<usize> = (0..HEADS.len())
-        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
-        .collect();
-    let mut text = format!("weir {} (pid {})\n\n", status.version, status.pid);
-    for row in &rows {
-        let cells = row.iter().zip(&widths);
-        let line: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        text += line.join("  ").trim_end();
-        text.push('\n');
-    }
+    let mut text = format!(
+        "weir {} (pid {})\n\n{}",
+        status.version,
+        status.pid,
+        aligned(&rows)
+    );
     if let Some(last) = &status.last {
         let how = if last.ok { "done" } else { "failed" };
         text += &format!(
             "\nlast {}, {}, {how}: {}\n",
             last.what, last.at, last.message
         );
+    }
+    text
+}
+
+/// Rows as lines, each column as wide as its widest cell.
+pub(super) fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let widths: Vec<usize> = (0..COLUMNS)
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths);
+        let line: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        text += line.join("  ").trim_end();
+        text.push('\n');
     }
     text
 }

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod completions;
 mod demo;
+mod dns;
 mod echo;
 mod explain;
 mod run;
@@ -27,7 +28,8 @@ const ENVIRONMENT: &str = "\
 Without a file weir listens on port 8080 and serves what the environment names:
   OPENAI_API_KEY  OpenAI, or the API at OPENAI_BASE_URL
   OLLAMA_BASE     Ollama, such as http://localhost:11434
-With both, OpenAI's model names go to OpenAI and all else goes to Ollama.";
+With both, OpenAI's model names go to OpenAI and all else goes to Ollama.
+HTTPS_PROXY names the proxy on the way there, and NO_PROXY the hosts without one.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -44,6 +46,8 @@ enum Verb {
     Upgrade(ask::Ask),
     /// Tell of the generations: their connections and streams, how the last reload ended
     Status(ask::AskStatus),
+    /// Look into the DNS cache of a running weir, or empty it
+    Dns(dns::Dns),
     /// Check the configuration and report all mistakes at once, without serving
     Check(File),
     /// Tell where a request would go and why, without sending anything
@@ -88,6 +92,7 @@ impl Cli {
             Verb::Reload(ask) => ask.reload().map_err(Fault::Unusable),
             Verb::Upgrade(ask) => ask.upgrade().map_err(Fault::Unusable),
             Verb::Status(ask) => ask.run().map_err(Fault::Unusable),
+            Verb::Dns(dns) => dns.run().map_err(Fault::Unusable),
             Verb::Check(file) => check::check(&file.source()),
             Verb::Explain(explain) => explain.run(),
             Verb::Demo(demo) => demo.run(),

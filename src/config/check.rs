@@ -7,6 +7,8 @@
 mod aliases;
 mod bounds;
 mod edits;
+mod exits;
+mod from_env;
 mod later;
 mod listeners;
 mod providers;
@@ -22,24 +24,36 @@ use super::findings::Findings;
 use super::path::Path;
 use super::secrets;
 use super::units::Text;
+use crate::egress::settings::Own;
 use crate::types::{BaseUrl, Secret};
 use crate::{listen::settings as listen, proxy::settings as proxy, upstream::settings as upstream};
 use providers::Pool;
 use std::path::PathBuf;
 
-/// Reads settings from a file; `folder` is where the file's relative paths begin.
-pub(super) fn settings(file: &File, findings: &mut Findings, folder: &std::path::Path) -> Settings {
+/// Reads settings from a file; `folder` is where the file's relative paths begin, `env` looks up
+/// variables.
+pub(super) fn settings(
+    file: &File,
+    findings: &mut Findings,
+    folder: &std::path::Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Settings {
     let mut check = Check {
         findings,
         folder,
+        env,
         root: Path::root(),
+        own: Own::default(),
+        warnings: Vec::new(),
     };
     later::report(file, &mut check);
     let trusted = listeners::trusted(file, &mut check);
     let (listeners, admin) = listeners::listeners(file, &trusted, &mut check);
+    check.own = exits::own(&listeners, admin.as_ref());
     let bounds = bounds::bounds(file, &mut check);
     let egress = road::road(file, &mut check);
-    let mut pool = Pool::new(file, egress.proxy.is_some(), &mut check);
+    exits::lists(&egress, &mut check);
+    let mut pool = Pool::new(file, !egress.proxies.is_empty(), &mut check);
     let route = routes::routes(file, &mut pool, &mut check);
     let (request_headers, response_headers) = edits::general(file, &mut check);
     Settings {
@@ -73,6 +87,7 @@ pub(super) fn settings(file: &File, findings: &mut Findings, folder: &std::path:
         threads: threads(file.threads),
         state_dir: telling::state_dir(file, &mut check),
         watch: file.watch.is_some_and(|watch| watch.0),
+        warnings: check.warnings,
     }
 }
 
@@ -89,7 +104,12 @@ fn threads(threads: Option<Threads>) -> usize {
 struct Check<'c> {
     findings: &'c mut Findings,
     folder: &'c std::path::Path,
+    env: &'c dyn Fn(&str) -> Option<String>,
     root: Path,
+    /// weir's own listeners.
+    own: Own,
+    /// See [`Settings::warnings`].
+    warnings: Vec<String>,
 }
 
 impl Check<'_> {
@@ -105,10 +125,13 @@ impl Check<'_> {
         }
     }
 
-    /// A base URL; notes what is wrong with it.
+    /// A base URL; notes what is wrong with it, and an address that no upstream may have.
     fn url(&mut self, text: &str, path: &Path) -> Option<BaseUrl> {
         match text.parse() {
-            Ok(url) => Some(url),
+            Ok(url) => {
+                exits::forbidden(&url, path, self);
+                Some(url)
+            }
             Err(allowed) => {
                 // The parser names the scheme that it found, which may come from a variable.
                 let allowed: String = allowed;

@@ -9,7 +9,8 @@ use super::{Mistake, Mistakes, Settings, What, parse};
 
 /// Settings from `OPENAI_API_KEY` (with `OPENAI_BASE_URL`, when it isn't OpenAI's own API) and
 /// `OLLAMA_BASE` (such as `http://localhost:11434`); with both, OpenAI's models go to the first and
-/// all others to the second. `None` when neither is set.
+/// all others to the second. `HTTPS_PROXY` and `NO_PROXY` count as they do for `egress.from_env`.
+/// `None` when neither provider is set.
 pub fn from_env(env: &dyn Fn(&str) -> Option<String>) -> Option<Result<Settings, Mistakes>> {
     let is_set = |name| env(name).is_some_and(|value| !value.trim().is_empty());
     let text = match (is_set("OPENAI_API_KEY"), is_set("OLLAMA_BASE")) {
@@ -57,7 +58,8 @@ fn of_variable(mistake: &mut Mistake, openai: bool, env: &dyn Fn(&str) -> Option
     }
 }
 
-const ALONE: &str = "port: 8080\nrouting: {default_provider: ";
+/// The way there is the environment's, too.
+const ALONE: &str = "port: 8080\negress: {from_env: true}\nrouting: {default_provider: ";
 
 const OPENAI: &str = r#"  - name: openai
     base_url: "${OPENAI_BASE_URL:-https://api.openai.com/v1}"

@@ -6,8 +6,8 @@
 use super::lists::{List, Map};
 use super::units::{Flag, Fraction, Scalar, Size, Span, Text, Whole, scalar, words};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::fmt;
@@ -36,8 +36,10 @@ pub(super) struct File {
     pub(super) timeouts: Option<Timeouts>,
     /// How one generation of weir takes over from another.
     pub(super) upgrade: Option<Upgrade>,
-    /// The proxy on the road to external hosts: `http://[user:password@]host:port`. Default: none.
-    pub(super) proxy_url: Option<Text>,
+    /// The proxy on the road to external hosts: `http://[user:password@]host:port`, the same with
+    /// `https` (TLS to the proxy), `socks5` (names are resolved here) or `socks5h` (by the proxy), or
+    /// a list of them: the first that works is used. Default: none.
+    pub(super) proxy_url: Option<OneOrMore>,
     /// Which hosts are reached through the proxy.
     pub(super) egress: Option<Egress>,
     /// How names are resolved.
@@ -287,8 +289,8 @@ pub(super) struct RateLimit {
 
 // === the road ===
 
-/// Which hosts are reached through the proxy. Patterns: `host`, `.suffix`, `*.suffix`, address or
-/// network, each with or without `:port`; `*`.
+/// Which hosts are reached through the proxy. Patterns: `host`, `.suffix`, `*.suffix`, address,
+/// network, `<local>` (names without a dot), each with or without `:port`; `*`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Egress {
@@ -296,6 +298,23 @@ pub(super) struct Egress {
     pub(super) direct: Option<List<Text>>,
     /// Always through the proxy; wins over `direct`. Default: `[]`.
     pub(super) proxied: Option<List<Text>>,
+    /// Take `HTTPS_PROXY` for `proxy_url`, unless the file has one, and the hosts of `NO_PROXY` for
+    /// `direct`; in lower case too. Default: `false`.
+    pub(super) from_env: Option<Flag>,
+    /// Connections to upstreams are given up at this age, give or take a fifth, when they carry
+    /// nothing; `0s` = never. Default: `10m`.
+    pub(super) connection_max_age: Option<Span>,
+    /// Upstreams that are connected to at the start, before a request asks for them; 0 = none.
+    /// Default: `8`.
+    pub(super) prewarm: Option<Whole>,
+}
+
+/// One text, or a list.
+pub(super) enum OneOrMore {
+    /// A text.
+    One(Text),
+    /// A list, in its order.
+    More(List<Text>),
 }
 
 /// How names are resolved.
@@ -314,6 +333,12 @@ pub(super) struct Dns {
     pub(super) stale: Option<Span>,
     /// What one lookup may take. Default: `2s`.
     pub(super) timeout: Option<Span>,
+    /// Domains that names with few dots are looked up below; `[]` for none. Default: those of
+    /// `/etc/resolv.conf`.
+    pub(super) search: Option<List<Text>>,
+    /// Names with at least so many dots aren't looked up below `search`, 0 to 15. Default: that of
+    /// `/etc/resolv.conf`, else `1`.
+    pub(super) ndots: Option<Whole>,
 }
 
 // === routes and providers ===
@@ -401,8 +426,9 @@ pub(super) struct Provider {
     pub(super) health: Option<Health>,
     /// Each replaces the general one.
     pub(super) timeouts: Option<ProviderTimeouts>,
-    /// The road: `auto`, `direct`, `proxy`, or a proxy's URL. Default: `auto`.
-    pub(super) egress: Option<Text>,
+    /// The road: `auto`, `direct`, `proxy`, a proxy's URL, or a list of them: the first that works
+    /// is used. Default: `auto`.
+    pub(super) egress: Option<OneOrMore>,
     /// How its TLS is verified.
     pub(super) tls: Option<ProviderTls>,
 }
@@ -679,6 +705,31 @@ impl<'de> Deserialize<'de> for Admin {
     }
 }
 
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrList)
+    }
+}
+
+/// Reads [`OneOrMore`].
+struct TextOrList;
+
+impl<'de> Visitor<'de> for TextOrList {
+    type Value = OneOrMore;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or a list of texts")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<OneOrMore, E> {
+        Ok(OneOrMore::One(Text(text.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<OneOrMore, A::Error> {
+        List::deserialize(SeqAccessDeserializer::new(seq)).map(OneOrMore::More)
+    }
+}
+
 /// Reads `text` from a text (or from `false`), `mapping` from a mapping; the place within the
 /// mapping isn't lost, as it would be with an untagged enum.
 struct TextOrMapping<T, M> {
@@ -766,6 +817,9 @@ forms! {
     });
     Admin: |generator| json_schema!({
         "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<AdminListener>()]
+    });
+    OneOrMore: |generator| json_schema!({
+        "anyOf": [{ "type": "string" }, generator.subschema_for::<List<Text>>()]
     });
     TlsVersion: |_generator| json_schema!({ "enum": ["1.2", "1.3", 1.2, 1.3] });
     Threads: |_generator| json_schema!({

@@ -58,6 +58,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Reload when the file changes.
     pub watch: bool,
+    /// What is odd and doesn't keep weir from serving, in sentences without secrets.
+    pub warnings: Vec<String>,
 }
 
 /// Reads the file at `path`; `env` looks up the variables that it names.
@@ -110,7 +112,7 @@ pub fn parse(
     secrets::fill_in(&mut tree, &Place::root(), env, &mut findings);
     let file = shape::read(tree, &mut findings);
     let folder = Path::new(origin).parent().unwrap_or(Path::new(""));
-    let settings = check::settings(&file, &mut findings, folder);
+    let settings = check::settings(&file, &mut findings, folder, env);
     findings.result(settings)
 }
 

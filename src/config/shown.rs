@@ -3,7 +3,7 @@
 //! Shows the text as it was written, before `${NAME}` and `file:` were followed, and without the
 //! parts that may hold a password. Called by [`super::findings`].
 
-use super::path::{Path, Step};
+use super::path::Path;
 use serde_yaml::Value;
 
 /// The value at `path` in words.
@@ -65,7 +65,8 @@ fn is_secret(path: &Path) -> bool {
 
 /// Values that may be a proxy's URL, which may hold a password in any malformed way.
 fn is_proxy(path: &Path) -> bool {
-    matches!(path.last(), Some(Step::Key(key)) if key == "proxy_url" || key == "egress")
+    // Either may be a list.
+    matches!(path.keys().last(), Some("proxy_url" | "egress"))
 }
 
 /// What stands before the first `:`.
@@ -74,6 +75,7 @@ fn without_authority(text: &str) -> String {
         Some((scheme, _)) if scheme.contains("${") => "${…}".to_owned(),
         Some((scheme, rest)) if rest.starts_with("//") => format!("{scheme}://***"),
         Some(_) => "***".to_owned(),
+        None if text.contains('@') => "***".to_owned(),
         None => text.to_owned(),
     }
 }
@@ -131,7 +133,13 @@ mod tests {
             ),
             (at(&["proxy_url"]), "http://user:pw", "\"http://***\""),
             (at(&["proxy_url"]), "user:pw@host", "\"***\""),
+            (at(&["proxy_url"]), "user@host", "\"***\""),
             (at(&["egress"]), "diret", "\"diret\""),
+            (
+                at(&["egress"]).index(1),
+                "http://user:pw@host",
+                "\"http://***\"",
+            ),
             (
                 at(&["url"]),
                 "https://u:pw@host/x",

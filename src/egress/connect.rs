@@ -1,134 +1,83 @@
 //! The dialler behind Pingora's connector: a TCP connection to one of an endpoint's addresses, or
-//! a CONNECT tunnel to it through a forward proxy.
+//! a tunnel to it through a forward proxy.
 //!
-//! Pingora calls it through `PeerOptions::custom_l4` when its pool has nothing to reuse; TLS, where
-//! there is any, comes on top. It keeps its own time (Pingora's `connection_timeout` doesn't cover
-//! it), never chooses the road and never retries what a proxy refused.
+//! Pingora calls it through `PeerOptions::custom_l4` when its pool has nothing to reuse; TLS with
+//! the endpoint, where there is any, comes on top. It keeps its own time (Pingora's
+//! `connection_timeout` doesn't cover it) and tells `Memory` what it learns. It never chooses the
+//! road and asks one proxy only: a connection belongs to the pool of the proxy that it was asked
+//! for, so another proxy is another dial (`proxy/connect` sees to that).
 
-use std::fmt;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::connectors::l4::Connect;
+use pingora::protocols::l4::ext::set_tcp_keepalive;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora::protocols::l4::stream::Stream;
-use pingora::{Error, ErrorType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::client::TlsStream;
 use weir_dns::{Answer, LookupError, Resolver};
 
-use super::settings::{Authority, ProxyUrl};
+use super::ahead::Carrier;
+use super::error::{Blame, Cause, ConnectError, Fault};
+use super::forbidden::{self, Why};
+use super::memory::{Memory, Who};
+use super::race::{Lost, Won, race};
+use super::settings::{Authority, ProxyKind, ProxyUrl};
+use super::socks::{self, Place};
+use super::{Own, Road, keepalive, outer, tunnel};
+use crate::observe::pool::Handshake;
+use crate::types::Secret;
 
-/// The longest answer to CONNECT, interim ones included.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// A proxy takes a connection within this, whatever the whole may take.
+const PROXY_TCP: Duration = Duration::from_secs(3);
+/// TLS with a proxy.
+const PROXY_TLS: Duration = Duration::from_secs(5);
+/// CONNECT, or SOCKS' negotiation: the proxy connects to the endpoint meanwhile.
+const PROXY_TUNNEL: Duration = Duration::from_secs(5);
 
-/// Addresses tried for one connection, at most.
-const ADDRESSES_MAX: usize = 8;
+/// Addresses of an endpoint that a SOCKS proxy is asked for, one after the other.
+const SOCKS_ADDRESSES_MAX: usize = 3;
 
 /// How one endpoint is dialled.
 #[derive(Debug)]
 pub(super) struct Dialler {
     pub(super) host: Arc<str>,
     pub(super) port: u16,
-    /// For the connection and the tunnel together; TLS has its own.
+    /// For the connection and the tunnel together; TLS with the endpoint has its own.
     pub(super) budget: Duration,
     pub(super) reach: Reach,
+    /// The key of the pool that the connection will be in.
+    pub(super) pool_key: u64,
+    /// The endpoint, whatever the road.
+    pub(super) endpoint: u64,
+    /// Not to be dialled while an HTTP/2 connection lives; see `lane.rs`.
+    pub(super) share: bool,
+    pub(super) memory: Arc<Memory>,
 }
 
 /// By which way.
 #[derive(Clone, Debug)]
 pub(super) enum Reach {
-    /// To one of these, in this order.
+    /// To one of these.
     Direct(Answer),
-    /// Through this proxy, whose name is resolved when it is dialled.
-    Tunnel(Arc<ProxyUrl>, Resolver),
+    /// Through a proxy.
+    Proxy(Arc<Hop>),
 }
 
-/// Why there is no connection. It is the cause inside the `pingora::Error` of a failed dial;
-/// [`ConnectError::within`] finds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConnectError {
-    /// The endpoint took no connection on any of its addresses.
-    Endpoint {
-        /// `host:port` of the endpoint.
-        target: String,
-        /// The last address that was tried.
-        address: SocketAddr,
-        /// What it did.
-        cause: Cause,
-    },
-    /// The proxy's own name has no address.
-    ProxyName {
-        /// The proxy, without credentials.
-        proxy: String,
-        /// Why not.
-        cause: LookupError,
-    },
-    /// The proxy took no connection.
-    ProxyAddress {
-        /// The proxy, without credentials.
-        proxy: String,
-        /// The last address that was tried.
-        address: SocketAddr,
-        /// What it did.
-        cause: Cause,
-    },
-    /// The proxy wants credentials, or others (407).
-    ProxyCredentials {
-        /// The proxy, without credentials.
-        proxy: String,
-        /// Whether it was given some.
-        given: bool,
-    },
-    /// The proxy doesn't allow this endpoint: any other status that is neither 2xx nor 5xx.
-    ProxyDenied {
-        /// The proxy, without credentials.
-        proxy: String,
-        /// `host:port` of the endpoint.
-        target: String,
-        /// What the proxy answered.
-        status: u16,
-    },
-    /// The proxy couldn't reach the endpoint (5xx).
-    ProxyFailed {
-        /// The proxy, without credentials.
-        proxy: String,
-        /// `host:port` of the endpoint.
-        target: String,
-        /// What the proxy answered.
-        status: u16,
-    },
-    /// The proxy took the connection and didn't answer in time.
-    ProxySilent {
-        /// The proxy, without credentials.
-        proxy: String,
-        /// `host:port` of the endpoint.
-        target: String,
-    },
-    /// The proxy closed the connection, or spoke something else than HTTP.
-    ProxyBroken {
-        /// The proxy, without credentials.
-        proxy: String,
-        /// What it did.
-        what: &'static str,
-    },
-}
-
-/// What an address did instead of taking a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// Refused it.
-    Refused,
-    /// Didn't answer in its share of the time.
-    TimedOut,
-    /// Can't be reached from here.
-    NoRoute,
-    /// Something else.
-    Other(io::ErrorKind),
+/// A proxy, and what it is given to connect to.
+#[derive(Debug)]
+pub(super) struct Hop {
+    pub(super) proxy: Arc<ProxyUrl>,
+    /// The proxy's name is resolved when it is dialled.
+    pub(super) resolver: Resolver,
+    /// Where weir listens, and so no proxy can be.
+    pub(super) own: Own,
+    /// The endpoint's addresses, where the proxy is given one and not the name.
+    pub(super) addresses: Option<Answer>,
 }
 
 // === impl Dialler ===
@@ -136,32 +85,225 @@ pub enum Cause {
 #[async_trait]
 impl Connect for Dialler {
     async fn connect(&self, _logical: &PeerAddr) -> pingora::Result<Stream> {
-        let by = Instant::now() + self.budget;
-        let stream = match &self.reach {
-            Reach::Direct(addresses) => self.direct(addresses, by).await,
-            Reach::Tunnel(proxy, resolver) => self.tunnel(proxy, resolver, by).await,
-        };
-        Ok(stream?.into())
+        /// A stream is opened in less.
+        const MOMENT: Duration = Duration::from_millis(1);
+        if self.share && self.memory.lanes.is_open(self.pool_key) {
+            tokio::time::sleep(MOMENT).await;
+            return Err(ConnectError::Shared.into());
+        }
+        let ahead = self.memory.ahead.take(self.pool_key, now());
+        if let Some(carrier) = ahead {
+            self.memory.pool.ahead_taken();
+            return Ok(carrier.into());
+        }
+        Ok(self.dial().await?.into())
     }
 }
 
 impl Dialler {
-    async fn direct(&self, addresses: &[IpAddr], by: Instant) -> Result<TcpStream, ConnectError> {
-        let dialled = dial(addresses, self.port, by).await;
-        dialled.map_err(|(address, cause)| ConnectError::Endpoint {
-            target: self.target(),
+    /// A new connection, counted and learnt from.
+    pub(super) async fn dial(&self) -> Result<Carrier, ConnectError> {
+        let began = Instant::now();
+        let by = began + self.budget;
+        let dialled = match &self.reach {
+            Reach::Direct(addresses) => self.direct(addresses, by).await,
+            Reach::Proxy(hop) => self.through(hop, by).await,
+        };
+        let outcome = dialled.as_ref().map_or_else(ConnectError::as_str, |_| "ok");
+        let took = began.elapsed();
+        self.memory
+            .pool
+            .dialled(self.road().as_str(), outcome, took);
+        dialled
+    }
+
+    fn road(&self) -> Road {
+        match self.reach {
+            Reach::Direct(_) => Road::Direct,
+            Reach::Proxy(_) => Road::Proxy,
+        }
+    }
+
+    async fn direct(&self, addresses: &[IpAddr], by: Instant) -> Result<Carrier, ConnectError> {
+        let won = self.tcp(&self.host, addresses, self.port, by).await;
+        let stream = won.map_err(|(address, cause)| ConnectError::Endpoint {
+            target: self.target().to_string(),
             address,
             cause,
-        })
+        })?;
+        Ok(Carrier::Tcp(stream))
+    }
+
+    /// A connection to whichever of a host's addresses takes one.
+    async fn tcp(
+        &self,
+        host: &str,
+        addresses: &[IpAddr],
+        port: u16,
+        by: Instant,
+    ) -> Result<TcpStream, (SocketAddr, Cause)> {
+        let memory = &self.memory;
+        let order = memory.order(host, addresses, port, now());
+        let (failed, result) = match race(order, port, by).await {
+            Ok(Won {
+                stream,
+                address,
+                failed,
+            }) => {
+                memory.connected(host, address, now());
+                memory.pool.handshake(Handshake::Tcp);
+                (failed, Ok(stream))
+            }
+            Err(lost) => {
+                let Lost {
+                    address,
+                    cause,
+                    failed,
+                } = *lost;
+                (failed, Err((address, cause)))
+            }
+        };
+        for address in failed {
+            memory.failed(Who::Address(address), now());
+        }
+        result
+    }
+
+    /// A tunnel, and the news of how the proxy does.
+    async fn through(&self, hop: &Hop, by: Instant) -> Result<Carrier, ConnectError> {
+        let id = hop.proxy.id;
+        let pair = Who::Pair(id, self.endpoint);
+        let opened = match &hop.addresses {
+            Some(addresses) => self.by_address(hop, addresses, by).await,
+            None => self.tunnel(hop, None, by).await,
+        };
+        match &opened {
+            Ok(_) => {
+                self.memory.works(Who::Proxy(id));
+                self.memory.works(pair);
+                self.memory.let_in(id);
+            }
+            Err(error) => {
+                match error.blame() {
+                    Blame::Proxy => self.memory.failed(Who::Proxy(id), now()),
+                    Blame::Pair => self.memory.failed(pair, now()),
+                    Blame::Nobody | Blame::Endpoint | Blame::Decision => {}
+                }
+                let is_login = matches!(error, ConnectError::ProxyCredentials { .. });
+                if is_login && self.memory.is_news(id) {
+                    tracing::error!(%error, "an egress proxy can't be used");
+                }
+            }
+        }
+        opened
+    }
+
+    /// SOCKS with addresses: the next one where the proxy couldn't reach one.
+    async fn by_address(
+        &self,
+        hop: &Hop,
+        addresses: &[IpAddr],
+        by: Instant,
+    ) -> Result<Carrier, ConnectError> {
+        let order = self.memory.order(&self.host, addresses, self.port, now());
+        let mut order = order.into_iter().take(SOCKS_ADDRESSES_MAX).peekable();
+        loop {
+            let address = order.next();
+            match self.tunnel(hop, address, by).await {
+                Err(ConnectError::ProxyFailed { .. }) if order.peek().is_some() => {}
+                opened => return opened,
+            }
+        }
     }
 
     async fn tunnel(
         &self,
-        proxy: &ProxyUrl,
-        resolver: &Resolver,
+        hop: &Hop,
+        address: Option<IpAddr>,
         by: Instant,
-    ) -> Result<TcpStream, ConnectError> {
-        let named = match timeout_at(by, resolver.lookup(&proxy.host)).await {
+    ) -> Result<Carrier, ConnectError> {
+        let (proxy, target) = (&*hop.proxy, self.target());
+        let mut stream = self.reach_proxy(hop, by).await?;
+        let login = proxy.login.as_ref().map(Secret::expose);
+        let carrier = match proxy.kind {
+            ProxyKind::Http => {
+                let asking = tunnel::open(&mut stream, &target, login);
+                self.opened(proxy, asking, by).await?;
+                Carrier::Tcp(stream)
+            }
+            ProxyKind::Socks5 | ProxyKind::Socks5h => {
+                let literal = address.or_else(|| self.host.parse().ok());
+                let place = literal.map_or(Place::Name(&self.host), Place::Address);
+                let asking = socks::open(&mut stream, place, self.port, login);
+                self.opened(proxy, asking, by).await?;
+                Carrier::Tcp(stream)
+            }
+            ProxyKind::Https => {
+                let mut stream = self.outer(proxy, stream, by).await?;
+                let asking = tunnel::open(&mut stream, &target, login);
+                self.opened(proxy, asking, by).await?;
+                if !outer::is_silent(&mut stream).await {
+                    return Err(Fault::EARLY.of(proxy, &target));
+                }
+                let socket = outer::socket(stream).map_err(|_| {
+                    Fault::Broken("weir has no descriptor left for it").of(proxy, &target)
+                })?;
+                Carrier::Pair(socket)
+            }
+        };
+        if !carrier.is_silent() {
+            return Err(Fault::EARLY.of(proxy, &target));
+        }
+        self.memory.pool.handshake(Handshake::Tunnel);
+        Ok(carrier)
+    }
+
+    /// The proxy's answer, if it comes in time.
+    async fn opened(
+        &self,
+        proxy: &ProxyUrl,
+        asking: impl Future<Output = Result<(), Fault>>,
+        by: Instant,
+    ) -> Result<(), ConnectError> {
+        match timeout_at(by.min(Instant::now() + PROXY_TUNNEL), asking).await {
+            Ok(answer) => answer.map_err(|fault| fault.of(proxy, &self.target())),
+            Err(_) => Err(ConnectError::ProxySilent {
+                proxy: proxy.to_string(),
+                target: self.target().to_string(),
+            }),
+        }
+    }
+
+    /// TLS with the proxy.
+    async fn outer(
+        &self,
+        proxy: &ProxyUrl,
+        stream: TcpStream,
+        by: Instant,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+        // Pingora sees to this on sockets that it is given; this one it isn't.
+        drop(set_tcp_keepalive(&stream, &keepalive()));
+        let by = by.min(Instant::now() + PROXY_TLS);
+        let made = match self.memory.outer() {
+            Ok(config) => {
+                let handshake = outer::handshake(config, &proxy.host, stream);
+                let made = timeout_at(by, handshake).await;
+                made.unwrap_or_else(|_| Err("no handshake in time".to_owned()))
+            }
+            Err(why) => Err(why.to_owned()),
+        };
+        let stream = made.map_err(|why| ConnectError::ProxyTls {
+            proxy: proxy.to_string(),
+            why,
+        })?;
+        self.memory.pool.handshake(Handshake::ProxyTls);
+        Ok(stream)
+    }
+
+    async fn reach_proxy(&self, hop: &Hop, by: Instant) -> Result<TcpStream, ConnectError> {
+        let proxy = &*hop.proxy;
+        let by = by.min(Instant::now() + PROXY_TCP);
+        let named = match timeout_at(by, hop.resolver.lookup(&proxy.host)).await {
             Ok(named) => named,
             Err(_) => Err(LookupError::Unavailable {
                 host: proxy.host.as_str().into(),
@@ -172,355 +314,53 @@ impl Dialler {
             proxy: proxy.to_string(),
             cause,
         })?;
-        let dialled = dial(&addresses, proxy.port, by).await;
-        let mut stream = dialled.map_err(|(address, cause)| ConnectError::ProxyAddress {
+        let failed = |(address, cause)| ConnectError::ProxyAddress {
             proxy: proxy.to_string(),
             address,
             cause,
-        })?;
+        };
+        let addresses = hop.allowed(&addresses).map_err(failed)?;
+        let dialled = self.tcp(&proxy.host, &addresses, proxy.port, by).await;
+        let stream = dialled.map_err(failed)?;
         // Best effort: Pingora sets it again on what it is given.
         drop(stream.set_nodelay(true));
-        match timeout_at(by, self.negotiate(proxy, &mut stream)).await {
-            Ok(opened) => opened.map(|()| stream),
-            Err(_) => Err(ConnectError::ProxySilent {
-                proxy: proxy.to_string(),
-                target: self.target(),
-            }),
-        }
+        Ok(stream)
     }
 
-    /// Asks for the tunnel. What the stream carries afterwards is the endpoint's.
-    async fn negotiate(
-        &self,
-        proxy: &ProxyUrl,
-        stream: &mut TcpStream,
-    ) -> Result<(), ConnectError> {
-        let broken = |what| ConnectError::ProxyBroken {
-            proxy: proxy.to_string(),
-            what,
+    fn target(&self) -> Authority<'_> {
+        Authority(&self.host, self.port)
+    }
+}
+
+// === impl Hop ===
+
+impl Hop {
+    /// Those of the proxy's addresses that a proxy may have. Metadata services are no danger: they
+    /// open no tunnel.
+    fn allowed(&self, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, (SocketAddr, Cause)> {
+        let port = self.proxy.port;
+        let may = |address: IpAddr| {
+            let nobody = forbidden::why(address);
+            let nobody = nobody.is_some_and(|why| !matches!(why, Why::Metadata(_)));
+            !nobody && !self.own.takes(address, port)
         };
-        let request = self.request(proxy);
-        if stream.write_all(request.as_bytes()).await.is_err() {
-            return Err(broken("it closed the connection before it was asked"));
-        }
-        let mut received = Vec::with_capacity(1024);
-        let (status, rest) = loop {
-            match final_status(&received).map_err(broken)? {
-                Some(answer) => break answer,
-                None if received.len() >= HEAD_BYTES_MAX => {
-                    return Err(broken("its answer to CONNECT is longer than 16 KiB"));
-                }
-                None => {}
-            }
-            let room = HEAD_BYTES_MAX - received.len();
-            match (&mut *stream)
-                .take(room as u64)
-                .read_buf(&mut received)
-                .await
-            {
-                Ok(0) | Err(_) => {
-                    return Err(broken("it closed the connection without answering CONNECT"));
-                }
-                Ok(_) => {}
-            }
-        };
-        match status {
-            // The endpoint speaks only when spoken to: whatever came along isn't its word.
-            200..=299 if rest > 0 => Err(broken("it sent data before the tunnel was used")),
-            200..=299 => Ok(()),
-            407 => Err(ConnectError::ProxyCredentials {
-                proxy: proxy.to_string(),
-                given: proxy.authorization.is_some(),
-            }),
-            500..=599 => Err(ConnectError::ProxyFailed {
-                proxy: proxy.to_string(),
-                target: self.target(),
-                status,
-            }),
-            _ => Err(ConnectError::ProxyDenied {
-                proxy: proxy.to_string(),
-                target: self.target(),
-                status,
-            }),
-        }
-    }
-
-    fn request(&self, proxy: &ProxyUrl) -> String {
-        let target = Authority(&self.host, self.port);
-        let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
-        if let Some(authorization) = &proxy.authorization {
-            request.push_str("Proxy-Authorization: ");
-            request.push_str(authorization.expose());
-            request.push_str("\r\n");
-        }
-        request.push_str("\r\n");
-        request
-    }
-
-    fn target(&self) -> String {
-        Authority(&self.host, self.port).to_string()
-    }
-}
-
-/// Tries the addresses in order, each with its share of the time that is left.
-async fn dial(
-    addresses: &[IpAddr],
-    port: u16,
-    by: Instant,
-) -> Result<TcpStream, (SocketAddr, Cause)> {
-    let tried = &addresses[..addresses.len().min(ADDRESSES_MAX)];
-    // The resolver never answers with no address; the placeholder is for who calls without one.
-    let mut last = (SocketAddr::from(([0, 0, 0, 0], port)), Cause::NoRoute);
-    for (at, address) in tried.iter().enumerate() {
-        let address = SocketAddr::new(*address, port);
-        let left = by.saturating_duration_since(Instant::now());
-        let share = left / (tried.len() - at) as u32;
-        let cause = match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(cause)) => Cause::from(cause.kind()),
-            Err(_) => Cause::TimedOut,
-        };
-        last = (address, cause);
-    }
-    Err(last)
-}
-
-/// The status of the first answer that isn't an interim one, and how many bytes came after its
-/// head. `None`: not all of it is there yet.
-fn final_status(mut received: &[u8]) -> Result<Option<(u16, usize)>, &'static str> {
-    loop {
-        let Some(length) = head_length(received)? else {
-            return Ok(None);
-        };
-        let status = head_status(&received[..length])?;
-        received = &received[length..];
-        match status {
-            101 => return Err("it switched protocols instead of opening a tunnel"),
-            100..=199 => {}
-            _ => return Ok(Some((status, received.len()))),
+        let (allowed, others): (Vec<_>, Vec<_>) = addresses.iter().partition(|ip| may(**ip));
+        match (&allowed[..], &others[..]) {
+            ([], [first, ..]) => Err((SocketAddr::new(*first, port), Cause::Forbidden)),
+            _ => Ok(allowed),
         }
     }
 }
 
-const NOT_HTTP: &str = "its answer to CONNECT is not HTTP/1.1";
-
-/// The length of the head with its empty line. Wrong bytes are refused as soon as they are seen:
-/// who doesn't speak HTTP may never send an empty line.
-fn head_length(received: &[u8]) -> Result<Option<usize>, &'static str> {
-    let prefix = received.len().min(7);
-    if received[..prefix] != b"HTTP/1."[..prefix] {
-        return Err(NOT_HTTP);
-    }
-    for (at, byte) in received.iter().enumerate() {
-        match byte {
-            b'\n' if at == 0 || received[at - 1] != b'\r' => return Err(NOT_HTTP),
-            b'\n' if received[..at - 1].ends_with(b"\r\n") => return Ok(Some(at + 1)),
-            b'\n' | b'\t' => {}
-            // A CR belongs to the LF that follows it.
-            b'\r' if received.get(at + 1).is_none_or(|next| *next == b'\n') => {}
-            0..=31 | 127 => return Err(NOT_HTTP),
-            _ => {}
-        }
-    }
-    Ok(None)
+/// As tests with paused time see it.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
-
-/// `HTTP/1.x SSS[ reason]` and lines of `name: value`, nothing else.
-fn head_status(head: &[u8]) -> Result<u16, &'static str> {
-    let text = &head[..head.len() - 4];
-    let mut lines = text.split(|byte| *byte == b'\n');
-    let status = lines.next().unwrap_or_default();
-    let status = status.strip_suffix(b"\r").unwrap_or(status);
-    let (version, code) = match status {
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            minor,
-            b' ',
-            a,
-            b,
-            c,
-        ] => (minor, [a, b, c]),
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            minor,
-            b' ',
-            a,
-            b,
-            c,
-            b' ',
-            ..,
-        ] => (minor, [a, b, c]),
-        _ => return Err(NOT_HTTP),
-    };
-    if !b"01".contains(version) || !code.iter().all(|digit| digit.is_ascii_digit()) {
-        return Err(NOT_HTTP);
-    }
-    if !lines.all(is_header) {
-        return Err(NOT_HTTP);
-    }
-    let number = code
-        .iter()
-        .fold(0, |sum, digit| sum * 10 + u16::from(*digit - b'0'));
-    if number < 100 {
-        Err(NOT_HTTP)
-    } else {
-        Ok(number)
-    }
-}
-
-fn is_header(line: &[u8]) -> bool {
-    let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !name.is_empty() && name.len() < line.len() && name.iter().all(is_token)
-}
-
-// === impl ConnectError ===
-
-impl ConnectError {
-    /// The error of the dialler inside one of Pingora's, where there is one.
-    pub fn within(error: &Error) -> Option<&Self> {
-        let cause = error.cause.as_deref()?;
-        if let Some(found) = cause.downcast_ref::<Self>() {
-            return Some(found);
-        }
-        // Pingora wraps an error of its own with the box around it.
-        let inner = cause
-            .downcast_ref::<Error>()
-            .or_else(|| cause.downcast_ref::<Box<Error>>().map(|inner| &**inner))?;
-        Self::within(inner)
-    }
-
-    /// Whether the proxy is at fault, and not the endpoint.
-    pub fn is_proxy(&self) -> bool {
-        !matches!(self, Self::Endpoint { .. } | Self::ProxyFailed { .. })
-    }
-
-    /// The word for logs and metrics.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Endpoint { cause, .. } => match cause {
-                Cause::Refused => "connect_refused",
-                Cause::TimedOut => "connect_timeout",
-                Cause::NoRoute => "connect_no_route",
-                Cause::Other(_) => "connect_error",
-            },
-            Self::ProxyName { .. } => "proxy_name",
-            Self::ProxyAddress { .. } => "proxy_unreachable",
-            Self::ProxyCredentials { .. } => "proxy_credentials",
-            Self::ProxyDenied { .. } => "proxy_denied",
-            Self::ProxyFailed { .. } => "proxy_failed",
-            Self::ProxySilent { .. } => "proxy_timeout",
-            Self::ProxyBroken { .. } => "proxy_protocol",
-        }
-    }
-
-    fn kind(&self) -> ErrorType {
-        match self {
-            Self::Endpoint { cause, .. } => match cause {
-                Cause::Refused => ErrorType::ConnectRefused,
-                Cause::TimedOut => ErrorType::ConnectTimedout,
-                Cause::NoRoute => ErrorType::ConnectNoRoute,
-                Cause::Other(_) => ErrorType::ConnectError,
-            },
-            _ => ErrorType::ConnectProxyFailure,
-        }
-    }
-}
-
-impl From<ConnectError> for Box<Error> {
-    fn from(cause: ConnectError) -> Self {
-        let mut error = Error::because(cause.kind(), "", cause);
-        error.as_up();
-        error
-    }
-}
-
-impl From<io::ErrorKind> for Cause {
-    fn from(kind: io::ErrorKind) -> Self {
-        match kind {
-            io::ErrorKind::ConnectionRefused => Self::Refused,
-            io::ErrorKind::TimedOut => Self::TimedOut,
-            io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::AddrNotAvailable => Self::NoRoute,
-            other => Self::Other(other),
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused => f.write_str("it refused the connection"),
-            Self::TimedOut => f.write_str("it didn't answer in time"),
-            Self::NoRoute => f.write_str("there is no route to it"),
-            Self::Other(kind) => write!(f, "{kind}"),
-        }
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Endpoint {
-                target,
-                address,
-                cause,
-            } => write!(f, "no connection to {target} at {address}: {cause}"),
-            Self::ProxyName { proxy, cause } => write!(f, "no way to the proxy {proxy}: {cause}"),
-            Self::ProxyAddress {
-                proxy,
-                address,
-                cause,
-            } => write!(
-                f,
-                "no connection to the proxy {proxy} at {address}: {cause}"
-            ),
-            Self::ProxyCredentials { proxy, given: true } => {
-                write!(
-                    f,
-                    "the proxy {proxy} doesn't accept the credentials of its URL (407)"
-                )
-            }
-            Self::ProxyCredentials { proxy, .. } => write!(
-                f,
-                "the proxy {proxy} wants credentials (407): write them in its URL"
-            ),
-            Self::ProxyDenied {
-                proxy,
-                target,
-                status,
-            } => write!(f, "the proxy {proxy} doesn't allow {target} ({status})"),
-            Self::ProxyFailed {
-                proxy,
-                target,
-                status,
-            } => write!(f, "the proxy {proxy} can't reach {target} ({status})"),
-            Self::ProxySilent { proxy, target } => write!(
-                f,
-                "the proxy {proxy} didn't open a tunnel to {target} in time"
-            ),
-            Self::ProxyBroken { proxy, what } => write!(f, "the proxy {proxy}: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for ConnectError {}
 
 #[cfg(test)]
 mod tests {
+    use pingora::ErrorType;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -550,11 +390,25 @@ mod tests {
 
     fn dialler(proxy: &str, budget: Duration) -> Dialler {
         let resolver = Resolver::new(weir_dns::Config::default()).expect("a resolver");
+        let hop = Hop {
+            proxy: Arc::new(proxy.parse().expect("a URL")),
+            resolver,
+            own: Own::default(),
+            addresses: None,
+        };
+        direct("api.example", 443, budget, Reach::Proxy(Arc::new(hop)))
+    }
+
+    fn direct(host: &str, port: u16, budget: Duration, reach: Reach) -> Dialler {
         Dialler {
-            host: "api.example".into(),
-            port: 443,
+            host: host.into(),
+            port,
             budget,
-            reach: Reach::Tunnel(Arc::new(proxy.parse().expect("a URL")), resolver),
+            reach,
+            pool_key: 1,
+            endpoint: 2,
+            share: false,
+            memory: Arc::default(),
         }
     }
 
@@ -590,6 +444,7 @@ mod tests {
     async fn each_refusal_of_a_proxy_has_its_own_error() {
         for (answer, word) in [
             (&b"HTTP/1.1 407 Auth\r\n\r\n"[..], "proxy_credentials"),
+            (b"HTTP/1.0 401 Unauthorized\r\n\r\n", "proxy_credentials"),
             (
                 b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno",
                 "proxy_denied",
@@ -619,10 +474,44 @@ mod tests {
         );
     }
 
+    /// A SOCKS proxy that says this, whatever it is asked.
+    async fn socks(answers: &'static [u8]) -> ConnectError {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            stream.write_all(answers).await.expect("written");
+            drop(stream.read_to_end(&mut Vec::new()).await);
+        });
+        let url = format!("socks5h://me:pw@{address}");
+        let dialler = dialler(&url, Duration::from_secs(5));
+        let error = connect(&dialler).await.expect_err("refused");
+        ConnectError::within(&error).expect("our cause").clone()
+    }
+
+    #[tokio::test]
+    async fn a_socks_proxys_refusals_have_the_same_words() {
+        for (answers, word) in [
+            (&b"\x05\xff"[..], "proxy_credentials"),
+            (b"\x05\x02\x01\x01", "proxy_credentials"),
+            (b"\x05\x00\x05\x02\x00\x01", "proxy_denied"),
+            (b"\x05\x00\x05\x01\x00\x01", "proxy_failed"),
+            (b"HTTP/1.1 400 Bad\r\n\r\n", "proxy_protocol"),
+            (
+                b"\x05\x00\x05\x00\x00\x01\0\0\0\0\0\0HTTP/1.1 200 OK",
+                "proxy_protocol",
+            ),
+        ] {
+            let cause = socks(answers).await;
+            assert_eq!(cause.as_str(), word, "{answers:?}: {cause}");
+            assert!(!cause.to_string().contains("pw"), "{cause}");
+        }
+    }
+
     #[tokio::test]
     async fn an_endless_head_is_cut_at_its_limit() {
         let mut answer = b"HTTP/1.1 200 OK\r\nx: ".to_vec();
-        answer.resize(HEAD_BYTES_MAX + 1, b'a');
+        answer.resize(tunnel::HEAD_BYTES_MAX + 1, b'a');
         let (_, cause) = fault(answer.leak()).await;
         assert!(cause.to_string().contains("16 KiB"), "{cause}");
     }
@@ -630,7 +519,7 @@ mod tests {
     #[tokio::test]
     async fn a_head_of_just_the_limit_is_read() {
         let mut answer = b"HTTP/1.1 403 No\r\nx: ".to_vec();
-        answer.resize(HEAD_BYTES_MAX - 4, b'a');
+        answer.resize(tunnel::HEAD_BYTES_MAX - 4, b'a');
         answer.extend_from_slice(b"\r\n\r\n");
         let (_, cause) = fault(answer.leak()).await;
         assert_eq!(cause.as_str(), "proxy_denied");
@@ -655,7 +544,7 @@ mod tests {
         let error = connect(&dialler).await.expect_err("closed");
         let cause = ConnectError::within(&error).expect("our cause");
         assert_eq!(cause.as_str(), "proxy_unreachable");
-        assert!(cause.is_proxy());
+        assert_eq!(cause.blame(), Blame::Proxy);
         assert!(
             !format!("{error:?} {error}").contains("bWU6cHc"),
             "{error:?}"
@@ -663,80 +552,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_proxy_that_would_be_weir_itself_or_nobody_is_not_dialled() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let own = listener.local_addr().expect("bound");
+        for (address, listeners) in [(own, vec![own]), (SocketAddr::from(([0; 4], 9)), vec![])] {
+            let dialler = dialler(&format!("http://{address}"), Duration::from_secs(5));
+            let Reach::Proxy(hop) = &dialler.reach else {
+                panic!("through a proxy");
+            };
+            let hop = Hop {
+                proxy: Arc::clone(&hop.proxy),
+                resolver: hop.resolver.clone(),
+                own: Own::new(listeners),
+                addresses: None,
+            };
+            let by = Instant::now() + Duration::from_secs(5);
+            let error = dialler.through(&hop, by).await.expect_err("forbidden");
+            assert!(
+                error.to_string().contains("weir's own, or nobody's"),
+                "{error}"
+            );
+        }
+    }
+
+    #[tokio::test]
     async fn the_next_address_is_tried_and_the_last_ones_fault_is_told() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let mut dialler = Dialler {
-            host: "api.example".into(),
-            port,
-            budget: Duration::from_secs(5),
-            reach: Reach::Direct(Arc::from([
-                IpAddr::from([127, 0, 0, 2]),
-                IpAddr::from([127, 0, 0, 1]),
-            ])),
-        };
+        let addresses = [[127, 0, 0, 2], [127, 0, 0, 1]].map(IpAddr::from);
+        let reach = Reach::Direct(Arc::from(addresses));
+        let mut dialler = direct("api.example", port, Duration::from_secs(5), reach);
         drop(connect(&dialler).await.expect("the second address"));
         dialler.reach = Reach::Direct(Arc::from([IpAddr::from([127, 0, 0, 2])]));
         let error = connect(&dialler).await.expect_err("nobody there");
         assert_eq!(error.etype(), &ErrorType::ConnectRefused);
         let cause = ConnectError::within(&error).expect("our cause");
         assert_eq!(cause.as_str(), "connect_refused");
-        assert!(!cause.is_proxy());
-    }
-
-    #[test]
-    fn our_cause_is_found_below_contexts_too() {
-        let cause = ConnectError::ProxyBroken {
-            proxy: String::new(),
-            what: "x",
-        };
-        let inner: Box<Error> = cause.clone().into();
-        let outer = Error::because(
-            ErrorType::ConnectError,
-            "around",
-            inner.more_context("more"),
-        );
-        assert_eq!(ConnectError::within(&outer), Some(&cause));
-        assert_eq!(
-            ConnectError::within(&Error::new(ErrorType::ConnectError)),
-            None
-        );
-    }
-
-    #[test]
-    fn heads_are_read_strictly() {
-        for (head, status) in [
-            (&b"HTTP/1.1 200 OK\r\n\r\n"[..], Ok(Some((200, 0)))),
-            (b"HTTP/1.0 200\r\n\r\n", Ok(Some((200, 0)))),
-            (
-                b"HTTP/1.1 200 \r\na: b\r\nc:\r\n\r\nrest",
-                Ok(Some((200, 4))),
-            ),
-            (
-                b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
-                Ok(Some((200, 0))),
-            ),
-            (b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 2", Ok(None)),
-            (b"", Ok(None)),
-            (b"HTT", Ok(None)),
-            (b"HTTP/1.1 200 OK\r\n\r", Ok(None)),
-            (b"HTTX", Err(NOT_HTTP)),
-            (b"HTTP/2.0 200 OK\r\n\r\n", Err(NOT_HTTP)),
-            (b"HTTP/1.2 200 OK\r\n\r\n", Err(NOT_HTTP)),
-            (b"HTTP/1.1 2000 OK\r\n\r\n", Err(NOT_HTTP)),
-            (b"HTTP/1.1 20 OK\r\n\r\n", Err(NOT_HTTP)),
-            (b"HTTP/1.1 099 OK\r\n\r\n", Err(NOT_HTTP)),
-            (b"HTTP/1.1  200 OK\r\n\r\n", Err(NOT_HTTP)),
-            (b"HTTP/1.1 200 OK\n\n", Err(NOT_HTTP)),
-            (b"HTTP/1.1 200 OK\r\na: b\n", Err(NOT_HTTP)),
-            (b"HTTP/1.1 200 OK\r\na: \rb", Err(NOT_HTTP)),
-            (b"HTTP/1.1 200 OK\r\na: \0", Err(NOT_HTTP)),
-            (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", Err(NOT_HTTP)),
-            (b"HTTP/1.1 200 OK\r\n folded: x\r\n\r\n", Err(NOT_HTTP)),
-            (b"HTTP/1.1 200 OK\r\n: x\r\n\r\n", Err(NOT_HTTP)),
-        ] {
-            let text = String::from_utf8_lossy(head);
-            assert_eq!(final_status(head), status, "{text:?}");
-        }
+        assert_eq!(cause.blame(), Blame::Endpoint);
     }
 }

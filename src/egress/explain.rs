@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use weir_dns::{Answer, LookupError};
 
 use super::settings::Authority;
-use super::{Egress, Endpoint, Road, RoadError, Rule};
+use super::{Egress, Endpoint, Mode, Proxies, Road, RoadError, Rule, Why};
 
 /// What `weir explain` says about the road to an endpoint.
 #[derive(Clone, Debug)]
@@ -15,26 +15,39 @@ pub struct Explanation {
     addresses: Result<Answer, LookupError>,
     choice: Result<(Road, Rule), RoadError>,
     pattern: Option<String>,
-    proxy: Option<String>,
+    /// In their order; empty for the direct road.
+    proxies: Vec<String>,
+    /// Those of `addresses` that no upstream may have.
+    forbidden: Vec<(IpAddr, Why)>,
 }
 
 impl Egress {
     /// What [`Egress::way`] would choose, and by what.
     pub async fn explain(&self, endpoint: &Endpoint) -> Explanation {
         let way = self.way(endpoint).await;
-        let proxy = way.as_ref().ok().and_then(|way| way.proxy());
-        let proxy = proxy.map(ToString::to_string);
         let choice = way.map(|way| (way.road, way.rule));
+        let proxies = match (&choice, &endpoint.mode) {
+            (Ok((Road::Proxy, _)), Mode::Proxy(Some(own))) => own,
+            (Ok((Road::Proxy, _)), _) => &self.proxies,
+            _ => &Proxies::default(),
+        };
         let pattern = match &choice {
             Ok((_, rule)) | Err(RoadError::NoProxy { rule, .. }) => self.rules.pattern(*rule),
             Err(_) => None,
         };
+        let addresses = match &endpoint.literal {
+            Some(literal) => Ok(Answer::clone(literal)),
+            None => self.resolver.lookup(&endpoint.host).await,
+        };
+        let all = addresses.as_deref().unwrap_or_default().iter();
+        let forbidden = all.filter_map(|ip| Some((*ip, self.why(*ip, endpoint.port)?)));
         Explanation {
             target: Authority(&endpoint.host, endpoint.port).to_string(),
-            addresses: self.resolver.lookup(&endpoint.host).await,
+            forbidden: forbidden.collect(),
             choice,
             pattern: pattern.map(ToString::to_string),
-            proxy,
+            proxies: proxies.iter().map(ToString::to_string).collect(),
+            addresses,
         }
     }
 }
@@ -51,6 +64,11 @@ impl Explanation {
     pub fn addresses(&self) -> Result<&[IpAddr], &LookupError> {
         self.addresses.as_deref()
     }
+
+    /// Those of the addresses that are refused, and why.
+    pub fn forbidden(&self) -> &[(IpAddr, Why)] {
+        &self.forbidden
+    }
 }
 
 impl fmt::Display for Explanation {
@@ -60,14 +78,18 @@ impl fmt::Display for Explanation {
             Err(error) => return write!(f, "{}: no road: {error}", self.target),
         };
         write!(f, "{}: {road}", self.target)?;
-        if let Some(proxy) = &self.proxy {
-            write!(f, " {proxy}")?;
+        for (at, proxy) in self.proxies.iter().enumerate() {
+            let or = if at == 0 { "" } else { ", else" };
+            write!(f, "{or} {proxy}")?;
         }
         f.write_str(", because ")?;
         match rule {
             Rule::Provider => f.write_str("the provider's egress says so")?,
-            Rule::Proxied(_) | Rule::Direct(_) => {
+            Rule::Proxied(_) | Rule::Direct(_) | Rule::Environment(_) => {
                 write!(f, "{rule} has {}", self.pattern.as_deref().unwrap_or("it"))?;
+            }
+            Rule::Unsettled => {
+                f.write_str("its addresses are intranet now, and weren't a moment ago")?;
             }
             Rule::Intranet => f.write_str("all its addresses are intranet")?,
             Rule::Unresolved => f.write_str("the name can't be resolved here")?,
@@ -75,19 +97,23 @@ impl fmt::Display for Explanation {
             Rule::NoProxy => f.write_str("there is no proxy_url")?,
         }
         match &self.addresses {
-            Ok(addresses) => write!(f, " ({})", Addresses(addresses)),
+            Ok(addresses) => write!(f, " ({})", Addresses(addresses, &self.forbidden)),
             Err(error) => write!(f, " ({error})"),
         }
     }
 }
 
-struct Addresses<'a>(&'a [IpAddr]);
+/// Addresses, and which of them are refused.
+struct Addresses<'a>(&'a [IpAddr], &'a [(IpAddr, Why)]);
 
 impl fmt::Display for Addresses<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, address) in self.0.iter().enumerate() {
             let comma = if at == 0 { "" } else { ", " };
             write!(f, "{comma}{address}")?;
+            if let Some((_, why)) = self.1.iter().find(|(ip, _)| ip == address) {
+                write!(f, " refused: {why}")?;
+            }
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Direct, or through the proxy?
 //!
 //! Pure: names and addresses in, a road and the rule that chose it out. In this order: what the
-//! provider's `egress` key says; `egress.proxied`; `egress.direct`; whether all addresses are
-//! intranet; else the proxy where there is one. [`super::Egress`] calls it.
+//! provider's `egress` key says; `egress.proxied`; `egress.direct`; `NO_PROXY`; whether all addresses
+//! are intranet; else the proxy where there is one. [`super::Egress`] calls it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -27,8 +27,12 @@ pub enum Rule {
     Proxied(usize),
     /// An entry of `egress.direct`.
     Direct(usize),
+    /// An entry of the variable `NO_PROXY`.
+    Environment(usize),
     /// All addresses are loopback, private or link-local.
     Intranet,
+    /// All addresses are intranet now, and weren't a moment ago.
+    Unsettled,
     /// The name can't be resolved here, so the proxy is to.
     Unresolved,
     /// None of the others.
@@ -38,24 +42,23 @@ pub enum Rule {
 }
 
 /// The lists of the configuration.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rules {
-    direct: Vec<Pattern>,
-    proxied: Vec<Pattern>,
+    pub(super) direct: Vec<Pattern>,
+    pub(super) proxied: Vec<Pattern>,
+    /// Those of the environment; as `direct`, and after it.
+    pub(super) no_proxy: Vec<Pattern>,
 }
 
 // === impl Rules ===
 
 impl Rules {
-    pub(super) fn new(direct: Vec<Pattern>, proxied: Vec<Pattern>) -> Self {
-        Self { direct, proxied }
-    }
-
     /// The entry that a rule is about.
     pub(super) fn pattern(&self, rule: Rule) -> Option<&Pattern> {
         match rule {
             Rule::Proxied(at) => self.proxied.get(at),
             Rule::Direct(at) => self.direct.get(at),
+            Rule::Environment(at) => self.no_proxy.get(at),
             _ => None,
         }
     }
@@ -68,12 +71,12 @@ impl Rules {
         if self
             .proxied
             .iter()
-            .any(|pattern| pattern.needs_addresses(port))
+            .any(|pattern| pattern.needs_addresses() && pattern.takes_port(port))
         {
             return None;
         }
-        if let Some(at) = named(&self.direct, host, port) {
-            return Some((Road::Direct, Rule::Direct(at)));
+        if let Some(rule) = self.direct_by_name(host, port) {
+            return Some((Road::Direct, rule));
         }
         (!has_proxy).then_some((Road::Direct, Rule::NoProxy))
     }
@@ -95,8 +98,8 @@ impl Rules {
         if let Some(at) = proxied {
             return (Road::Proxy, Rule::Proxied(at));
         }
-        if let Some(at) = named(&self.direct, host, port) {
-            return (Road::Direct, Rule::Direct(at));
+        if let Some(rule) = self.direct_by_name(host, port) {
+            return (Road::Direct, rule);
         }
         if !has_proxy {
             return (Road::Direct, Rule::NoProxy);
@@ -113,10 +116,26 @@ impl Rules {
         let mut rule = Rule::Intranet;
         for address in addresses {
             if !is_intranet(*address) {
-                rule = Rule::Direct(listed(&self.direct, *address, port)?);
+                rule = self.direct_by_address(*address, port)?;
             }
         }
         Some(rule)
+    }
+
+    fn direct_by_name(&self, host: &str, port: u16) -> Option<Rule> {
+        let in_file = named(&self.direct, host, port).map(Rule::Direct);
+        in_file.or_else(|| named(&self.no_proxy, host, port).map(Rule::Environment))
+    }
+
+    fn direct_by_address(&self, address: IpAddr, port: u16) -> Option<Rule> {
+        let in_file = listed(&self.direct, address, port).map(Rule::Direct);
+        in_file.or_else(|| listed(&self.no_proxy, address, port).map(Rule::Environment))
+    }
+
+    /// Whether a rule of the direct road looked at addresses, which may be others a moment later.
+    pub(super) fn is_by_address(&self, rule: Rule) -> bool {
+        let needs = |pattern: &Pattern| pattern.needs_addresses();
+        rule == Rule::Intranet || self.pattern(rule).is_some_and(needs)
     }
 }
 
@@ -165,7 +184,9 @@ impl Rule {
             Self::Provider => "provider",
             Self::Proxied(_) => "egress.proxied",
             Self::Direct(_) => "egress.direct",
+            Self::Environment(_) => "NO_PROXY",
             Self::Intranet => "intranet",
+            Self::Unsettled => "unsettled",
             Self::Unresolved => "unresolved",
             Self::External => "external",
             Self::NoProxy => "no_proxy",
@@ -203,10 +224,16 @@ mod tests {
 
     #[test]
     fn the_table_of_roads() {
-        let rules = Rules::new(
-            patterns(&[".corp.example", "100.64.0.0/10", "odd.example:8443"]),
-            patterns(&["out.corp.example", "10.9.0.0/16"]),
-        );
+        let rules = Rules {
+            direct: patterns(&[
+                ".corp.example",
+                "100.64.0.0/10",
+                "odd.example:8443",
+                "<local>",
+            ]),
+            proxied: patterns(&["out.corp.example", "10.9.0.0/16", "far"]),
+            no_proxy: patterns(&[".env.example", ".corp.example", "198.51.100.0/24"]),
+        };
         use Road::{Direct, Proxy};
         for (host, addresses, road_, rule) in [
             ("api.example", &["192.0.2.1"][..], Proxy, Rule::External),
@@ -270,7 +297,25 @@ mod tests {
             ),
             ("odd.example", &["192.0.2.1"], Proxy, Rule::External),
             ("nowhere.example", &[], Proxy, Rule::Unresolved),
-            ("unspecified.example", &["0.0.0.0"], Proxy, Rule::External),
+            ("near", &["192.0.2.1"], Direct, Rule::Direct(3)),
+            ("near", &[], Direct, Rule::Direct(3)),
+            ("far", &["10.0.0.1"], Proxy, Rule::Proxied(2)),
+            ("env.example", &["192.0.2.1"], Direct, Rule::Environment(0)),
+            ("a.env.example", &[], Direct, Rule::Environment(0)),
+            ("notenv.example", &["192.0.2.1"], Proxy, Rule::External),
+            ("a.env.example", &["10.9.1.1"], Proxy, Rule::Proxied(1)),
+            (
+                "test.example",
+                &["198.51.100.1", "10.0.0.1"],
+                Direct,
+                Rule::Environment(2),
+            ),
+            (
+                "test.example",
+                &["198.51.100.1", "192.0.2.1"],
+                Proxy,
+                Rule::External,
+            ),
         ] {
             let got = road(&rules, host, addresses, true);
             assert_eq!(got, (road_, rule), "{host} {addresses:?}");
@@ -279,7 +324,10 @@ mod tests {
 
     #[test]
     fn without_a_proxy_all_is_direct_save_what_must_not_be() {
-        let rules = Rules::new(Vec::new(), patterns(&["out.example", "10.9.0.0/16"]));
+        let rules = Rules {
+            proxied: patterns(&["out.example", "10.9.0.0/16"]),
+            ..Rules::default()
+        };
         let cases = [
             (
                 "api.example",
@@ -302,13 +350,19 @@ mod tests {
 
     #[test]
     fn names_alone_decide_where_no_list_needs_addresses() {
-        let rules = Rules::new(patterns(&[".corp.example"]), Vec::new());
+        let rules = Rules {
+            direct: patterns(&[".corp.example"]),
+            ..Rules::default()
+        };
         assert_eq!(
             rules.by_name("a.corp.example", 443, true),
             Some((Road::Direct, Rule::Direct(0)))
         );
         assert_eq!(rules.by_name("api.example", 443, true), None);
-        let rules = Rules::new(patterns(&[".corp.example"]), patterns(&["10.9.0.0/16:80"]));
+        let rules = Rules {
+            proxied: patterns(&["10.9.0.0/16:80"]),
+            ..rules
+        };
         assert!(rules.by_name("a.corp.example", 443, true).is_some());
         assert_eq!(rules.by_name("a.corp.example", 80, true), None);
     }

@@ -1,27 +1,55 @@
-//! What the road is told by the configuration: the proxy (`proxy_url.rs`), and which hosts go around it (`pattern.rs`).
+//! What the road is told by the configuration: the proxies (`proxy_url.rs`), and which hosts go
+//! around them (`pattern.rs`).
 //!
 //! Plain values and their texts; `config` fills them, `rules.rs` applies them.
 
+mod no_proxy;
 mod pattern;
 mod proxy_url;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
+pub use super::forbidden::{Why, literal, why};
+pub use super::own::Own;
+pub use no_proxy::NoProxy;
 pub use pattern::{Pattern, PatternError};
-pub use proxy_url::{ProxyUrl, ProxyUrlError};
+pub use proxy_url::{Login, ProxyKind, ProxyUrl, ProxyUrlError};
 
 /// Everything that `egress`, `proxy_url` and `dns` say.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// `proxy_url`: the way to all that isn't reached directly.
-    pub proxy: Option<ProxyUrl>,
+    /// `proxy_url`: the ways to all that isn't reached directly; the first that works is used. Empty
+    /// where there is none.
+    pub proxies: Vec<ProxyUrl>,
     /// `egress.direct`: reached directly, besides the intranet ranges.
     pub direct: Vec<Pattern>,
     /// `egress.proxied`: always through the proxy; wins over `direct`.
     pub proxied: Vec<Pattern>,
+    /// What `NO_PROXY` says where `egress.from_env` is true: reached directly, after `direct`.
+    pub no_proxy: Vec<Pattern>,
+    /// `egress.connection_max_age`: a pooled connection carries no new request at this age, give or
+    /// take a fifth so that not all end at once; `None` is never. Default: 10 minutes.
+    pub connection_max_age: Option<Duration>,
+    /// `egress.prewarm`: upstreams that are connected to at the start, at most; 0 is off. Default: 8.
+    pub prewarm_max: usize,
     /// How names are resolved.
     pub dns: weir_dns::Config,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            proxies: Vec::new(),
+            direct: Vec::new(),
+            proxied: Vec::new(),
+            no_proxy: Vec::new(),
+            connection_max_age: Some(Duration::from_secs(600)),
+            prewarm_max: 8,
+            dns: weir_dns::Config::default(),
+        }
+    }
 }
 
 // === texts ===
@@ -44,7 +72,8 @@ pub(super) fn is_host(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok() || is_name(text)
 }
 
-fn is_name(text: &str) -> bool {
+/// A host name: labels of letters, digits, `-` and `_`.
+pub(crate) fn is_name(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label

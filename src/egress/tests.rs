@@ -1,7 +1,6 @@
 //! Roads, pool keys, and connections over loopback through Pingora's own connector.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
@@ -21,12 +20,15 @@ const LIMITS: Limits = Limits {
 
 fn egress_with(settings: Settings) -> Egress {
     let resolver = Resolver::new(settings.dns.clone()).expect("a resolver");
-    Egress::new(settings, resolver)
+    Egress::new(settings, resolver, Arc::default())
 }
 
 fn egress(proxy: Option<&str>) -> Egress {
     egress_with(Settings {
-        proxy: proxy.map(|url| url.parse().expect("a URL")),
+        proxies: proxy
+            .iter()
+            .map(|url| url.parse().expect("a URL"))
+            .collect(),
         ..Settings::default()
     })
 }
@@ -36,7 +38,7 @@ fn endpoint(scheme: Scheme, host: &str, port: u16, mode: Mode) -> Endpoint {
 }
 
 fn own(url: &str) -> Mode {
-    Mode::Proxy(Some(Arc::new(url.parse().expect("a URL"))))
+    Mode::Proxy(Some([Arc::new(url.parse().expect("a URL"))].into()))
 }
 
 #[tokio::test]
@@ -71,6 +73,224 @@ async fn the_providers_key_comes_first_then_the_rules() {
     assert!(matches!(got, Err(RoadError::NoProxy { .. })), "{got:?}");
 }
 
+/// A road out that knows these names, and asks nobody for them.
+fn knowing(proxy: Option<&str>, names: &[(&str, &[&str])]) -> Egress {
+    let egress = egress(proxy);
+    let known = names.iter().map(|(name, addresses)| weir_dns::Known {
+        name: (*name).to_owned(),
+        addresses: (addresses.iter())
+            .map(|ip| ip.parse().expect("an IP"))
+            .collect(),
+        fresh: Duration::from_secs(3600),
+        stale: Duration::from_secs(3600),
+        missing_for: None,
+    });
+    egress.resolver.learn(known);
+    egress
+}
+
+/// The addresses that a connection would be made to; none for a tunnel.
+fn dialled(way: &Way) -> Vec<String> {
+    match &way.reach {
+        Reach::Direct(addresses) => addresses.iter().map(ToString::to_string).collect(),
+        Reach::Proxy(_) => Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_no_upstream_may_have_is_refused_by_every_road() {
+    const ROADS: [fn() -> Mode; 4] = [
+        || Mode::Auto,
+        || Mode::Direct,
+        || Mode::Proxy(None),
+        || own("http://own.example:1"),
+    ];
+    let names: &[(&str, &[&str])] = &[
+        ("meta.example", &["169.254.169.254"]),
+        ("six.example", &["fd00:ec2::254", "::ffff:169.254.169.254"]),
+        ("listed.example", &["0.0.0.0"]),
+    ];
+    for proxy in [None, Some("http://proxy.example:3128")] {
+        let egress = knowing(proxy, names);
+        for host in [
+            "meta.example",
+            "six.example",
+            "listed.example",
+            "169.254.169.254",
+            "[fd00:ec2::254]",
+            "[::ffff:a9fe:a9fe]",
+            "[64:ff9b::a9fe:a9fe]",
+            "0xa9fea9fe",
+            "2852039166",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+        ] {
+            for mode in ROADS {
+                let (endpoint, mode) = (endpoint(Scheme::Http, host, 80, mode()), mode());
+                let way = egress.way(&endpoint).await;
+                // Without a proxy there is a second reason, which may come first.
+                let refused = matches!(way, Err(RoadError::Forbidden { .. }))
+                    || proxy.is_none() && matches!(way, Err(RoadError::NoProxy { .. }));
+                assert!(refused, "{host} {mode:?} {proxy:?}: {way:?}");
+            }
+        }
+    }
+    let egress = knowing(None, names);
+    let told = async |host| {
+        let way = egress
+            .way(&endpoint(Scheme::Http, host, 80, Mode::Auto))
+            .await;
+        way.expect_err("forbidden").to_string()
+    };
+    assert_eq!(
+        told("meta.example").await,
+        "meta.example resolves only to 169.254.169.254, which no upstream may have (the metadata \
+         service of most clouds)"
+    );
+    assert_eq!(
+        told("2852039166").await,
+        "no upstream may have the address 169.254.169.254 (the metadata service of most clouds)"
+    );
+}
+
+#[tokio::test]
+async fn a_proxied_host_is_refused_also_by_its_rule() {
+    let egress = Egress {
+        rules: Rules {
+            proxied: vec![".example".parse().expect("a pattern")],
+            ..Rules::default()
+        },
+        ..knowing(
+            Some("http://proxy.example:3128"),
+            &[("meta.example", &["169.254.169.254"])],
+        )
+    };
+    let refused = endpoint(Scheme::Http, "meta.example", 80, Mode::Auto);
+    let way = egress.way(&refused).await;
+    assert!(matches!(way, Err(RoadError::Forbidden { .. })), "{way:?}");
+    // What isn't known here can't be judged here.
+    let unknown = endpoint(Scheme::Http, "unknown.invalid", 80, Mode::Proxy(None));
+    let way = egress.way(&unknown).await.expect("a road");
+    assert_eq!(way.road, Road::Proxy);
+}
+
+#[tokio::test]
+async fn forbidden_addresses_are_left_out_before_anything_is_chosen_or_dialled() {
+    let egress = knowing(
+        Some("http://proxy.example:3128"),
+        &[
+            ("near.example", &["10.0.0.1", "169.254.169.254", "10.0.0.2"]),
+            ("odd.example", &["10.0.0.1", "0.0.0.0"]),
+            ("far.example", &["169.254.169.254", "192.0.2.1"]),
+        ],
+    );
+    for (host, road, rule, addresses) in [
+        (
+            "near.example",
+            Road::Direct,
+            Rule::Intranet,
+            &["10.0.0.1", "10.0.0.2"][..],
+        ),
+        ("odd.example", Road::Direct, Rule::Intranet, &["10.0.0.1"]),
+        ("far.example", Road::Proxy, Rule::External, &[]),
+    ] {
+        let way = egress
+            .way(&endpoint(Scheme::Http, host, 80, Mode::Auto))
+            .await
+            .expect("a road");
+        assert_eq!((way.road, way.rule), (road, rule), "{host}");
+        assert_eq!(dialled(&way), addresses, "{host}");
+    }
+    let far = endpoint(Scheme::Http, "far.example", 80, Mode::Direct);
+    let way = egress.way(&far).await.expect("a road");
+    assert_eq!(dialled(&way), ["192.0.2.1"]);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_weirs_own_listeners() {
+    let own = Own::new(
+        ["127.0.0.1:8080", "0.0.0.0:8443"].map(|address| address.parse().expect("an address")),
+    );
+    let egress = knowing(None, &[("me.example", &["127.0.0.1"])]).refusing(own);
+    for (host, port, refused) in [
+        ("127.0.0.1", 8080, true),
+        ("localhost", 8080, true),
+        ("me.example", 8080, true),
+        ("[::ffff:127.0.0.1]", 8080, true),
+        ("127.0.0.1", 8081, false),
+        ("127.0.0.2", 8080, false),
+        ("127.0.0.2", 8443, true),
+        ("192.0.2.1", 8443, false),
+    ] {
+        let way = egress
+            .way(&endpoint(Scheme::Http, host, port, Mode::Auto))
+            .await;
+        let is_own =
+            |error: &RoadError| matches!(error, RoadError::Forbidden { why: Why::Own, .. });
+        // `localhost` may be ::1 as well, where nobody listens.
+        let got = match &way {
+            Ok(way) => host == "localhost" && !dialled(way).contains(&"127.0.0.1".to_owned()),
+            Err(error) => is_own(error),
+        };
+        assert_eq!(got, refused, "{host}:{port} {way:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_whose_answers_change_stays_with_the_proxy_for_a_while() {
+    let proxy = Some("http://proxy.example:3128");
+    let mixed = knowing(proxy, &[("both.example", &["10.0.0.1", "192.0.2.1"])]);
+    let near = knowing(proxy, &[("both.example", &["10.0.0.1"])]);
+    let both = endpoint(Scheme::Http, "both.example", 80, Mode::Auto);
+    let chosen = async |egress: &Egress| {
+        let way = egress.way(&both).await.expect("a road");
+        (way.road, way.rule)
+    };
+    assert_eq!(chosen(&near).await, (Road::Direct, Rule::Intranet));
+    assert_eq!(chosen(&mixed).await, (Road::Proxy, Rule::External));
+    assert_eq!(chosen(&near).await, (Road::Proxy, Rule::Unsettled));
+    // What a name was listed for doesn't depend on its answers.
+    let listed = Egress {
+        rules: Rules {
+            direct: vec!["both.example".parse().expect("a pattern")],
+            ..Rules::default()
+        },
+        ..knowing(proxy, &[("both.example", &["10.0.0.1"])])
+    };
+    assert_eq!(chosen(&listed).await, (Road::Direct, Rule::Direct(0)));
+}
+
+#[tokio::test]
+async fn a_host_that_could_not_be_resolved_is_reached_directly_as_soon_as_it_can() {
+    let proxy = Some("http://proxy.example:3128");
+    let near = knowing(proxy, &[("late.invalid", &["10.0.0.1"])]);
+    let late = endpoint(Scheme::Http, "late.invalid", 80, Mode::Auto);
+    let way = egress(proxy).way(&late).await.expect("a road");
+    assert_eq!((way.road, way.rule), (Road::Proxy, Rule::Unresolved));
+    let way = near.way(&late).await.expect("a road");
+    assert_eq!((way.road, way.rule), (Road::Direct, Rule::Intranet));
+}
+
+#[tokio::test]
+async fn a_host_of_no_proxy_is_no_intranet_because_of_that() {
+    let egress = Egress {
+        rules: Rules {
+            no_proxy: vec!["*".parse().expect("a pattern")],
+            ..Rules::default()
+        },
+        ..egress(Some("http://proxy.example:3128"))
+    };
+    for (host, intranet) in [("192.0.2.1", false), ("10.0.0.1", true)] {
+        let way = egress
+            .way(&endpoint(Scheme::Http, host, 80, Mode::Auto))
+            .await
+            .expect("a road");
+        assert_eq!((way.road, way.rule), (Road::Direct, Rule::Environment(0)));
+        assert_eq!(way.is_intranet(), intranet, "{host}");
+    }
+}
+
 #[tokio::test]
 async fn a_host_that_must_be_proxied_never_goes_out_without_a_proxy() {
     let egress = egress_with(Settings {
@@ -86,7 +306,7 @@ async fn a_host_that_must_be_proxied_never_goes_out_without_a_proxy() {
 async fn with_a_proxy_a_silent_dns_server_costs_no_more_than_the_patience() {
     let silent = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
     let egress = egress_with(Settings {
-        proxy: Some("http://127.0.0.1:1".parse().expect("a URL")),
+        proxies: vec!["http://127.0.0.1:1".parse().expect("a URL")],
         dns: weir_dns::Config {
             servers: vec![silent.local_addr().expect("bound")],
             timeout: Duration::from_millis(600),
@@ -107,7 +327,7 @@ async fn connections_are_shared_only_where_everything_is_the_same() {
     let road = async |egress: &Egress, host: &str, port, mode, tls: Tls, scheme| {
         let endpoint = Endpoint::new(scheme, host, port, mode, tls).expect("a host");
         let way = egress.way(&endpoint).await.expect("a road");
-        way.peer(&endpoint, &LIMITS).reuse_hash()
+        way.peer(&endpoint, &LIMITS, false).reuse_hash()
     };
     let auto = egress(Some("http://proxy.example:3128"));
     let (https, http) = (Scheme::Https, Scheme::Http);
@@ -203,7 +423,7 @@ async fn tls_never_goes_without_a_name_to_verify() {
         };
         let endpoint = Endpoint::new(Scheme::Https, host, 443, Mode::Auto, tls).expect(host);
         let way = egress.way(&endpoint).await.expect("a road");
-        let peer = way.peer(&endpoint, &LIMITS);
+        let peer = way.peer(&endpoint, &LIMITS, false);
         assert_eq!(peer.sni, name);
         assert!(peer.options.verify_cert && peer.options.verify_hostname);
     }
@@ -242,7 +462,7 @@ async fn a_tunnel_is_opened_once_and_reused_and_never_shared_with_the_direct_roa
         (&forced, 3, 4),
     ] {
         let way = egress.way(endpoint).await.expect("a road");
-        request(&connector, &way.peer(endpoint, &LIMITS)).await;
+        request(&connector, &way.peer(endpoint, &LIMITS, false)).await;
         let counts = (proxy.count(), origin.count());
         assert_eq!(counts, (connects, connections), "{}", endpoint.host());
     }
@@ -251,7 +471,7 @@ async fn a_tunnel_is_opened_once_and_reused_and_never_shared_with_the_direct_roa
 #[tokio::test]
 async fn explain_names_the_entry_that_decided() {
     let egress = egress_with(Settings {
-        proxy: Some("http://me:pw@proxy.example:3128".parse().expect("a URL")),
+        proxies: vec!["http://me:pw@proxy.example:3128".parse().expect("a URL")],
         direct: vec![
             "a.example".parse().expect("a pattern"),
             ".invalid".parse().expect("one"),
@@ -278,7 +498,7 @@ async fn explain_names_the_entry_that_decided() {
             "a.example".parse().expect("a pattern"),
             "10.9.0.0/16".parse().expect("one"),
         ],
-        proxy: Some("http://proxy.example:3128".parse().expect("a URL")),
+        proxies: vec!["http://proxy.example:3128".parse().expect("a URL")],
         ..Settings::default()
     });
     let endpoint = endpoint(Scheme::Https, "10.9.1.1", 443, Mode::Auto);
@@ -287,6 +507,44 @@ async fn explain_names_the_entry_that_decided() {
         "10.9.1.1:443: proxy http://proxy.example:3128, because egress.proxied has 10.9.0.0/16 \
          (10.9.1.1)"
     );
+    let several = Egress {
+        proxies: ["http://u:p@one.example:1", "http://two.example:2"]
+            .map(|url| Arc::new(url.parse().expect("a URL")))
+            .into(),
+        rules: Rules {
+            no_proxy: vec![".corp.example".parse().expect("a pattern")],
+            ..Rules::default()
+        },
+        ..knowing(
+            None,
+            &[
+                ("far.example", &["192.0.2.1", "169.254.169.254"]),
+                ("a.corp.example", &["192.0.2.1"]),
+                ("meta.corp.example", &["169.254.169.254"]),
+            ],
+        )
+    };
+    for (host, told) in [
+        (
+            "far.example",
+            "far.example:443: proxy http://one.example:1, else http://two.example:2, because not \
+             all its addresses are intranet (192.0.2.1, 169.254.169.254 refused: the metadata \
+             service of most clouds)",
+        ),
+        (
+            "a.corp.example",
+            "a.corp.example:443: direct, because NO_PROXY has .corp.example (192.0.2.1)",
+        ),
+        (
+            "meta.corp.example",
+            "meta.corp.example:443: no road: meta.corp.example resolves only to 169.254.169.254, \
+             which no upstream may have (the metadata service of most clouds)",
+        ),
+    ] {
+        let endpoint = Endpoint::new(Scheme::Https, host, 443, Mode::Auto, Tls::default());
+        let explanation = several.explain(&endpoint.expect("a host")).await;
+        assert_eq!(explanation.to_string(), told);
+    }
     let unresolved = text("x.invalid", Mode::Auto).await;
     assert!(unresolved.starts_with("x.invalid:443: no road: x.invalid doesn't exist in DNS"));
     let forced = text("x.invalid", Mode::Proxy(None)).await;
@@ -333,7 +591,7 @@ async fn cost_of_a_road() {
         let way = egress.way(&endpoint).await.expect("a road");
         let started = Instant::now();
         for _ in 0..rounds {
-            std::hint::black_box(way.peer(std::hint::black_box(&endpoint), &LIMITS));
+            std::hint::black_box(way.peer(std::hint::black_box(&endpoint), &LIMITS, false));
         }
         println!(
             "{what}: way {way_cost:?}, peer {:?}",

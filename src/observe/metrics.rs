@@ -2,6 +2,7 @@
 
 use super::access::{Record, Usage};
 use super::names;
+use super::pool::Pool;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
@@ -28,6 +29,12 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Access log records that were lost.
     pub access_log_dropped: IntCounter,
+    /// Queries to DNS servers, by server and result.
+    pub dns_queries: IntCounterVec,
+    /// How long they took, by server.
+    pub dns_seconds: HistogramVec,
+    /// Connections to upstreams; whoever dials is given it.
+    pub pool: Pool,
 }
 
 /// Gauges that are read when somebody asks.
@@ -143,6 +150,24 @@ impl Metrics {
                     "Access log records that were lost.",
                 ),
             ),
+            dns_queries: counters(
+                &registry,
+                names::DNS_QUERIES,
+                "Queries to DNS servers by server and result.",
+                &["server", "result"],
+            ),
+            dns_seconds: kept(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        names::DNS_SECONDS,
+                        "How long a DNS server takes to answer.",
+                    )
+                    .buckets(names::DNS_BUCKETS.to_vec()),
+                    &["server"],
+                ),
+            ),
+            pool: Pool::registered(&registry),
             registry,
         }
     }
@@ -225,6 +250,13 @@ impl Metrics {
         }
     }
 
+    /// Adds one that somebody else counts.
+    pub fn add(&self, collector: Box<dyn Collector>) {
+        self.registry
+            .register(collector)
+            .expect("each metric is registered once, in a registry of its own");
+    }
+
     /// All metrics in Prometheus' text format.
     pub fn render(&self, now: Now) -> Vec<u8> {
         self.in_flight.set(gauge_value(now.in_flight));
@@ -261,7 +293,10 @@ fn times(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histog
     kept(registry, HistogramVec::new(options, names::TIME_LABELS))
 }
 
-fn kept<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+pub(super) fn kept<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> C {
     let metric = metric.expect("names and labels are constants that follow Prometheus' rules");
     registry
         .register(Box::new(metric.clone()))

@@ -6,6 +6,7 @@ mod aside;
 pub mod merge;
 pub mod metrics;
 pub mod names;
+pub mod pool;
 pub mod program_log;
 mod rotated;
 pub mod settings;
@@ -13,6 +14,7 @@ pub mod sink;
 
 pub use access::Record;
 pub use metrics::Metrics;
+pub use pool::Pool;
 pub use settings::Settings;
 pub use sink::Sink;
 

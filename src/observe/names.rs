@@ -38,6 +38,25 @@ pub const RELOADS: &str = "weir_config_reload_total";
 pub const BUILD_INFO: &str = "weir_build_info";
 /// Access log records that were lost because the log's disk didn't keep up or failed.
 pub const ACCESS_LOG_DROPPED: &str = "weir_access_log_dropped_total";
+/// Lookups of names by result: hit, stale, miss, negative or failure.
+pub const DNS_LOOKUPS: &str = "weir_dns_lookups_total";
+/// Queries to DNS servers by server and result.
+pub const DNS_QUERIES: &str = "weir_dns_queries_total";
+/// How long a DNS server takes to answer.
+pub const DNS_SECONDS: &str = "weir_dns_query_seconds";
+
+/// Open connections to upstreams, idle ones too, by road.
+pub const POOL_CONNECTIONS: &str = "weir_pool_connections";
+/// Requests that were given a connection to an upstream, by road and whether it was reused.
+pub const POOL_REQUESTS: &str = "weir_pool_requests_total";
+/// Handshakes on the way to upstreams: `tcp`, `tls`, `proxy_tls`, `tunnel`.
+pub const POOL_HANDSHAKES: &str = "weir_pool_handshakes_total";
+/// Attempts to connect, by road and how they ended.
+pub const POOL_DIALS: &str = "weir_pool_dials_total";
+/// From nothing to a connection or tunnel.
+pub const POOL_DIAL_SECONDS: &str = "weir_pool_dial_seconds";
+/// Connections that were made ahead of requests, by what became of them.
+pub const POOL_AHEAD: &str = "weir_pool_ahead_total";
 
 /// Labels of [`REQUESTS`].
 pub const REQUEST_LABELS: &[&str] = &["team", "model", "provider", "status"];
@@ -58,8 +77,16 @@ pub const TIME_BUCKETS: &[f64] = &[
 pub const GAP_BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5,
 ];
+/// Bounds of [`DNS_SECONDS`], seconds.
+pub const DNS_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+];
 /// Bounds of [`OVERHEAD`], seconds.
 pub const OVERHEAD_BUCKETS: &[f64] = &[
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05,
     0.1, 0.5,
+];
+/// Bounds of [`POOL_DIAL_SECONDS`], seconds: a LAN, a continent, a lost packet, a proxy that thinks.
+pub const DIAL_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];

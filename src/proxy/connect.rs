@@ -4,7 +4,8 @@ use super::journey::Journey;
 use super::peek::Body;
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
-use crate::egress::{ConnectError, Limits, Road, RoadError};
+use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
+use crate::observe::pool::Handshake;
 use crate::upstream::{Attempt, Choice, Outcome};
 use bytes::Bytes;
 use pingora::prelude::HttpPeer;
@@ -12,7 +13,7 @@ use pingora::protocols::ALPN;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The current try.
 #[derive(Debug)]
@@ -23,6 +24,10 @@ pub struct Try {
     pub choice: Choice,
     /// How it is reached; `None` when no road was found.
     pub road: Option<Road>,
+    /// The egress proxy, where the road has one, and how many others could be asked.
+    pub proxy: Option<(u64, usize)>,
+    /// It opens a connection that others wait for.
+    pub lead: Option<Lead>,
     /// It is in the intranet.
     pub intranet: bool,
     /// The body for this upstream, where it isn't the client's.
@@ -57,6 +62,8 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
             attempt: snapshot.upstreams.attempt(&choice),
             choice,
             road: None,
+            proxy: None,
+            lead: None,
             intranet: false,
             body: None,
             strip_usage: false,
@@ -66,7 +73,9 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         let exit = snapshot.exit(current.choice.endpoint);
         // The one before reports itself here.
         journey.attempt = None;
-        let way = match snapshot.egress.way(&exit.endpoint).await {
+        let began = Instant::now();
+        let avoided = &plan.detour.avoided;
+        let way = match snapshot.egress.way_around(&exit.endpoint, avoided).await {
             Ok(way) => way,
             Err(error) => {
                 current.attempt.ended(Outcome::Failed);
@@ -77,8 +86,21 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
             }
         };
         current.road = Some(way.road);
+        current.proxy = way.proxy_id().map(|id| (id, way.others()));
         current.intranet = way.is_intranet();
-        let mut peer = way.peer(&exit.endpoint, &exit.limits);
+        let since = *plan.detour.since.get_or_insert(began);
+        // What is waited for others, and for proxies that failed, is time to connect.
+        if !plan.upgrade {
+            current.lead = way.join(&exit.endpoint, &exit.limits).await;
+        }
+        let limits = Limits {
+            connect: exit.limits.connect.saturating_sub(since.elapsed()),
+            ..exit.limits
+        };
+        /// The pool is asked again this often before a connection is made beside one that lives.
+        const SHARES_MAX: u32 = 3;
+        let share = !plan.upgrade && plan.detour.shares < SHARES_MAX;
+        let mut peer = way.peer(&exit.endpoint, &limits, share);
         if plan.upgrade {
             // Other protocols are taken over from HTTP/1.1 only.
             peer.options.alpn = ALPN::H1;
@@ -99,15 +121,76 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
     }
 }
 
-/// A connection could not be made: the next candidate, if there is one.
+/// A connection could not be made: the next proxy, or the next candidate, if there is one.
 pub fn failed(journey: &mut Journey, mut error: Box<Error>) -> Box<Error> {
-    let left = journey
-        .plan
-        .as_ref()
-        .is_some_and(|plan| plan.next < plan.candidates.len());
+    let blame = ConnectError::within(&error).map(ConnectError::blame);
+    if let (Some(Blame::Nobody), Some(plan)) = (blame, journey.plan.as_mut()) {
+        plan.detour.shares += 1;
+        plan.next -= 1;
+        plan.tries -= 1;
+        error.set_retry(true);
+        return error;
+    }
+    if asks_another_proxy(journey, &error) {
+        error.set_retry(true);
+        return error;
+    }
+    let mut left = false;
+    if let Some(plan) = journey.plan.as_mut() {
+        plan.detour.end();
+        left = plan.next < plan.candidates.len();
+    }
     error.set_retry(left);
     failed_try(journey, &error);
     error
+}
+
+/// Where a proxy is to blame and another one is left, the same candidate is tried through that one:
+/// the endpoint has done nothing wrong. What a proxy decided (403, credentials) stands.
+fn asks_another_proxy(journey: &mut Journey, error: &Error) -> bool {
+    /// With less time than this no proxy is worth asking.
+    const LEAST: Duration = Duration::from_millis(100);
+    let Some(cause) = ConnectError::within(error) else {
+        return false;
+    };
+    let (Some(plan), Some(current)) = (journey.plan.as_mut(), &journey.attempt) else {
+        return false;
+    };
+    let (Some((proxy, 1..)), Blame::Proxy | Blame::Pair) = (current.proxy, cause.blame()) else {
+        return false;
+    };
+    let limits = &journey.snapshot.exit(current.choice.endpoint).limits;
+    let spent = plan
+        .detour
+        .since
+        .map_or(Duration::ZERO, |since| since.elapsed());
+    if spent + LEAST > limits.connect {
+        return false;
+    }
+    plan.detour.avoided.push(proxy);
+    plan.next -= 1;
+    plan.tries -= 1;
+    tracing::warn!(
+        request_id = journey.arrival.request_id,
+        kind = cause.as_str(),
+        error = %cause,
+        "an egress proxy failed; the next one is asked"
+    );
+    true
+}
+
+/// A connection is there, a new one or one of the pool's.
+pub fn connected(journey: &mut Journey, peer: &HttpPeer, reused: bool) {
+    if let Some(plan) = journey.plan.as_mut() {
+        plan.detour.end();
+    }
+    let pool = &journey.snapshot.observer.metrics.pool;
+    if let Some(road) = journey.attempt.as_ref().and_then(|current| current.road) {
+        pool.carried(road.as_str(), reused);
+    }
+    if !reused && peer.is_tls() {
+        pool.handshake(Handshake::Tls);
+    }
 }
 
 /// A connection broke after it was made. Only a pooled connection that had died unnoticed, and said
@@ -214,6 +297,7 @@ fn tell(journey: &Journey, choice: &Choice, kind: &'static str, error: &dyn std:
 fn error_type_of_road(error: &RoadError) -> &'static str {
     match error {
         RoadError::NotFound { .. } | RoadError::Dns { .. } => "dns",
+        RoadError::Forbidden { .. } => "forbidden_address",
         RoadError::NoProxy { .. } => "no_proxy",
     }
 }

@@ -7,7 +7,7 @@ use super::refuse::Refusal;
 use crate::route::join;
 use crate::types::{HeaderEdits, Piece, Template};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Uri, header};
+use http::{HeaderName, HeaderValue, Uri, Version, header};
 use pingora::Result;
 use pingora::http::RequestHeader;
 use std::borrow::Cow;
@@ -35,6 +35,9 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub fn head(request: &mut RequestHeader, journey: &mut Journey) -> Result<()> {
     if let Some(current) = journey.attempt.as_mut() {
         current.sent = true;
+        if let Some(lead) = current.lead.take() {
+            lead.connected(request.version == Version::HTTP_2);
+        }
     }
     rewrite(request, journey)
 }

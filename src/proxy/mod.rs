@@ -24,6 +24,7 @@ use journey::Journey;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
+use pingora::protocols::Digest;
 use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::sync::Arc;
@@ -85,6 +86,19 @@ impl ProxyHttp for Proxy {
         error: Box<Error>,
     ) -> Box<Error> {
         connect::failed(journey, error)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        peer: &HttpPeer,
+        _descriptor: std::os::fd::RawFd,
+        _digest: Option<&Digest>,
+        journey: &mut Journey,
+    ) -> Result<()> {
+        connect::connected(journey, peer, reused);
+        Ok(())
     }
 
     async fn upstream_request_filter(

@@ -33,6 +33,8 @@ pub struct Plan {
     pub tries: u32,
     /// The same candidate was given a second chance after a pooled connection had died.
     pub second_chance: bool,
+    /// The way to a connection with the current candidate.
+    pub detour: Detour,
     /// The request's body, whole or passing through.
     pub body: Body,
     /// It asks for another protocol (WebSocket).
@@ -41,6 +43,29 @@ pub struct Plan {
     pub ready: Instant,
     /// weir's own share: from `ready` to the choice of an upstream.
     pub overhead: Option<Duration>,
+}
+
+/// The way to a connection with one candidate, all within its time to connect: around proxies that
+/// failed, and back to the pool.
+#[derive(Debug, Default)]
+pub struct Detour {
+    /// When the first proxy was asked.
+    pub since: Option<Instant>,
+    /// Those that failed, as [`Way::proxy_id`](crate::egress::Way::proxy_id) names them.
+    pub avoided: Vec<u64>,
+    /// How often the pool was asked again for a connection that others were using.
+    pub shares: u32,
+}
+
+impl Detour {
+    /// The candidate has its connection, or has none: the next one begins anew. The pool isn't asked
+    /// again more often for that.
+    pub fn end(&mut self) {
+        *self = Self {
+            shares: self.shares,
+            ..Self::default()
+        };
+    }
 }
 
 /// What happens after this step.
@@ -111,6 +136,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         next: 0,
         tries: 0,
         second_chance: false,
+        detour: Detour::default(),
         body,
         upgrade,
         ready,

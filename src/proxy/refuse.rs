@@ -256,6 +256,7 @@ impl From<RoadError> for Refusal {
         Self::UpstreamFailed(match error {
             RoadError::NotFound { .. } => "its name is not known".into(),
             RoadError::Dns { .. } => "its name could not be resolved".into(),
+            RoadError::Forbidden { .. } => "its address is not allowed".into(),
             RoadError::NoProxy { .. } => "it needs an egress proxy and none is configured".into(),
         })
     }

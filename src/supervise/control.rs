@@ -2,7 +2,7 @@
 //! user, or root, hears nothing.
 
 use super::generation::{Generation, Held, State};
-use super::job::{Job, Kind, STOPS, refusal};
+use super::job::{Job, Kind, STOPS};
 use super::lines::{Lines, line_of};
 use super::link::Link;
 use super::protocol::{Command, Outcome};
@@ -138,7 +138,7 @@ impl Supervisor {
                 return;
             }
             Ok(command) => self.obey(command).await,
-            Err(error) => refusal(format!(
+            Err(error) => Outcome::refused(format!(
                 "this weir ({}) doesn't know that command: {error}",
                 env!("CARGO_PKG_VERSION")
             )),
@@ -149,29 +149,25 @@ impl Supervisor {
     }
 
     async fn obey(&self, command: Command) -> Outcome {
-        let done = |message: &str| Outcome {
-            ok: true,
-            message: message.to_owned(),
-            status: None,
-        };
         let kind = match command {
             Command::Status => {
                 return Outcome {
                     status: Some(self.status()),
-                    ..done(&self.status_line())
+                    ..Outcome::done(self.status_line())
                 };
             }
+            Command::Question { question, everyone } => return self.ask(&question, everyone).await,
             Command::Reopen => {
                 self.reopen();
-                return done("log files are opened anew");
+                return Outcome::done("log files are opened anew");
             }
             // Nobody does jobs any more.
             Command::Reload | Command::Upgrade if self.held.borrow().stop.is_some() => {
-                return refusal(STOPS.to_owned());
+                return Outcome::refused(STOPS);
             }
             Command::Reload => Kind::Reload,
             Command::Upgrade => Kind::Upgrade,
-            Command::Adopt { .. } => return refusal("no command for this".to_owned()),
+            Command::Adopt { .. } => return Outcome::refused("no command for this"),
         };
         let (answer, outcome) = oneshot::channel();
         let job = Job {
@@ -182,7 +178,7 @@ impl Supervisor {
         self.changed.notify_waiters();
         outcome
             .await
-            .unwrap_or_else(|_| refusal("weir has stopped".to_owned()))
+            .unwrap_or_else(|_| Outcome::refused("weir has stopped"))
     }
 
     /// A generation of a supervisor that is gone.

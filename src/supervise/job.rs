@@ -98,7 +98,7 @@ impl Supervisor {
     pub(super) fn answer_at_stop(&self) {
         let jobs: Vec<Job> = self.held.borrow_mut().jobs.drain(..).collect();
         for answer in jobs.into_iter().flat_map(|it| it.answers) {
-            let _ = answer.send(refusal(STOPS.to_owned()));
+            let _ = answer.send(Outcome::refused(STOPS));
         }
     }
 
@@ -149,8 +149,7 @@ impl Supervisor {
         for answer in answers {
             let _ = answer.send(Outcome {
                 ok,
-                message: message.clone(),
-                status: None,
+                ..Outcome::done(message.clone())
             });
         }
         if ok && brings_what_is_on_disk {
@@ -307,14 +306,6 @@ impl Supervisor {
 
 pub(super) const STOPS: &str = "weir is stopping";
 
-pub(super) fn refusal(message: String) -> Outcome {
-    Outcome {
-        ok: false,
-        message,
-        status: None,
-    }
-}
-
 /// None at first; then ever longer, while generations end soon after their start.
 fn pause_after(early_ends: u32) -> Duration {
     const FREE: u32 = 3;
@@ -393,7 +384,7 @@ mod tests {
         let mut said = Vec::new();
         for (number, job) in held.jobs.drain(..).enumerate() {
             for answer in job.answers {
-                answer.send(refusal(number.to_string())).unwrap();
+                answer.send(Outcome::refused(number.to_string())).unwrap();
             }
         }
         for outcome in outcomes {

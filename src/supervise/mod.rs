@@ -10,6 +10,7 @@ mod link;
 mod notify;
 mod program;
 pub mod protocol;
+mod question;
 mod renew;
 mod run;
 pub mod settings;

@@ -76,6 +76,13 @@ pub enum Order {
     Reopen,
     /// Answer with [`Told::Report`].
     Report,
+    /// Answer with [`Told::Answer`].
+    Question {
+        /// Comes back with the answer.
+        id: u64,
+        /// What is asked; the supervisor never looks inside.
+        question: Value,
+    },
     /// The answer to [`Told::Ask`].
     Others {
         /// As in the question.
@@ -141,6 +148,13 @@ pub enum Told {
     Ask {
         /// Comes back with the answer.
         id: u64,
+    },
+    /// The answer to [`Order::Question`].
+    Answer {
+        /// As in the question.
+        id: u64,
+        /// What the generation knows, or did.
+        answer: Value,
     },
 }
 
@@ -213,6 +227,14 @@ pub enum Command {
     Reopen,
     /// Tell of the generations.
     Status,
+    /// Ask the generation that leads something that the supervisor itself doesn't know.
+    Question {
+        /// What is asked.
+        question: Value,
+        /// Ask all living generations, the one that leads first.
+        #[serde(default)]
+        everyone: bool,
+    },
     /// A generation whose supervisor vanished offers itself; from here on the line speaks
     /// [`Told`] and [`Order`].
     Adopt {
@@ -236,6 +258,29 @@ pub struct Outcome {
     /// For [`Command::Status`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
+    /// For [`Command::Question`]: one answer a generation, the leader's first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<Value>,
+}
+
+impl Outcome {
+    /// It was done.
+    pub fn done(message: impl Into<String>) -> Self {
+        Self {
+            ok: true,
+            message: message.into(),
+            status: None,
+            answers: Vec::new(),
+        }
+    }
+
+    /// It wasn't done.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self {
+            ok: false,
+            ..Self::done(message)
+        }
+    }
 }
 
 /// What `weir status` tells.

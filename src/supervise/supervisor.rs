@@ -7,6 +7,7 @@ use super::link::Link;
 use super::notify::Notifier;
 use super::program::{Program, Stamp, ending};
 use super::protocol::{Last, Order, Report, Status, Summary, Told};
+use super::question::Asked;
 use super::settings::Plan;
 use super::table::Table;
 use super::{job, job::Job};
@@ -64,6 +65,8 @@ pub(super) struct Holdings {
     pub(super) early_ends: u32,
     /// Questions that wait for reports.
     pub(super) questions: usize,
+    /// What clients of the control socket asked of generations, and the answers so far.
+    pub(super) asked: Asked,
     pub(super) stop: Option<Stop>,
 }
 
@@ -194,6 +197,7 @@ impl Supervisor {
                 held.questions += 1;
                 tokio::task::spawn_local(Rc::clone(self).answer(number, id));
             }
+            Told::Answer { id, answer } => held.asked.take_in(id, answer),
         }
         drop(held);
         self.changed.notify_waiters();

@@ -41,8 +41,9 @@ pub enum Egress {
     Direct,
     /// Always through `proxy_url`.
     Proxy,
-    /// Always through this proxy; may hold a password.
-    Url(Secret<String>),
+    /// Always through one of these proxies, the first that works; never empty. Each may hold a
+    /// password.
+    Urls(Vec<Secret<String>>),
 }
 
 /// How a provider's TLS is verified.

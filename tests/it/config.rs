@@ -6,6 +6,7 @@ use std::time::Duration;
 use weir::config::{Mistakes, Settings, from_env, load, parse, schema};
 use weir::listen::tls::settings::ClientAuth;
 use weir::route::settings::{Balance, ProviderIndex};
+use weir::upstream::settings::Egress;
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -350,7 +351,8 @@ logging: {level: debug, format: text, file: {path: /tmp/a.log, max_size: 1MiB, k
     );
     let limit = settings.govern.rate_limit.expect("a rate limit");
     assert_eq!((limit.per_second, limit.burst), (1.0, 10));
-    assert_eq!(settings.egress.proxy.as_ref().map(|it| it.port), Some(3128));
+    assert_eq!(settings.egress.proxies.len(), 1);
+    assert_eq!(settings.egress.proxies[0].port, 3128);
     let dns: Vec<_> = settings
         .egress
         .dns
@@ -453,7 +455,10 @@ proxy_url: http://egress.corp.example:3128
 egress:
   direct: [".corp.example", "100.64.0.0/10"]
   proxied: []
-dns: {servers: [], min_ttl: 1s, max_ttl: 5m, negative_ttl: 5s, stale: 1h, timeout: 2s}
+  from_env: false
+  connection_max_age: 10m
+  prewarm: 8
+dns: {servers: [], min_ttl: 1s, max_ttl: 5m, negative_ttl: 5s, stale: 1h, timeout: 2s, search: [corp.example], ndots: 1}
 target_map: {"/v1/search": https://api.firecrawl.dev}
 model_routes:
   gpt-4o:
@@ -605,6 +610,13 @@ fn the_environment_alone_is_enough() {
         assert_eq!(provider.urls[0].to_string(), "http://localhost:11434/v1");
         assert!(provider.api_key.is_none());
     }
+    let proxied = with(&[
+        ("OPENAI_API_KEY", "sk-1"),
+        ("HTTPS_PROXY", "http://proxy.example:3128"),
+        ("NO_PROXY", "corp.example"),
+    ]);
+    let road = proxied.expect("set").expect("sound").egress;
+    assert_eq!((road.proxies.len(), road.no_proxy.len()), (1, 1));
     let both = with(&[
         ("OPENAI_API_KEY", "sk-1"),
         ("OPENAI_BASE_URL", "https://gateway.example/v1"),
@@ -1426,7 +1438,15 @@ fn providers_are_checked() {
         ),
         (
             "name: a, base_url: http://a, egress: diret",
-            "providers[0].egress: found \"diret\"; allowed: auto, direct, proxy, or http://[user:password@]host:port (did you mean `direct`?)",
+            "providers[0].egress: found \"diret\"; allowed: auto, direct, proxy, http://[user:password@]host:port, or a list of such URLs (did you mean `direct`?)",
+        ),
+        (
+            "name: a, base_url: http://a, egress: [direct]",
+            "providers[0].egress[0]: found \"direct\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
+        ),
+        (
+            "name: a, base_url: http://a, egress: []",
+            "providers[0].egress: found a list of 0; allowed: a list of 1 to 16 proxies",
         ),
         (
             "name: a, base_url: http://a, egress: proxy",
@@ -1634,6 +1654,278 @@ fn a_path_with_and_without_a_slash_is_the_same() {
 }
 
 #[test]
+fn the_road_out_is_read_with_its_standards() {
+    let plain = settings("port: 1").egress;
+    assert!(plain.proxies.is_empty());
+    assert_eq!(plain.connection_max_age, Some(Duration::from_secs(600)));
+    assert_eq!(plain.prewarm_max, 8);
+    assert_eq!((plain.dns.search, plain.dns.ndots), (None, None));
+    let full = settings(
+        "proxy_url: [\"http://one:1\", \"http://u:p@two:2\"]\n\
+         egress: {connection_max_age: 0s, prewarm: 0}\n\
+         dns: {search: [Corp.Example., \".lan\"], ndots: 15}\n\
+         providers: [{name: a, base_url: http://a, egress: [\"http://three:3\", \"http://four:4\"]}]",
+    );
+    let ports: Vec<u16> = full.egress.proxies.iter().map(|it| it.port).collect();
+    assert_eq!(ports, [1, 2]);
+    assert_eq!(full.egress.connection_max_age, None);
+    assert_eq!(full.egress.prewarm_max, 0);
+    let search = full.egress.dns.search.expect("domains");
+    assert_eq!(search, ["corp.example", "lan"]);
+    assert_eq!(full.egress.dns.ndots, Some(15));
+    let Egress::Urls(own) = &full.upstream.providers[0].egress else {
+        panic!(
+            "proxies of its own: {:?}",
+            full.upstream.providers[0].egress
+        );
+    };
+    assert_eq!(own.len(), 2);
+    let none = settings("dns: {search: []}\nproxy_url: \"\"").egress;
+    assert_eq!(none.dns.search, Some(Vec::new()));
+    assert!(none.proxies.is_empty());
+}
+
+#[test]
+fn urls_that_no_upstream_may_have_are_mistakes() {
+    let listeners = "listen: [\"127.0.0.1:8080\", \"0.0.0.0:8443\", \"[::1]:81\"]\n\
+                     admin: {address: \"127.0.0.1:9900\"}\n";
+    for (url, why) in [
+        (
+            "http://169.254.169.254/v1",
+            "the metadata service of most clouds",
+        ),
+        (
+            "http://[fd00:ec2::254]",
+            "the metadata service of Amazon EC2",
+        ),
+        (
+            "http://[::ffff:169.254.169.254]",
+            "the metadata service of most clouds",
+        ),
+        ("http://2852039166", "the metadata service of most clouds"),
+        ("http://0.0.0.0:11434", "an unspecified address"),
+        ("http://[::]:11434", "an unspecified address"),
+        ("http://239.1.1.1", "a multicast address"),
+        ("http://240.0.0.1", "a reserved address"),
+        ("http://255.255.255.255", "the broadcast address"),
+        ("http://127.0.0.1:8080", "weir itself listens there"),
+        ("http://localhost:8080", "weir itself listens there"),
+        ("http://127.0.0.1:9900", "weir itself listens there"),
+        ("http://127.0.0.2:8443", "weir itself listens there"),
+        ("http://[::1]:81", "weir itself listens there"),
+    ] {
+        for (form, path) in [
+            (
+                "providers: [{name: a, base_url: \"URL\"}]",
+                "providers[0].base_url",
+            ),
+            (
+                "providers: [{name: a, urls: [\"URL\"]}]",
+                "providers[0].urls[0]",
+            ),
+            ("target_map: {/a: \"URL\"}", "target_map.\"/a\""),
+            ("model_routes: {m: \"URL\"}", "model_routes.m"),
+            ("model_routes: {m: {url: \"URL\"}}", "model_routes.m.url"),
+        ] {
+            tells(
+                &format!("{listeners}{}", form.replace("URL", url)),
+                &format!(
+                    "weir.yaml:3: {path}: found {url:?} ({why}); allowed: the URL of a model server"
+                ),
+            );
+        }
+    }
+    for url in [
+        "http://127.0.0.1:8081",
+        "http://127.0.0.2:8080",
+        "http://localhost:11434",
+        "http://10.0.0.1:8443",
+        "http://[::1]:8443",
+        "http://169.254.1.1",
+    ] {
+        settings(&format!("{listeners}target_map: {{/a: \"{url}\"}}"));
+    }
+}
+
+#[test]
+fn a_proxy_is_neither_weir_itself_nor_nobody() {
+    let listen = "listen: [\"127.0.0.1:3128\"]\n";
+    for (host, why) in [
+        ("127.0.0.1:3128", "weir itself listens there"),
+        ("localhost:3128", "weir itself listens there"),
+        ("0.0.0.0:3129", "an unspecified address"),
+        ("[ff02::1]:3128", "a multicast address"),
+    ] {
+        tells(
+            &format!("{listen}proxy_url: \"http://u:secret@{host}\""),
+            &format!(
+                "weir.yaml:2: proxy_url: found \"http://***\" ({why}); allowed: the address of a proxy"
+            ),
+        );
+        tells(
+            &format!(
+                "{listen}providers: [{{name: a, base_url: http://a, egress: \"http://{host}\"}}]"
+            ),
+            &format!(
+                "weir.yaml:2: providers[0].egress: found \"http://***\" ({why}); allowed: the address of a proxy"
+            ),
+        );
+        let env = |name: &str| (name == "HTTPS_PROXY").then(|| host.to_owned());
+        let text = format!("{listen}egress: {{from_env: true}}");
+        let mistakes = parse(&text, "weir.yaml", &env).expect_err("no proxy");
+        assert_eq!(
+            mistakes.to_string(),
+            format!(
+                "weir.yaml:2: egress.from_env: found the variable HTTPS_PROXY, which names no proxy ({why}); allowed: the address of a proxy"
+            )
+        );
+    }
+    settings(&format!("{listen}proxy_url: \"http://127.0.0.1:3129\""));
+}
+
+#[test]
+fn lists_that_do_not_do_what_they_say_are_warned_of() {
+    let warnings = |text: &str| settings(text).warnings;
+    assert_eq!(
+        warnings("proxy_url: http://p:1\negress: {direct: [a.b.test, c.test], proxied: [.b.test]}"),
+        ["egress.direct: a.b.test has no effect, as egress.proxied has .b.test"]
+    );
+    assert_eq!(
+        warnings("egress: {proxied: [.b.test]}"),
+        ["egress.proxied: there is no proxy_url, so these hosts can't be reached"]
+    );
+    assert_eq!(
+        warnings("proxy_url: http://p:1\negress: {direct: [.b.test], proxied: [a.b.test]}"),
+        [""; 0]
+    );
+}
+
+#[test]
+fn the_environment_names_the_proxy_where_the_file_lets_it() {
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let with = |text: &str, variables: Variables<'_>| {
+        let env = |name: &str| {
+            let mut found = variables.iter().filter(|(key, _)| *key == name);
+            found.next().map(|(_, value)| (*value).to_owned())
+        };
+        parse(text, "weir.yaml", &env)
+    };
+    const FROM_ENV: &str = "egress: {from_env: true}";
+    for (text, variables, proxy, warnings) in [
+        (FROM_ENV, &[][..], None, 0),
+        ("port: 1", &[("HTTPS_PROXY", "http://p:1")], None, 0),
+        (
+            "egress: {from_env: false}",
+            &[("HTTPS_PROXY", "http://p:1")],
+            None,
+            0,
+        ),
+        (FROM_ENV, &[("HTTPS_PROXY", "http://p:1")], Some("p:1"), 0),
+        (FROM_ENV, &[("https_proxy", "http://p:1/")], Some("p:1"), 0),
+        (FROM_ENV, &[("ALL_PROXY", "http://p:1")], Some("p:1"), 0),
+        (FROM_ENV, &[("all_proxy", "p:1")], Some("p:1"), 0),
+        (FROM_ENV, &[("HTTPS_PROXY", " u:pw@p:1 ")], Some("p:1"), 0),
+        (FROM_ENV, &[("HTTPS_PROXY", "")], None, 0),
+        // Used for all, which is told.
+        (FROM_ENV, &[("http_proxy", "http://p:1")], Some("p:1"), 1),
+        (FROM_ENV, &[("HTTP_PROXY", "http://p:1")], Some("p:1"), 1),
+        // A client's header.
+        (
+            FROM_ENV,
+            &[("HTTP_PROXY", "http://p:1"), ("REQUEST_METHOD", "GET")],
+            None,
+            0,
+        ),
+        (
+            FROM_ENV,
+            &[
+                ("HTTPS_PROXY", "http://p:1"),
+                ("HTTP_PROXY", "http://p:1"),
+                ("ALL_PROXY", "http://p:1"),
+            ],
+            Some("p:1"),
+            0,
+        ),
+        (
+            FROM_ENV,
+            &[("HTTPS_PROXY", "http://p:1"), ("https_proxy", "http://q:2")],
+            Some("q:2"),
+            1,
+        ),
+        (
+            FROM_ENV,
+            &[("HTTPS_PROXY", "http://p:1"), ("http_proxy", "http://q:2")],
+            Some("p:1"),
+            1,
+        ),
+        // The file's own wins.
+        (
+            "egress: {from_env: true}\nproxy_url: \"http://own:3\"",
+            &[("HTTPS_PROXY", "not a proxy")],
+            Some("own:3"),
+            0,
+        ),
+    ] {
+        let found = with(text, variables).unwrap_or_else(|it| panic!("{variables:?}: {it}"));
+        let proxies: Vec<String> = (found.egress.proxies.iter())
+            .map(|it| format!("{}:{}", it.host, it.port))
+            .collect();
+        let proxies: Vec<&str> = proxies.iter().map(String::as_str).collect();
+        assert_eq!(proxies, proxy.as_slice(), "{variables:?}");
+        assert_eq!(
+            found.warnings.len(),
+            warnings,
+            "{variables:?}: {:?}",
+            found.warnings
+        );
+    }
+
+    let faulty = with(FROM_ENV, &[("HTTPS_PROXY", "ftp://geheim@p:1")]);
+    let faulty = faulty.expect_err("no proxy").to_string();
+    assert!(
+        faulty.starts_with(
+            "weir.yaml:1: egress.from_env: found the variable HTTPS_PROXY, which is no proxy's URL"
+        ),
+        "{faulty}"
+    );
+    assert!(!faulty.contains("geheim"), "{faulty}");
+    // A provider may have `egress: proxy` then.
+    let proxied = "egress: {from_env: true}\n\
+                   providers: [{name: a, base_url: http://a, egress: proxy}]";
+    assert!(with(proxied, &[("HTTPS_PROXY", "http://p:1")]).is_ok());
+    assert!(with(proxied, &[]).is_err());
+}
+
+#[test]
+fn the_environment_names_the_hosts_without_a_proxy_where_the_file_lets_it() {
+    let with = |text: &str, lower: Option<&str>, upper: Option<&str>| {
+        let env = |name: &str| match name {
+            "no_proxy" => lower.map(str::to_owned),
+            "NO_PROXY" => upper.map(str::to_owned),
+            _ => None,
+        };
+        let found = parse(text, "weir.yaml", &env).unwrap_or_else(|it| panic!("{it}"));
+        let patterns = found.egress.no_proxy.iter().map(ToString::to_string);
+        (patterns.collect::<Vec<_>>(), found.warnings)
+    };
+    const FROM_ENV: &str = "egress: {from_env: true, direct: [a.test]}";
+    let some = Some("corp.test,10.0.0.0/8");
+    assert_eq!(with("port: 1", some, some), (vec![], vec![]));
+    let both = vec![".corp.test".to_owned(), "10.0.0.0/8".to_owned()];
+    assert_eq!(with(FROM_ENV, some, None), (both.clone(), vec![]));
+    assert_eq!(with(FROM_ENV, None, some), (both.clone(), vec![]));
+    assert_eq!(with(FROM_ENV, some, some), (both.clone(), vec![]));
+    let (patterns, warnings) = with(FROM_ENV, some, Some("other.test"));
+    assert_eq!((patterns, warnings.len()), (both, 1));
+    let (patterns, warnings) = with(FROM_ENV, None, Some("10.,corp.test"));
+    assert_eq!(patterns, [".corp.test"]);
+    assert_eq!(
+        warnings,
+        ["egress.from_env: NO_PROXY: \"10.\" is left out: networks are written such as 10.0.0.0/8"]
+    );
+}
+
+#[test]
 fn headers_and_the_road_are_checked() {
     for (text, mistake) in [
         (
@@ -1654,15 +1946,47 @@ fn headers_and_the_road_are_checked() {
         ),
         (
             "egress: {direct: [\"a b\"]}",
-            "egress.direct[0]: found \"a b\"; allowed: a host, .suffix, *.suffix, IP address or network such as 10.0.0.0/8, each with or without :port",
+            "egress.direct[0]: found \"a b\"; allowed: a host, .suffix, *.suffix, IP address, network such as 10.0.0.0/8 or <local>, each with or without :port",
+        ),
+        (
+            "egress: {connection_max_age: 1500ms}",
+            "egress.connection_max_age: found \"1500ms\"; allowed: 0s (never), or whole seconds up to 30d",
+        ),
+        (
+            "egress: {connection_max_age: 31d}",
+            "egress.connection_max_age: found \"31d\"; allowed: 0s (never), or whole seconds up to 30d",
+        ),
+        (
+            "egress: {prewarm: 1001}",
+            "egress.prewarm: found 1001; allowed: a number from 0 (off) to 1000",
+        ),
+        (
+            "dns: {search: [corp.example, \"a b\"]}",
+            "dns.search[1]: found \"a b\"; allowed: a domain such as corp.example",
+        ),
+        (
+            "dns: {search: [a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a]}",
+            "dns.search: found a list of 17; allowed: at most 16 domains",
+        ),
+        (
+            "dns: {ndots: 16}",
+            "dns.ndots: found 16; allowed: a number from 0 to 15",
+        ),
+        (
+            "proxy_url: [\"http://one:1\", \"http://user:secret\"]",
+            "proxy_url[1]: found \"http://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
+        ),
+        (
+            "proxy_url: {a: b}",
+            "proxy_url: found a mapping; allowed: a text or a list of texts",
         ),
         (
             "proxy_url: \"http://user:secret\"",
-            "proxy_url: found \"http://***\"; allowed: http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)",
+            "proxy_url: found \"http://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
         ),
         (
             "proxy_url: \"user:secret@proxy:3128\"",
-            "proxy_url: found \"***\"; allowed: http://[user:password@]host:port (%25 %3A %40 %2F for %, :, @ and / in user or password)",
+            "proxy_url: found \"***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
         ),
     ] {
         tells(text, &format!("weir.yaml:1: {mistake}"));
@@ -1679,7 +2003,7 @@ shared_state: redis://:secret@127.0.0.1
 usage: {store: sqlite, retain: 90d}
 tracing: {otlp_endpoint: http://127.0.0.1:4317}
 logging: {bodies: true}
-proxy_url: socks5://user:secret@proxy:1080
+proxy_url: socks4://user:secret@proxy:1080
 providers:
   - name: a
     base_url: https://a.example
@@ -1703,12 +2027,11 @@ model_routes:
         "5: usage: not built yet: usage",
         "6: tracing.otlp_endpoint: not built yet: tracing.otlp_endpoint",
         "7: logging.bodies: not built yet: logging.bodies",
-        "8: proxy_url: not built yet: proxy_url (socks5://)",
+        "8: proxy_url: found \"socks4://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
         "12: providers[0].dialect: not built yet: providers[].dialect (anthropic)",
         "13: providers[0].max_in_flight: not built yet: providers[].max_in_flight",
         "14: providers[0].breaker: not built yet: providers[].breaker",
         "15: providers[0].health: not built yet: providers[].health",
-        "16: providers[0].egress: not built yet: providers[].egress (https://)",
         "18: model_routes.m.balance: not built yet: model_routes.*.balance (least_loaded)",
         "18: model_routes.m.fallback: not built yet: model_routes.*.fallback",
         "19: model_routes.n.balance: not built yet: model_routes.*.balance (hash)",
@@ -1800,6 +2123,7 @@ fn no_mistake_shows_a_secret() {
         "logging: {level: \"${SECRET}\"}",
         "proxy_url: \"${SECRET}\"",
         "proxy_url: \"http://u:${SECRET}@h:x\"",
+        "proxy_url: [\"http://u:${SECRET}@h:x\", \"http://geheim@h:x\", geheim@h]",
         "proxy_url: \"http://geheim:geheim@h:x\"",
         "proxy_url: \"http://u:geheim:@h:0/geheim\"",
         "port: ${NOPE:-geheim}",

@@ -2,6 +2,7 @@
 
 use crate::support::dns_server::Known;
 use crate::support::forward_proxy::Reply;
+use crate::support::gateway::Launch;
 use crate::support::{Authority, DnsServer, ForwardProxy, Gateway, Provider, eventually};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -152,6 +153,219 @@ fn a_provider_may_choose_its_own_road() {
             None,
             "not for the model server"
         );
+    }
+}
+
+#[test]
+fn a_host_with_mixed_addresses_goes_by_proxy_and_is_told_once() {
+    let world = World::new();
+    world.dns.lead("both.test", &[HERE, OUTSIDE]);
+    let gateway = world.gateway(&format!(
+        "model_routes: {{both: \"{}\"}}\n",
+        world.url("both.test"),
+    ));
+    for _ in 0..3 {
+        assert_eq!(world.road(&gateway, "both"), "proxy");
+    }
+    let line = gateway
+        .wait_log("so it is reached by proxy; list it in egress.direct or in egress.proxied");
+    assert!(line.contains("both.test"), "{line}");
+    let told = gateway.log().matches("not all addresses").count();
+    assert_eq!(told, 1, "{}", gateway.log());
+}
+
+#[test]
+fn a_name_without_a_dot_is_local_where_the_file_says_so() {
+    let world = World::new();
+    // Neither is intranet by its addresses.
+    world.dns.lead("models", &[HERE, OUTSIDE]);
+    world.dns.lead("models.test", &[HERE, OUTSIDE]);
+    let gateway = world.gateway(&format!(
+        "egress: {{direct: [<local>]}}\n\
+         model_routes: {{local: \"{}\", dotted: \"{}\"}}\n",
+        world.url("models"),
+        world.url("models.test"),
+    ));
+    assert_eq!(world.road(&gateway, "local"), "direct");
+    assert_eq!(world.proxy.connects().len(), 0);
+    assert_eq!(world.road(&gateway, "dotted"), "proxy");
+    assert_eq!(world.proxy.connects().len(), 1);
+}
+
+#[test]
+fn the_environments_proxy_and_its_exceptions_count_where_the_file_says_so() {
+    let world = World::new();
+    for name in ["a.corp.test", "notcorp.test", "far.test"] {
+        world.dns.lead(name, &[HERE, OUTSIDE]);
+    }
+    let yaml = |egress: &str| {
+        format!(
+            "dns: {{servers: [\"{}\"]}}\negress: {egress}\n\
+             model_routes: {{corp: \"{}\", notcorp: \"{}\", far: \"{}\"}}\n",
+            world.dns.address(),
+            world.url("a.corp.test"),
+            world.url("notcorp.test"),
+            world.url("far.test"),
+        )
+    };
+    let start = |egress: &str| {
+        Launch::file(&yaml(egress))
+            .env("HTTPS_PROXY", &world.proxy.url())
+            .env("NO_PROXY", "localhost, corp.test,10.")
+            .start()
+    };
+    let gateway = start("{from_env: true}");
+    for (model, road, connects) in [
+        ("corp", "direct", 0),
+        ("notcorp", "proxy", 1),
+        ("far", "proxy", 2),
+    ] {
+        assert_eq!(world.road(&gateway, model), road, "{model}");
+        assert_eq!(world.proxy.connects().len(), connects, "{model}");
+    }
+    let line = gateway.wait_log("networks are written such as");
+    assert!(line.contains("NO_PROXY") && line.contains("10."), "{line}");
+    // The file's lists come before the environment's.
+    let forced = start("{from_env: true, proxied: [.corp.test]}");
+    assert_eq!(world.road(&forced, "corp"), "proxy");
+    // Nothing of the environment counts where the file doesn't say so, and a reload may say so.
+    let without = start("{from_env: false}");
+    assert_eq!(world.road(&without, "far"), "direct");
+    without.reload(&yaml("{from_env: true}"));
+    assert_eq!(world.road(&without, "far"), "proxy");
+    without.wait_log("networks are written such as");
+}
+
+#[test]
+fn check_and_explain_tell_what_they_take_from_the_environment() {
+    let yaml = "egress: {from_env: true}\n\
+                model_routes: {near: \"http://203.0.113.7\", far: \"http://203.0.113.8\"}\n";
+    let run = |arguments: &[&str]| {
+        let mut launch = Launch::verb(&arguments[..1])
+            .env("https_proxy", "user:hidden-word@proxy.test:3128")
+            .env("no_proxy", "203.0.113.7,a.test:80");
+        let file = launch.folder().write("weir.yaml", yaml);
+        launch = launch.arg("-c").arg(file);
+        for argument in &arguments[1..] {
+            launch = launch.arg(argument);
+        }
+        let output = launch.output();
+        assert!(output.status.success(), "{output:?}");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert!(!all.contains("hidden-word"), "{all}");
+        all
+    };
+    let checked = run(&["check"]);
+    assert!(
+        checked
+            .contains("warning: egress.from_env: no_proxy: \"a.test:80\" is taken for this port"),
+        "{checked}"
+    );
+    let near = run(&["explain", "--model", "near"]);
+    assert!(
+        near.contains("203.0.113.7:80: direct, because NO_PROXY has 203.0.113.7"),
+        "{near}"
+    );
+    let far = run(&["explain", "--model", "far"]);
+    assert!(
+        far.contains("203.0.113.8:80: proxy http://proxy.test:3128, because not all"),
+        "{far}"
+    );
+}
+
+// === addresses that no upstream may have ===
+
+#[test]
+fn the_metadata_service_of_a_cloud_is_reached_by_no_road() {
+    let world = World::new();
+    let metadata: IpAddr = "169.254.169.254".parse().expect("an IP");
+    let hidden: IpAddr = "64:ff9b::a9fe:a9fe".parse().expect("an IP");
+    world.dns.lead("meta.test", &[metadata]);
+    world.dns.lead("hidden.test", &[hidden, metadata]);
+    let gateway = world.gateway(&format!(
+        "providers:\n\
+         - {{name: auto, base_url: \"{meta}\", models: [auto], egress: auto}}\n\
+         - {{name: direct, base_url: \"{meta}\", models: [direct], egress: direct}}\n\
+         - {{name: proxy, base_url: \"{meta}\", models: [proxy], egress: proxy}}\n\
+         - {{name: own, base_url: \"{meta}\", models: [own], egress: \"{own}\"}}\n\
+         - {{name: hidden, base_url: \"{hidden}\", models: [hidden]}}\n",
+        meta = world.url("meta.test"),
+        own = world.proxy.url(),
+        hidden = world.url("hidden.test"),
+    ));
+    let models = ["auto", "direct", "proxy", "own", "hidden"];
+    for (at, model) in models.into_iter().enumerate() {
+        let answer = gateway.post(CHAT, ask(model));
+        answer.assert_refused(502, "upstream_failed");
+        for secret in ["169.254", "meta.test", "hidden.test", "a9fe"] {
+            assert!(
+                !answer.text().contains(secret),
+                "{model}: {}",
+                answer.text()
+            );
+        }
+        let record = &gateway.records(at + 1)[at];
+        assert_eq!(record["attempts"], 1, "{model}: {record}");
+    }
+    let line = gateway.wait_log("which no upstream may have");
+    assert!(
+        line.contains("meta.test resolves only to 169.254.169.254"),
+        "{line}"
+    );
+    let mut errors = 0.0;
+    for model in models {
+        let labels = [("provider", model), ("error_type", "forbidden_address")];
+        errors += gateway
+            .value("llm_upstream_error_total", &labels)
+            .unwrap_or_default();
+    }
+    assert_eq!(errors, 5.0);
+    assert_eq!(world.proxy.connects().len(), 0, "the proxy isn't asked");
+    assert_eq!(world.provider.connections(), 0);
+}
+
+#[test]
+fn a_forbidden_address_is_left_out_and_the_others_are_used() {
+    let world = World::new();
+    let metadata: IpAddr = "169.254.169.254".parse().expect("an IP");
+    world.dns.lead("partly.test", &[metadata, HERE]);
+    let gateway = world.gateway(&format!(
+        "model_routes: {{m: \"{}\"}}\n",
+        world.url("partly.test"),
+    ));
+    assert_eq!(world.road(&gateway, "m"), "direct");
+    assert_eq!(world.road(&gateway, "m"), "direct");
+    let told = "an address that no upstream may have is left out";
+    let line = gateway.wait_log(told);
+    assert!(line.contains("169.254.169.254"), "{line}");
+    assert_eq!(gateway.log().matches(told).count(), 1, "once");
+}
+
+#[test]
+fn no_request_comes_back_to_weir_itself() {
+    let dns = DnsServer::start();
+    dns.lead("me.test", &[HERE]);
+    for all in ["127.0.0.1", "0.0.0.0", "[::]"] {
+        let (port, admin) = (
+            crate::support::provider::nobody().port(),
+            crate::support::provider::nobody().port(),
+        );
+        let gateway = Gateway::start(&format!(
+            "listen: [\"{all}:{port}\"]\nadmin: {{address: \"127.0.0.1:{admin}\"}}\n\
+             dns: {{servers: [\"{}\"]}}\n\
+             model_routes: {{me: \"http://me.test:{port}\", admin: \"http://me.test:{admin}\"}}\n",
+            dns.address(),
+        ));
+        for (at, model) in ["me", "admin"].into_iter().enumerate() {
+            let mut client = crate::support::Client::connect((HERE, port).into());
+            client.post(CHAT, ask(model));
+            client.answer().assert_refused(502, "upstream_failed");
+            // The client's, and none that weir sent to itself.
+            assert_eq!(gateway.records(at + 1).len(), at + 1, "{all} {model}");
+        }
+        let line = gateway.wait_log("weir itself listens there");
+        assert!(line.contains("forbidden_address"), "{line}");
     }
 }
 

@@ -196,7 +196,7 @@ fn connection(mut client: TcpStream, state: &Arc<Board<State>>) {
     let _ = back.join();
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, counted: impl Fn(usize)) {
+pub(super) fn copy(mut from: TcpStream, mut to: TcpStream, counted: impl Fn(usize)) {
     let mut piece = vec![0; 1 << 16];
     while let Ok(count @ 1..) = from.read(&mut piece) {
         if to.write_all(&piece[..count]).is_err() {

@@ -35,7 +35,7 @@ pub struct Gateway {
 const ACCESS_LOG: &str = "access.log";
 
 /// The text with `listen`, `admin` and `logging` added where it has none, all on free ports and in the
-/// test's folder. `{folder}` in it stands for that folder.
+/// test's folder, and without connections made ahead unless it says otherwise. `{folder}` in it stands for that folder.
 fn completed(yaml: &str, folder: &Path) -> String {
     let has = |key: &str| yaml.lines().any(|line| line.starts_with(key));
     let mut text = yaml.replace("{folder}", &folder.display().to_string());
@@ -54,6 +54,12 @@ fn completed(yaml: &str, folder: &Path) -> String {
     }
     if !has("threads:") {
         text.push_str("threads: 2\n");
+    }
+    // Tests count connections: none is made ahead of a request unless a test is about that.
+    if !has("egress:") {
+        text.push_str("egress: {prewarm: 0}\n");
+    } else if !text.contains("prewarm:") {
+        text = text.replacen("egress: {", "egress: {prewarm: 0, ", 1);
     }
     text
 }

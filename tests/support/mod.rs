@@ -9,7 +9,9 @@
 
 pub mod acme_server;
 pub mod client;
+pub mod daemon;
 pub mod dns_server;
+pub mod dnsmasq;
 pub mod folder;
 pub mod forward_proxy;
 pub mod gate;
@@ -18,12 +20,17 @@ pub mod h2_provider;
 pub mod h2c;
 pub mod load;
 pub mod provider;
+pub mod real_proxy;
+pub mod relay;
+pub mod socks_proxy;
+pub mod steady;
 pub mod supervised;
 pub mod tls;
 pub mod tls_client;
 
 pub use acme_server::AcmeServer;
 pub use client::{Answer, Client, get, post};
+pub use daemon::Daemon;
 pub use dns_server::DnsServer;
 pub use folder::Folder;
 pub use forward_proxy::ForwardProxy;
@@ -31,6 +38,8 @@ pub use gate::{Gate, eventually};
 pub use gateway::{Gateway, Launch};
 pub use h2_provider::H2Provider;
 pub use provider::{Exchange, Provider};
+pub use real_proxy::RealProxy;
+pub use socks_proxy::SocksProxy;
 pub use tls::Authority;
 
 use std::time::Duration;

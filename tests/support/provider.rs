@@ -113,6 +113,21 @@ impl Provider {
         Self::start(move |exchange| exchange.json(200, answer))
     }
 
+    /// The same at this address, if it is free.
+    pub fn json_at(address: SocketAddr, answer: &'static str) -> Option<Self> {
+        let listener = TcpListener::bind(address).ok()?;
+        let script = move |exchange: &mut Exchange| {
+            if exchange.read_body() {
+                exchange.record();
+                exchange.json(200, answer);
+            }
+        };
+        let serve = move |shared: Arc<Shared>, stream, number| {
+            serve(&shared, stream, number, &script);
+        };
+        Some(Self::accepting_on(listener, serve))
+    }
+
     /// Answers each request with 200 and the request's body.
     pub fn echo() -> Self {
         Self::start(|exchange| {
@@ -154,7 +169,13 @@ impl Provider {
     fn accepting(
         connection: impl Fn(Arc<Shared>, TcpStream, usize) + Send + Sync + 'static,
     ) -> Self {
-        let listener = listener();
+        Self::accepting_on(listener(), connection)
+    }
+
+    fn accepting_on(
+        listener: TcpListener,
+        connection: impl Fn(Arc<Shared>, TcpStream, usize) + Send + Sync + 'static,
+    ) -> Self {
         let provider = Self {
             address: listener.local_addr().expect("bound"),
             shared: Arc::new(Shared {

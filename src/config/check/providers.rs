@@ -1,13 +1,13 @@
 //! `providers`, and the providers that bare URLs stand for.
 
 use super::{Check, bounds, edits, road};
-use crate::config::file::{File, Provider, ProviderTimeouts, ProviderTls};
+use crate::config::file::{File, OneOrMore, Provider, ProviderTimeouts, ProviderTls};
 use crate::config::findings::nearest;
 use crate::config::lists::List;
 use crate::config::path::Path;
 use crate::config::units::Text;
 use crate::route::settings::ProviderIndex;
-use crate::types::{BaseUrl, HeaderEdits, Secret};
+use crate::types::{BaseUrl, HeaderEdits};
 use crate::upstream::settings::{self, Egress, Timeouts, Tls};
 
 /// All providers so far.
@@ -184,7 +184,14 @@ pub(super) fn urls(list: &List<Text>, path: &Path, check: &mut Check<'_>) -> Vec
     list.items().filter_map(url).collect()
 }
 
-fn egress(text: Option<&Text>, no_proxy: bool, path: &Path, check: &mut Check<'_>) -> Egress {
+fn egress(given: Option<&OneOrMore>, no_proxy: bool, path: &Path, check: &mut Check<'_>) -> Egress {
+    let text = match given {
+        None => None,
+        Some(OneOrMore::One(text)) => Some(text),
+        Some(OneOrMore::More(list)) => {
+            return Egress::Urls(road::proxy_texts(list, path, check));
+        }
+    };
     match text.map(|text| text.0.as_str()) {
         None | Some("auto") => Egress::Auto,
         Some("direct") => Egress::Direct,
@@ -199,11 +206,12 @@ fn egress(text: Option<&Text>, no_proxy: bool, path: &Path, check: &mut Check<'_
         }
         Some(url) if url.contains(':') => {
             let secret = check.secret(text, path).unwrap_or_default();
-            road::proxy(secret.expose(), path, "providers[].egress", check);
-            Egress::Url(Secret::new(secret.expose().clone()))
+            road::proxy(secret.expose(), path, check);
+            Egress::Urls(vec![secret])
         }
         Some(_) => {
-            let allowed = "auto, direct, proxy, or http://[user:password@]host:port";
+            let allowed =
+                "auto, direct, proxy, http://[user:password@]host:port, or a list of such URLs";
             check
                 .findings
                 .wrong_word(path, allowed, ["auto", "direct", "proxy"]);

@@ -17,16 +17,19 @@ use super::{is_name, parse_port, split_port};
 /// | `*.example.com` | all names below it |
 /// | `10.0.0.7`, `fd00::7`, `[fd00::7]:443` | this address |
 /// | `10.0.0.0/8`, `fd00::/8`, `[fd00::/8]:443` | addresses of this network |
+/// | `<local>` | names without a dot |
 /// | `*` | everything |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    hosts: Hosts,
-    port: Option<u16>,
+    pub(super) hosts: Hosts,
+    pub(super) port: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Hosts {
+pub(super) enum Hosts {
     Any,
+    /// Names without a dot.
+    Local,
     Exact(String),
     /// Apex and below; without the dot in front.
     Suffix(String),
@@ -53,6 +56,8 @@ impl Pattern {
     pub(in crate::egress) fn takes_name(&self, host: &str, port: u16) -> bool {
         let hosts = match &self.hosts {
             Hosts::Any => true,
+            // Colons are an address's.
+            Hosts::Local => !host.contains(['.', ':']),
             Hosts::Exact(name) => host == name,
             Hosts::Suffix(suffix) => host == suffix || is_below(host, suffix),
             Hosts::Below(suffix) => is_below(host, suffix),
@@ -69,12 +74,29 @@ impl Pattern {
         }
     }
 
-    /// Whether only addresses can tell if a host on this port is meant.
-    pub(in crate::egress) fn needs_addresses(&self, port: u16) -> bool {
-        matches!(self.hosts, Hosts::Net(_)) && self.takes_port(port)
+    /// Whether all that `other` means is meant by this one, as far as the texts show it.
+    pub fn covers(&self, other: &Self) -> bool {
+        let hosts = match (&self.hosts, &other.hosts) {
+            (Hosts::Any, _) | (Hosts::Local, Hosts::Local) => true,
+            (Hosts::Net(all), Hosts::Net(some)) => all.contains(some),
+            (_, Hosts::Exact(name)) => self.takes_name(name, self.port.unwrap_or_default()),
+            (Hosts::Suffix(all), Hosts::Suffix(some) | Hosts::Below(some)) => {
+                all == some || is_below(some, all)
+            }
+            (Hosts::Below(all), Hosts::Below(some)) => all == some || is_below(some, all),
+            (Hosts::Below(all), Hosts::Suffix(some)) => is_below(some, all),
+            _ => false,
+        };
+        hosts && (self.port.is_none() || self.port == other.port)
     }
 
-    fn takes_port(&self, port: u16) -> bool {
+    /// Whether only addresses can tell if a host is meant.
+    pub(in crate::egress) fn needs_addresses(&self) -> bool {
+        matches!(self.hosts, Hosts::Net(_))
+    }
+
+    /// Whether this port is meant.
+    pub(in crate::egress) fn takes_port(&self, port: u16) -> bool {
         self.port.is_none_or(|only| only == port)
     }
 }
@@ -101,8 +123,10 @@ impl FromStr for Pattern {
 
 impl Hosts {
     fn parse(text: &str) -> Result<Self, PatternError> {
-        if text == "*" {
-            return Ok(Self::Any);
+        match text {
+            "*" => return Ok(Self::Any),
+            "<local>" => return Ok(Self::Local),
+            _ => {}
         }
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Net(address.to_canonical().into()));
@@ -131,6 +155,7 @@ impl fmt::Display for Pattern {
         let port = self.port;
         match &self.hosts {
             Hosts::Any => f.write_str("*")?,
+            Hosts::Local => f.write_str("<local>")?,
             Hosts::Exact(name) => f.write_str(name)?,
             Hosts::Suffix(name) => write!(f, ".{name}")?,
             Hosts::Below(name) => write!(f, "*.{name}")?,
@@ -156,8 +181,8 @@ impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Host => {
-                "expected a host, .suffix, *.suffix, address or network (CIDR), each with or \
-                 without :port"
+                "expected a host, .suffix, *.suffix, address, network (CIDR) or <local>, each with \
+                 or without :port"
             }
             Self::Port => "the port must be 1 to 65535",
             Self::Net => "not a network; expected for example 10.0.0.0/8 or fd00::/8",
@@ -190,6 +215,13 @@ mod tests {
             ("*:80", "anything", 80, true),
             ("*:80", "anything", 443, false),
             ("10.0.0.0/8", "10.example", 443, false),
+            ("<local>", "models", 443, true),
+            ("<LOCAL>", "localhost", 443, true),
+            ("<local>", "models.corp.example", 443, false),
+            ("<local>", "10.0.0.1", 443, false),
+            ("<local>", "fd00::1", 443, false),
+            ("<local>:80", "models", 80, true),
+            ("<local>:80", "models", 443, false),
         ] {
             let read: Pattern = pattern.parse().expect(pattern);
             assert_eq!(
@@ -226,9 +258,46 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_covers_what_means_nothing_more() {
+        for (all, some, covered) in [
+            ("*", "a.test", true),
+            ("*", "10.0.0.0/8", true),
+            ("*:80", "a.test", false),
+            ("*:80", "a.test:80", true),
+            ("a.test", "a.test", true),
+            ("a.test", "a.test:80", true),
+            ("a.test:80", "a.test", false),
+            ("a.test", ".a.test", false),
+            (".a.test", "a.test", true),
+            (".a.test:80", "b.a.test:80", true),
+            (".a.test", "nota.test", false),
+            (".a.test", "*.a.test", true),
+            (".a.test", ".b.a.test", true),
+            (".a.test", ".nota.test", false),
+            ("*.a.test", ".a.test", false),
+            ("*.a.test", "*.a.test", true),
+            ("*.a.test", ".b.a.test", true),
+            ("*.a.test", "a.test", false),
+            ("<local>", "models", true),
+            ("<local>", "a.test", false),
+            ("<local>", "<local>:80", true),
+            ("10.0.0.0/8", "10.1.0.0/16", true),
+            ("10.1.0.0/16", "10.0.0.0/8", false),
+            ("10.0.0.0/8", "a.test", false),
+            ("a.test", "10.0.0.0/8", false),
+        ] {
+            let (one, other): (Pattern, Pattern) =
+                (all.parse().expect(all), some.parse().expect(some));
+            assert_eq!(one.covers(&other), covered, "{all} {some}");
+        }
+    }
+
+    #[test]
     fn a_pattern_displays_as_it_is_written() {
         for text in [
             "*",
+            "<local>",
+            "<local>:80",
             "example.com",
             ".example.com",
             "*.example.com:8443",
@@ -252,6 +321,8 @@ mod tests {
             (".", PatternError::Host),
             ("a*b.example", PatternError::Host),
             ("exa mple", PatternError::Host),
+            ("<locals>", PatternError::Host),
+            ("<local>.example", PatternError::Host),
             ("a..b", PatternError::Host),
             ("http://example.com", PatternError::Port),
             ("example.com:0", PatternError::Port),

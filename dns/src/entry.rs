@@ -1,0 +1,284 @@
+//! What is known of one name, and what an outcome makes of it.
+//!
+//! ```text
+//!            found                     failure (n)
+//!   Nothing ───────► Found ◄──────────────────────► Found, failures = n     served as stale
+//!      │               │  found                        past `stale` ──► Nothing
+//!      │ no such name  │ no such name       after 10 s, again
+//!      └────► Missing ◄┼──────────── Found, missing_since ──► Missing
+//!                      └──────────────────► (served as stale meanwhile)
+//! ```
+//!
+//! Pure: it neither asks nor waits; time and chance are arguments. `cache.rs` calls it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{Answer, Config, Known, LookupError, Source};
+
+/// The pause after a first failure; it doubles with each further one (RFC 9520, 3.2: at least 1 s).
+pub(crate) const FAILURE_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// The longest pause after failures. RFC 8767 proposes 30 s for a resolver that asks the world's
+/// servers; here a few of our own are asked, and traffic should notice soon that they are back.
+pub(crate) const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// "No such name" must come twice, this far apart, to end a name that had addresses: a zone that
+/// is being reloaded, or a server that has just started, says so for some seconds.
+pub(crate) const CONFIRM_AFTER: Duration = Duration::from_secs(10);
+
+/// How long an unhappy outcome that has run out may still be told to a caller that has another way.
+const ECHO: Duration = Duration::from_secs(60);
+
+/// Names in use aren't asked for more often than this, however short their TTL is.
+pub(crate) const RENEWAL_PAUSE_MIN: Duration = Duration::from_millis(500);
+
+/// What a query brought.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// Addresses, and how long their source lets them be kept.
+    Found {
+        addresses: Answer,
+        ttl: Duration,
+        source: Source,
+    },
+    /// The name doesn't exist or has no address, and for how long its zone says so.
+    NotFound { ttl: Option<Duration> },
+    /// Nobody could say.
+    Unavailable(Arc<str>),
+}
+
+/// What to do about a name now.
+#[derive(Clone, Debug)]
+pub(crate) enum Verdict {
+    /// Use this; `due`: and start a query behind it.
+    Use {
+        addresses: Answer,
+        stale: bool,
+        due: bool,
+    },
+    /// The last outcome was unhappy and it is too early to ask again.
+    Unhappy(LookupError),
+    /// Ask and wait. `echo` is the last unhappy outcome, for callers that have another way.
+    Ask { echo: Option<LookupError> },
+}
+
+/// How long outcomes are kept; from [`Config`].
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    min_ttl: Duration,
+    max_ttl: Duration,
+    negative_ttl: Duration,
+    stale: Duration,
+}
+
+/// The state of one name. Replaced as a whole, never changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) held: Held,
+    /// When `held` was last heard.
+    pub(crate) heard: Instant,
+    /// Up to here `held` is the truth.
+    pub(crate) fresh_until: Instant,
+    /// Up to here it may stand in for the truth.
+    pub(crate) stale_until: Instant,
+    /// From here on a query is due.
+    pub(crate) ask_at: Instant,
+    /// When "no such name" first came, while addresses are held and it isn't confirmed.
+    pub(crate) missing_since: Option<Instant>,
+    /// Failures in a row since the last outcome that said something.
+    pub(crate) failures: u8,
+    /// The last failure's words, while `failures` isn't 0.
+    pub(crate) reason: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Held {
+    Found(Answer, Source),
+    Missing,
+    Nothing,
+}
+
+// === impl Bounds ===
+
+impl Bounds {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            min_ttl: config.min_ttl,
+            max_ttl: config.max_ttl.max(config.min_ttl),
+            negative_ttl: config.negative_ttl,
+            stale: config.stale,
+        }
+    }
+
+    /// The state after `outcome`. `chance` is from `0.0..1.0` and spreads renewals.
+    pub(crate) fn after(
+        &self,
+        earlier: Option<&Entry>,
+        outcome: Outcome,
+        now: Instant,
+        chance: f32,
+    ) -> Entry {
+        match outcome {
+            Outcome::Found {
+                addresses,
+                ttl,
+                source,
+            } => {
+                let ttl = ttl.clamp(self.min_ttl, self.max_ttl);
+                Entry {
+                    held: Held::Found(unchanged(earlier, addresses), source),
+                    heard: now,
+                    fresh_until: now + ttl,
+                    stale_until: now + ttl + self.stale,
+                    ask_at: now + renewal(ttl, chance),
+                    missing_since: None,
+                    failures: 0,
+                    reason: None,
+                }
+            }
+            Outcome::NotFound { ttl } => match earlier {
+                Some(entry) if entry.is_doubtful(now) => entry.doubted(now),
+                _ => {
+                    let ttl = ttl.map_or(self.negative_ttl, |ttl| {
+                        ttl.max(FAILURE_PAUSE_MIN).min(self.negative_ttl)
+                    });
+                    Entry {
+                        held: Held::Missing,
+                        heard: now,
+                        fresh_until: now + ttl,
+                        stale_until: now + ttl + ECHO,
+                        ask_at: now + ttl,
+                        missing_since: None,
+                        failures: 0,
+                        reason: None,
+                    }
+                }
+            },
+            Outcome::Unavailable(reason) => failed(earlier, reason, now),
+        }
+    }
+
+    /// What another resolver knew, within this one's bounds.
+    pub(crate) fn learnt(&self, known: &Known, now: Instant, chance: f32) -> Entry {
+        let fresh = known.fresh.min(self.max_ttl);
+        Entry {
+            held: Held::Found(known.addresses.as_slice().into(), Source::HandedOver),
+            heard: now,
+            fresh_until: now + fresh,
+            stale_until: now + known.stale.min(fresh + self.stale),
+            ask_at: now + fresh.mul_f32(share(chance)),
+            // A doubt from before this machine's clock began is as good as one from now.
+            missing_since: known
+                .missing_for
+                .map(|since| now.checked_sub(since).unwrap_or(now)),
+            failures: 0,
+            reason: None,
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    pub(crate) fn verdict(&self, name: &str, now: Instant) -> Verdict {
+        let fresh = now < self.fresh_until;
+        let usable = now < self.stale_until;
+        match &self.held {
+            Held::Found(addresses, _) if fresh || usable => Verdict::Use {
+                addresses: Arc::clone(addresses),
+                stale: !fresh,
+                due: now >= self.ask_at,
+            },
+            Held::Missing | Held::Nothing if fresh => Verdict::Unhappy(self.unhappy(name)),
+            Held::Missing | Held::Nothing if usable => Verdict::Ask {
+                echo: Some(self.unhappy(name)),
+            },
+            _ => Verdict::Ask { echo: None },
+        }
+    }
+
+    /// Whether a query ahead of the next lookup has a use.
+    pub(crate) fn is_renewable(&self, now: Instant) -> bool {
+        matches!(self.held, Held::Found(..)) && now < self.stale_until
+    }
+
+    /// Whether "no such name" is to be doubted: addresses are held, and it wasn't said long enough
+    /// ago before. The hosts file is never doubted: what it lost is lost.
+    fn is_doubtful(&self, now: Instant) -> bool {
+        let held = matches!(self.held, Held::Found(_, source) if source != Source::Hosts);
+        let confirmed = self
+            .missing_since
+            .is_some_and(|since| now >= since + CONFIRM_AFTER);
+        held && now < self.stale_until && !confirmed
+    }
+
+    fn doubted(&self, now: Instant) -> Self {
+        let since = self.missing_since.unwrap_or(now);
+        Self {
+            fresh_until: self.fresh_until.min(now),
+            ask_at: since + CONFIRM_AFTER,
+            missing_since: Some(since),
+            failures: 0,
+            reason: None,
+            ..self.clone()
+        }
+    }
+
+    fn unhappy(&self, name: &str) -> LookupError {
+        match &self.reason {
+            Some(reason) => LookupError::Unavailable {
+                host: name.into(),
+                reason: Arc::clone(reason),
+            },
+            None => LookupError::NotFound { host: name.into() },
+        }
+    }
+}
+
+/// A failure doesn't displace addresses that may still be served.
+fn failed(earlier: Option<&Entry>, reason: Arc<str>, now: Instant) -> Entry {
+    let before = earlier.map_or(0, |entry| entry.failures);
+    let ask_at = now + (FAILURE_PAUSE_MIN * (1 << before.min(5))).min(FAILURE_PAUSE_MAX);
+    let failures = before.saturating_add(1);
+    match earlier {
+        Some(entry) if entry.is_renewable(now) => Entry {
+            ask_at,
+            failures,
+            reason: Some(reason),
+            ..entry.clone()
+        },
+        _ => Entry {
+            held: Held::Nothing,
+            heard: now,
+            fresh_until: ask_at,
+            stale_until: ask_at + ECHO,
+            ask_at,
+            missing_since: None,
+            failures,
+            reason: Some(reason),
+        },
+    }
+}
+
+/// When to ask again: at four fifths of the TTL, give or take a twentieth, so that names that were
+/// first asked for together don't stay together.
+fn renewal(ttl: Duration, chance: f32) -> Duration {
+    ttl.mul_f32(share(chance)).max(RENEWAL_PAUSE_MIN)
+}
+
+fn share(chance: f32) -> f32 {
+    0.75 + 0.1 * chance
+}
+
+/// The earlier value where a new answer says the same, so that holders of the old one and of the
+/// new one can see by pointer that nothing changed.
+fn unchanged(earlier: Option<&Entry>, addresses: Arc<[IpAddr]>) -> Answer {
+    match earlier.map(|entry| &entry.held) {
+        Some(Held::Found(same, _)) if *same == addresses => Arc::clone(same),
+        _ => addresses,
+    }
+}
