@@ -141,7 +141,7 @@ impl Bounds {
                 }
             }
             Outcome::NotFound { ttl } => match earlier {
-                Some(entry) if entry.is_doubtful(now) => entry.doubted(now),
+                Some(entry) if entry.is_doubtful(now) => entry.doubted(now, self.stale),
                 _ => {
                     let ttl = ttl.map_or(self.negative_ttl, |ttl| {
                         ttl.max(FAILURE_PAUSE_MIN).min(self.negative_ttl)
@@ -216,10 +216,12 @@ impl Entry {
         held && now < self.stale_until && !confirmed
     }
 
-    fn doubted(&self, now: Instant) -> Self {
+    /// From now on it only stands in for the truth.
+    fn doubted(&self, now: Instant, stale: Duration) -> Self {
         let since = self.missing_since.unwrap_or(now);
         Self {
             fresh_until: self.fresh_until.min(now),
+            stale_until: self.stale_until.min(now + stale),
             ask_at: since + CONFIRM_AFTER,
             missing_since: Some(since),
             failures: 0,

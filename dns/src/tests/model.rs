@@ -159,6 +159,7 @@ fn may_wait(said: &[(Instant, Outcome)], now: Instant) -> bool {
             }
             Outcome::NotFound { .. } => {
                 let first = *first_missing.get_or_insert(*at);
+                held = held.map(|until| until.min(first + STALE * SECOND));
                 if *at - first >= 10 * SECOND || held.is_none_or(|until| until <= *at) {
                     held = None;
                 }
