@@ -28,7 +28,8 @@ use super::memory::{Memory, Who};
 use super::race::{Lost, Won, race};
 use super::settings::{Authority, ProxyKind, ProxyUrl};
 use super::socks::{self, Place};
-use super::{Own, Road, keepalive, outer, tunnel};
+use super::way::keepalive;
+use super::{Own, Road, outer, tunnel};
 use crate::observe::pool::Handshake;
 use crate::types::Secret;
 

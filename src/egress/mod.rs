@@ -1,18 +1,21 @@
 //! The road out: an [`Endpoint`] in, the [`Way`] to it and Pingora's `HttpPeer` out.
 //!
-//! `rules.rs` says direct or proxy, `connect.rs` dials (`order.rs` and `race.rs` addresses,
-//! `tunnel.rs`, `socks.rs` and `outer.rs` proxies), `lane.rs` lets many requests share one HTTP/2
-//! connection, `memory.rs` keeps what dialling teaches,
-//! `explain.rs` tells why, `settings.rs` holds what the configuration says. `forbidden.rs` and
-//! `own.rs` say what is never reached, `steady.rs` keeps a road while answers change. Both roads have
-//! a logical address and a key of their own in Pingora's pool, so that connections are shared by
-//! host, whatever its addresses, and never between roads, proxies, credentials or TLS settings;
-//! `age.rs` and the memory's generations end what is too old or leads to where a host was. It never
-//! chooses which endpoint; `proxy/connect` calls it for each attempt.
+//! `endpoint.rs` is what is reached, `way.rs` a road that was chosen. `rules.rs` says direct or proxy,
+//! `forbidden.rs` and `own.rs` what is never reached, `steady.rs` keeps a road while answers change,
+//! `explain.rs` tells why. `connect.rs` dials (`order.rs` and `race.rs` addresses, `tunnel.rs`,
+//! `socks.rs` and `outer.rs` proxies), `lane.rs` lets many requests share one HTTP/2 connection,
+//! `ahead.rs` keeps connections that were made early, `memory.rs` what dialling teaches. `settings.rs`
+//! holds what the configuration says.
+//!
+//! Both roads have a logical address and a key of their own in Pingora's pool, so that connections
+//! are shared by host, whatever its addresses, and never between roads, proxies, credentials or TLS
+//! settings; `age.rs` and the memory's generations end what is too old or leads to where a host was.
+//! It never chooses which endpoint; `proxy/connect` calls it for each attempt.
 
 mod age;
 mod ahead;
 mod connect;
+mod endpoint;
 mod error;
 mod explain;
 mod forbidden;
@@ -28,21 +31,17 @@ mod socks;
 mod steady;
 mod tls;
 mod tunnel;
+mod way;
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pingora::protocols::ALPN;
-use pingora::protocols::l4::ext::TcpKeepalive;
-use pingora::protocols::tls::CaType;
-use pingora::upstreams::peer::HttpPeer;
-use pingora::utils::tls::CertKey;
 use weir_dns::{Answer, LookupError, Resolver};
 
 pub use crate::types::Scheme;
+pub use endpoint::{BadHost, Endpoint, Mode, Proxies, Tls};
 pub use error::{Blame, Cause, ConnectError, Said};
 pub use explain::Explanation;
 pub use forbidden::Why;
@@ -51,94 +50,14 @@ pub use memory::Memory;
 pub use own::Own;
 pub use rules::{Road, Rule};
 pub use settings::{Login, Pattern, PatternError, ProxyKind, ProxyUrl, ProxyUrlError, Settings};
+pub use way::{Limits, Way};
 
-use connect::{Dialler, Hop, Reach};
-use lane::Lanes;
+use connect::{Hop, Reach};
+use endpoint::key;
 use rules::Rules;
-use settings::is_host;
-use steady::Steady;
 
 /// How long the choice of a road waits for DNS where a proxy could resolve the name as well.
 const PATIENCE: Duration = Duration::from_millis(300);
-
-/// Idle connections are closed after this. Tunnels sooner, as many proxies cut them at 60 s.
-const POOL_IDLE: Duration = Duration::from_secs(60);
-const POOL_IDLE_TUNNEL: Duration = Duration::from_secs(45);
-
-/// Requests at a time on one HTTP/2 connection.
-const H2_STREAMS_MAX: usize = 100;
-
-/// What an upstream may send on one stream, and on one connection, before it was read here. A client
-/// that reads slowly holds up to the former, and dozens of such leave room for the others.
-const H2_STREAM_WINDOW_BYTES: u32 = 512 << 10;
-const H2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-
-/// An HTTP/2 connection is asked for a sign of life this often; Pingora gives it 5 s to answer.
-/// Keepalive of TCP would notice a dead proxy, but no dead endpoint behind it.
-const H2_PING: Duration = Duration::from_secs(30);
-
-/// What is reached: one origin, with how it wants to be reached. Made from the configuration,
-/// never changed; what is the same for each request is computed here once.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    scheme: Scheme,
-    host: Arc<str>,
-    port: u16,
-    mode: Mode,
-    tls: Tls,
-    /// The host's own address where it is an IP literal.
-    literal: Option<Answer>,
-    /// What the certificate must name; empty for plain HTTP, and only there: Pingora verifies
-    /// nothing for an empty name.
-    server_name: String,
-    /// Differs where a connection mustn't be shared.
-    pool_key: u64,
-    /// What is remembered of its name's answers.
-    steady: Arc<Steady>,
-}
-
-/// Forward proxies in the order in which they are preferred. Never empty where it is a way out.
-pub type Proxies = Arc<[Arc<ProxyUrl>]>;
-
-/// A provider's `egress` key.
-#[derive(Clone, Debug, Default)]
-pub enum Mode {
-    /// As the rules say.
-    #[default]
-    Auto,
-    /// Without a proxy.
-    Direct,
-    /// Through `proxy_url`, or through proxies of its own.
-    Proxy(Option<Proxies>),
-}
-
-/// A provider's `tls` key.
-#[derive(Clone, Debug)]
-pub struct Tls {
-    /// What the certificate must name, where it isn't the host.
-    pub server_name: Option<String>,
-    /// Whether the certificate is verified at all.
-    pub verify: bool,
-    /// The authorities to trust instead of the system's. Costs a configuration of TLS, and the
-    /// handshake its resumption, for each new connection.
-    pub ca: Option<Arc<CaType>>,
-    /// Our own certificate and key.
-    pub client: Option<Arc<CertKey>>,
-}
-
-/// How long the steps of one attempt may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// From nothing to a connection that can carry a request: TCP, the tunnel and TLS.
-    pub connect: Duration,
-    /// From the request to the first byte of the answer.
-    pub first_byte: Duration,
-    /// Between two pieces of the answer. Pingora has one timeout for this and `first_byte`, so the
-    /// longer of the two is set on the peer; the caller sees to the shorter.
-    pub idle: Duration,
-    /// For one write to be taken.
-    pub write: Duration,
-}
 
 /// The rules, the proxies and the resolver. Replaced as a whole by a reload; the pools are
 /// Pingora's and stay, and so does what was learnt.
@@ -151,19 +70,6 @@ pub struct Egress {
     memory: Arc<Memory>,
     connection_max_age: Option<Duration>,
     prewarm_max: usize,
-}
-
-/// The road chosen for one attempt, with all that is needed to take it.
-#[derive(Clone, Debug)]
-pub struct Way {
-    /// Direct or by proxy.
-    pub road: Road,
-    /// What chose it.
-    pub rule: Rule,
-    reach: Reach,
-    pool_key: u64,
-    others: usize,
-    memory: Arc<Memory>,
 }
 
 /// Why there is no road.
@@ -197,112 +103,6 @@ pub enum RoadError {
         /// What prescribes it.
         rule: Rule,
     },
-}
-
-/// The host, or the server name of `tls`, is neither a host name nor an IP literal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadHost(
-    /// What was given.
-    pub String,
-);
-
-// === impl Endpoint ===
-
-impl Endpoint {
-    /// An endpoint at `host` (a name or an IP literal; the brackets of IPv6 are dropped).
-    pub fn new(
-        scheme: Scheme,
-        host: &str,
-        port: u16,
-        mode: Mode,
-        tls: Tls,
-    ) -> Result<Self, BadHost> {
-        let host = bare(host)?;
-        let name = match &tls.server_name {
-            Some(name) => bare(name)?,
-            None => host.clone(),
-        };
-        let server_name = match scheme {
-            Scheme::Http => String::new(),
-            Scheme::Https => name,
-        };
-        let pool_key = key(&(scheme, &host, port, &server_name, tls.identity()));
-        let literal = forbidden::literal(&host);
-        Ok(Self {
-            scheme,
-            host: host.into(),
-            port,
-            mode,
-            tls,
-            literal: literal.map(|address| Arc::from([address])),
-            server_name,
-            pool_key,
-            steady: Arc::new(Steady::new(Instant::now())),
-        })
-    }
-
-    /// `http` or `https`.
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
-    /// Name or IP literal, lower case, without brackets.
-    pub fn host(&self) -> &Arc<str> {
-        &self.host
-    }
-
-    /// The port.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-impl Default for Tls {
-    fn default() -> Self {
-        Self {
-            server_name: None,
-            verify: true,
-            ca: None,
-            client: None,
-        }
-    }
-}
-
-impl Tls {
-    /// All that distinguishes connections and that Pingora's pool may not look at.
-    fn identity(&self) -> (bool, Option<u64>, Option<u64>) {
-        let ca = self.ca.as_ref().map(|authorities| {
-            let certificates: Vec<_> = authorities.iter().map(|ca| ca.borrow_raw_cert()).collect();
-            key(&certificates)
-        });
-        let client = self
-            .client
-            .as_ref()
-            .map(|client| key(client.leaf().borrow_raw_cert()));
-        (self.verify, ca, client)
-    }
-}
-
-fn bare(host: &str) -> Result<String, BadHost> {
-    let inner = host
-        .strip_prefix('[')
-        .and_then(|inner| inner.strip_suffix(']'));
-    let bare = inner
-        .or_else(|| host.strip_suffix('.'))
-        .unwrap_or(host)
-        .to_ascii_lowercase();
-    if is_host(&bare) {
-        Ok(bare)
-    } else {
-        Err(BadHost(host.to_owned()))
-    }
-}
-
-/// The same in each process, so that generations of one configuration have the same keys.
-fn key(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 // === impl Egress ===
@@ -532,113 +332,6 @@ impl Egress {
     }
 }
 
-// === impl Way ===
-
-impl Way {
-    /// Whether the endpoint is in the intranet: reached directly, and known to be near.
-    pub fn is_intranet(&self) -> bool {
-        match (&self.reach, self.rule) {
-            (Reach::Proxy(_), _) => false,
-            (Reach::Direct(_), Rule::Direct(_) | Rule::Intranet) => true,
-            (Reach::Direct(addresses), _) => addresses.iter().all(|ip| rules::is_intranet(*ip)),
-        }
-    }
-
-    /// The proxy, where the road leads through one.
-    pub fn proxy(&self) -> Option<&ProxyUrl> {
-        match &self.reach {
-            Reach::Direct(_) => None,
-            Reach::Proxy(hop) => Some(&hop.proxy),
-        }
-    }
-
-    /// What tells this proxy, with its credentials, from others.
-    pub fn proxy_id(&self) -> Option<u64> {
-        self.proxy().map(|proxy| proxy.id)
-    }
-
-    /// Proxies that could be asked if this one fails.
-    pub fn others(&self) -> usize {
-        self.others
-    }
-
-    /// Waits, for half of the time to connect at most, where another request is opening an HTTP/2
-    /// connection that could carry this one too; where nobody is, the request opens it for others.
-    /// What is returned is to be told when there is a connection. Safe to drop.
-    pub async fn join(&self, endpoint: &Endpoint, limits: &Limits) -> Option<Lead> {
-        match endpoint.scheme {
-            Scheme::Http => None,
-            Scheme::Https => {
-                let patience = limits.connect / 2;
-                let (memory, endpoint) = (&self.memory, endpoint.pool_key);
-                Lanes::join(memory, self.pool_key, endpoint, patience).await
-            }
-        }
-    }
-
-    fn dialler(&self, endpoint: &Endpoint, budget: Duration) -> Dialler {
-        Dialler {
-            host: Arc::clone(&endpoint.host),
-            port: endpoint.port,
-            budget,
-            reach: self.reach.clone(),
-            pool_key: self.pool_key,
-            endpoint: endpoint.pool_key,
-            share: false,
-            memory: Arc::clone(&self.memory),
-        }
-    }
-
-    /// What Pingora connects to. `endpoint` is the one that the way was asked for.
-    /// Where `share` is true and an HTTP/2 connection lives, a dial ends in
-    /// [`ConnectError::Shared`]: the pool is to be asked once more.
-    pub fn peer(&self, endpoint: &Endpoint, limits: &Limits, share: bool) -> HttpPeer {
-        // A logical address: Pingora doesn't compare 0.0.0.0 with the socket's when it reuses a
-        // connection, so the pool is by name, and any of the addresses will do.
-        let logical = SocketAddr::from(([0, 0, 0, 0], endpoint.port));
-        let is_tls = endpoint.scheme == Scheme::Https;
-        let mut peer = HttpPeer::new(logical, is_tls, endpoint.server_name.clone());
-        peer.group_key = self.pool_key;
-        peer.client_cert_key.clone_from(&endpoint.tls.client);
-        let options = &mut peer.options;
-        // A little less than the whole, so that the dialler's own error comes first.
-        let budget = limits.connect - limits.connect / 20;
-        options.custom_l4 = Some(Arc::new(Dialler {
-            share,
-            ..self.dialler(endpoint, budget)
-        }));
-        options.tracer = Some(lane::tracer(&self.memory, self.pool_key, self.road));
-        options.total_connection_timeout = Some(limits.connect);
-        options.read_timeout = Some(limits.first_byte.max(limits.idle));
-        options.write_timeout = Some(limits.write);
-        options.idle_timeout = Some(match self.road {
-            Road::Direct => POOL_IDLE,
-            Road::Proxy => POOL_IDLE_TUNNEL,
-        });
-        options.tcp_keepalive = Some(keepalive());
-        options.max_h2_streams = H2_STREAMS_MAX;
-        options.h2_stream_window_size = Some(H2_STREAM_WINDOW_BYTES);
-        options.h2_connection_window_size = Some(H2_CONNECTION_WINDOW_BYTES);
-        options.h2_ping_interval = Some(H2_PING);
-        options.verify_cert = endpoint.tls.verify;
-        options.verify_hostname = endpoint.tls.verify;
-        options.ca.clone_from(&endpoint.tls.ca);
-        options.alpn = if is_tls { ALPN::H2H1 } else { ALPN::H1 };
-        peer
-    }
-}
-
-/// A peer that vanished is noticed after a minute and a half, also where nothing is sent.
-fn keepalive() -> TcpKeepalive {
-    TcpKeepalive {
-        idle: Duration::from_secs(45),
-        interval: Duration::from_secs(15),
-        count: 3,
-        #[cfg(target_os = "linux")]
-        user_timeout: Duration::ZERO,
-    }
-}
-
 // === impl RoadError ===
 
 impl From<LookupError> for RoadError {
@@ -684,14 +377,6 @@ impl fmt::Display for RoadError {
 }
 
 impl std::error::Error for RoadError {}
-
-impl fmt::Display for BadHost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is neither a host name nor an IP address", self.0)
-    }
-}
-
-impl std::error::Error for BadHost {}
 
 #[cfg(test)]
 mod tests;

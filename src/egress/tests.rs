@@ -1,11 +1,12 @@
 //! Roads, pool keys, and connections over loopback through Pingora's own connector.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
-use pingora::upstreams::peer::Peer;
+use pingora::upstreams::peer::{HttpPeer, Peer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -438,6 +439,21 @@ async fn tls_never_goes_without_a_name_to_verify() {
 }
 
 #[tokio::test]
+async fn an_http2_connection_is_bounded_and_asked_for_a_sign_of_life() {
+    let egress = egress(None);
+    let endpoint = endpoint(Scheme::Https, "127.0.0.1", 443, Mode::Auto);
+    let way = egress.way(&endpoint).await.expect("a road");
+    let options = way.peer(&endpoint, &LIMITS, true).options;
+    assert_eq!(options.max_h2_streams, 100);
+    assert_eq!(options.h2_ping_interval, Some(Duration::from_secs(30)));
+    let windows = (
+        options.h2_stream_window_size,
+        options.h2_connection_window_size,
+    );
+    assert_eq!(windows, (Some(512 << 10), Some(16 << 20)));
+}
+
+#[tokio::test]
 async fn a_tunnel_is_opened_once_and_reused_and_never_shared_with_the_direct_road() {
     let origin = Origin::start().await;
     let proxy = ForwardProxy::start(origin.address).await;
@@ -625,7 +641,7 @@ async fn request(connector: &Connector, peer: &HttpPeer) {
         panic!("HTTP/1.1 is what the origin speaks");
     };
     connector
-        .release_http_session(session, peer, Some(POOL_IDLE))
+        .release_http_session(session, peer, Some(Duration::from_secs(60)))
         .await;
 }
 

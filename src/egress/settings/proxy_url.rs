@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{Authority, is_host, parse_port, split_port};
-use crate::egress::key;
+use crate::egress::endpoint::key;
 use crate::types::Secret;
 
 /// A forward proxy. Displayed without credentials; equal and hashed with them, as connections of
