@@ -341,9 +341,39 @@ async fn connections_are_shared_only_where_everything_is_the_same() {
         server_name: Some("other.example".to_owned()),
         ..tls()
     };
+    let ca = |authority: &Pem| Tls::load(None, true, Some(&authority.certificate), None);
+    let known = |client: &Pem| {
+        let client = (&*client.certificate, &*client.key);
+        Tls::load(None, true, None, Some(client)).expect("a certificate and its key")
+    };
+    let (one, other) = (Pem::new("one"), Pem::new("other"));
+    let proxied = own("https://proxy.example:3128");
+    let named = own("socks5h://proxy.example:3128");
     let keys = [
         road(&auto, "192.0.2.1", 443, Mode::Auto, tls(), https).await,
         road(&auto, "192.0.2.1", 443, Mode::Direct, tls(), https).await,
+        road(&auto, "192.0.2.1", 443, proxied, tls(), https).await,
+        road(&auto, "192.0.2.1", 443, named, tls(), https).await,
+        road(
+            &auto,
+            "192.0.2.1",
+            443,
+            Mode::Auto,
+            ca(&one).unwrap(),
+            https,
+        )
+        .await,
+        road(
+            &auto,
+            "192.0.2.1",
+            443,
+            Mode::Auto,
+            ca(&other).unwrap(),
+            https,
+        )
+        .await,
+        road(&auto, "192.0.2.1", 443, Mode::Auto, known(&one), https).await,
+        road(&auto, "192.0.2.1", 443, Mode::Auto, known(&other), https).await,
         road(
             &auto,
             "192.0.2.1",
@@ -407,6 +437,37 @@ async fn connections_are_shared_only_where_everything_is_the_same() {
         keys[0],
         "the same proxy, named by the provider"
     );
+    let again = road(&auto, "192.0.2.1", 443, Mode::Auto, known(&one), https);
+    assert_eq!(again.await, keys[6], "the same certificate, read again");
+}
+
+/// A certificate and its key in files that go with the test.
+struct Pem {
+    certificate: std::path::PathBuf,
+    key: std::path::PathBuf,
+}
+
+impl Pem {
+    fn new(name: &str) -> Self {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+        let write = |end: &str, text: String| {
+            let name = format!("weir-egress-{}-{name}.{end}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, text).expect("a temporary file");
+            path
+        };
+        Self {
+            certificate: write("pem", made.cert.pem()),
+            key: write("key", made.signing_key.serialize_pem()),
+        }
+    }
+}
+
+impl Drop for Pem {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.certificate));
+        drop(std::fs::remove_file(&self.key));
+    }
 }
 
 #[tokio::test]
