@@ -111,6 +111,14 @@ impl Cache {
         due
     }
 
+    /// Whether addresses are held of `name`, and it isn't known which IPv4 ones it has.
+    pub(crate) fn lacks_ipv4(&self, name: &str, now: Instant) -> bool {
+        let slots = self.shard(name).slots.load();
+        slots
+            .get(name)
+            .is_some_and(|ByName(slot)| slot.entry.load().lacks_ipv4(now))
+    }
+
     /// Keeps what another cache knew, where nothing is known here. Answers when a query is due.
     pub(crate) fn learn(&self, known: &Known, now: Instant, chance: f32) -> Option<Instant> {
         if known.addresses.is_empty() || self.names.load(Ordering::Relaxed) >= self.names_max {
@@ -264,6 +272,7 @@ impl Cache {
                 addresses,
                 ttl: Duration::ZERO,
                 source: Source::Dns,
+                lost: None,
             }),
             Verdict::Unhappy(LookupError::NotFound { .. }) => Some(Outcome::NotFound { ttl: None }),
             Verdict::Unhappy(LookupError::Unavailable { reason, .. }) => {

@@ -9,6 +9,8 @@
 //!                      └──────────────────► (served as stale meanwhile)
 //! ```
 //!
+//! Where only one address family was found, what is held of the other one stands in for it.
+//!
 //! Pure: it neither asks nor waits; time and chance are arguments. `cache.rs` calls it.
 
 use std::net::IpAddr;
@@ -39,11 +41,13 @@ pub(crate) const RENEWAL_PAUSE_MIN: Duration = Duration::from_millis(500);
 /// What a query brought.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
-    /// Addresses, and how long their source lets them be kept.
+    /// Addresses, and how long their source lets them be kept. `lost`: nobody could say those of
+    /// this family.
     Found {
         addresses: Answer,
         ttl: Duration,
         source: Source,
+        lost: Option<Family>,
     },
     /// The name doesn't exist or has no address, and for how long its zone says so.
     NotFound { ttl: Option<Duration> },
@@ -66,6 +70,22 @@ pub(crate) enum Verdict {
     Ask { echo: Option<LookupError> },
 }
 
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// What the last answer couldn't say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost {
+    pub(crate) family: Family,
+    /// Up to here what was known of it stands in, be it addresses or that there are none. `None`:
+    /// nothing is known.
+    pub(crate) known_until: Option<Instant>,
+}
+
 /// How long outcomes are kept; from [`Config`].
 #[derive(Debug)]
 pub(crate) struct Bounds {
@@ -85,6 +105,8 @@ pub(crate) struct Entry {
     pub(crate) fresh_until: Instant,
     /// Up to here it may stand in for the truth.
     pub(crate) stale_until: Instant,
+    /// The family that only stands in for the truth, or isn't there, while the other one is fresh.
+    pub(crate) lost: Option<Lost>,
     /// From here on a query is due.
     pub(crate) ask_at: Instant,
     /// When "no such name" first came, while addresses are held and it isn't confirmed.
@@ -127,13 +149,22 @@ impl Bounds {
                 addresses,
                 ttl,
                 source,
+                lost,
             } => {
                 let ttl = ttl.clamp(self.min_ttl, self.max_ttl);
+                let lost = lost.map(|family| Lost::of(family, earlier, now));
+                let addresses = match (earlier, lost) {
+                    (Some(entry), Some(lost)) if lost.known_until.is_some() => {
+                        entry.completing(addresses, lost.family)
+                    }
+                    _ => addresses,
+                };
                 Entry {
                     held: Held::Found(unchanged(earlier, addresses), source),
                     heard: now,
                     fresh_until: now + ttl,
                     stale_until: now + ttl + self.stale,
+                    lost,
                     ask_at: now + renewal(ttl, chance),
                     missing_since: None,
                     failures: 0,
@@ -151,6 +182,7 @@ impl Bounds {
                         heard: now,
                         fresh_until: now + ttl,
                         stale_until: now + ttl + ECHO,
+                        lost: None,
                         ask_at: now + ttl,
                         missing_since: None,
                         failures: 0,
@@ -170,6 +202,7 @@ impl Bounds {
             heard: now,
             fresh_until: now + fresh,
             stale_until: now + known.stale.min(fresh + self.stale),
+            lost: None,
             ask_at: now + fresh.mul_f32(share(chance)),
             // A doubt from before this machine's clock began is as good as one from now.
             missing_since: known
@@ -204,6 +237,42 @@ impl Entry {
     /// Whether a query ahead of the next lookup has a use.
     pub(crate) fn is_renewable(&self, now: Instant) -> bool {
         matches!(self.held, Held::Found(..)) && now < self.stale_until
+    }
+
+    /// Whether addresses are held that aren't all, as nobody could say the IPv4 ones and nothing is
+    /// known of them from before.
+    pub(crate) fn lacks_ipv4(&self, now: Instant) -> bool {
+        let is_found = matches!(self.held, Held::Found(..));
+        is_found
+            && self.lost.is_some_and(|lost| {
+                lost.family == Family::V4 && lost.known_until.is_none_or(|until| until <= now)
+            })
+    }
+
+    /// `half`, and the addresses of the other family that are held. IPv4 first.
+    fn completing(&self, half: Answer, lost: Family) -> Answer {
+        let Held::Found(held, _) = &self.held else {
+            return half;
+        };
+        let kept = held.iter().filter(|ip| lost.has(**ip));
+        match lost {
+            Family::V4 => kept.chain(half.iter()).copied().collect(),
+            Family::V6 => half.iter().chain(kept).copied().collect(),
+        }
+    }
+
+    /// Without what is too old of the family that was lost.
+    fn trimmed(&self, now: Instant) -> Held {
+        match (&self.held, self.lost) {
+            (Held::Found(addresses, source), Some(lost))
+                if lost.known_until.is_some_and(|until| until <= now)
+                    && addresses.iter().any(|ip| lost.family.has(*ip)) =>
+            {
+                let left = addresses.iter().copied().filter(|ip| !lost.family.has(*ip));
+                Held::Found(left.collect(), *source)
+            }
+            _ => self.held.clone(),
+        }
     }
 
     /// Whether "no such name" is to be doubted: addresses are held, and it wasn't said long enough
@@ -241,6 +310,33 @@ impl Entry {
     }
 }
 
+// === impl Family ===
+
+impl Family {
+    fn has(self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self == Self::V4)
+    }
+}
+
+// === impl Lost ===
+
+impl Lost {
+    /// Time and again the same family may be lost: what is known of it doesn't get younger by that.
+    fn of(family: Family, earlier: Option<&Entry>, now: Instant) -> Self {
+        // What the hosts file lost is lost.
+        let earlier =
+            earlier.filter(|it| matches!(it.held, Held::Found(_, from) if from != Source::Hosts));
+        let known_until = earlier.and_then(|entry| match entry.lost {
+            Some(lost) if lost.family == family => lost.known_until,
+            _ => Some(entry.stale_until),
+        });
+        Self {
+            family,
+            known_until: known_until.filter(|until| now < *until),
+        }
+    }
+}
+
 /// A failure doesn't displace addresses that may still be served.
 fn failed(earlier: Option<&Entry>, reason: Arc<str>, now: Instant) -> Entry {
     let before = earlier.map_or(0, |entry| entry.failures);
@@ -248,6 +344,7 @@ fn failed(earlier: Option<&Entry>, reason: Arc<str>, now: Instant) -> Entry {
     let failures = before.saturating_add(1);
     match earlier {
         Some(entry) if entry.is_renewable(now) => Entry {
+            held: entry.trimmed(now),
             ask_at,
             failures,
             reason: Some(reason),
@@ -258,6 +355,7 @@ fn failed(earlier: Option<&Entry>, reason: Arc<str>, now: Instant) -> Entry {
             heard: now,
             fresh_until: ask_at,
             stale_until: ask_at + ECHO,
+            lost: None,
             ask_at,
             missing_since: None,
             failures,

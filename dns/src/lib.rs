@@ -24,6 +24,8 @@
 //!
 //! - an answer for its TTL, clamped to `min_ttl..=max_ttl`, and a name in use is asked for again in
 //!   the background from four fifths of it on (`renew.rs`);
+//! - where the servers say only one address family, what was known of the other one serves on for
+//!   up to `stale`, and both are asked for again in 5 s;
 //! - past its TTL the old answer still serves, for up to `stale`, while the servers fail (RFC 8767)
 //!   or are being asked;
 //! - "no such name" for `negative_ttl`, or for less where its zone says so (RFC 2308); for a name

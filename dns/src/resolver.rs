@@ -111,6 +111,14 @@ impl Resolver {
         self.answer(host, patience, true).await
     }
 
+    /// Whether what it answers for `host` now has no IPv4 addresses only because no server could be
+    /// asked for them, nor could one before. Such an answer doesn't say all that the name stands
+    /// for. Without its IPv6 addresses it counts as whole: some servers never answer for those.
+    pub fn lacks_ipv4(&self, host: &str) -> bool {
+        let name = key(host, || self.shared.transport.ndots());
+        self.shared.cache.lacks_ipv4(&name, Instant::now())
+    }
+
     /// The names that it can answer for without asking, for a successor to begin with. Of many,
     /// those that were used last.
     pub fn known(&self) -> Vec<Known> {
@@ -368,6 +376,7 @@ fn of_hosts(addresses: Answer) -> Outcome {
         addresses,
         ttl: HOSTS_TTL,
         source: Source::Hosts,
+        lost: None,
     }
 }
 

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::entry::Outcome;
+use crate::entry::{Family, Outcome};
 use crate::name::candidates;
 use crate::nameserver::{Failure, NameServer, Said, Standing};
 use crate::observe::Observer;
@@ -446,20 +446,22 @@ async fn sister(
 /// IPv4 first: without a race between the families it is the one that seldom leads nowhere.
 fn join(four: Result<Said, Arc<str>>, six: Result<Said, Arc<str>>) -> Outcome {
     use Said::{Addresses, None as Nothing};
-    let found = |addresses: Vec<_>, ttl| Outcome::Found {
+    let found = |addresses: Vec<_>, ttl, lost| Outcome::Found {
         addresses: addresses.into(),
         ttl,
         source: Source::Dns,
+        lost,
     };
     match (four, six) {
         (Ok(Addresses(mut four, ttl)), Ok(Addresses(six, ttl_six))) => {
             four.extend(six);
-            found(four, ttl.min(ttl_six))
+            found(four, ttl.min(ttl_six), None)
         }
-        (Ok(Addresses(one, ttl)), Ok(_)) | (Ok(_), Ok(Addresses(one, ttl))) => found(one, ttl),
-        (Ok(Addresses(one, ttl)), Err(_)) | (Err(_), Ok(Addresses(one, ttl))) => {
-            found(one, ttl.min(HALF_TTL))
+        (Ok(Addresses(one, ttl)), Ok(_)) | (Ok(_), Ok(Addresses(one, ttl))) => {
+            found(one, ttl, None)
         }
+        (Ok(Addresses(four, ttl)), Err(_)) => found(four, ttl.min(HALF_TTL), Some(Family::V6)),
+        (Err(_), Ok(Addresses(six, ttl))) => found(six, ttl.min(HALF_TTL), Some(Family::V4)),
         // A name that doesn't exist has neither (RFC 8020). But for IPv6 alone some servers say so
         // of each name that has only IPv4 addresses (RFC 4074, 4.2).
         (Ok(Nothing { exists: false, ttl }), Err(_)) => Outcome::NotFound { ttl },

@@ -14,6 +14,8 @@ pub struct Explanation {
     target: String,
     addresses: Result<Answer, LookupError>,
     choice: Result<(Road, Rule), RoadError>,
+    /// The addresses are only those that could be had.
+    lacks_ipv4: bool,
     pattern: Option<String>,
     /// In their order; empty for the direct road.
     proxies: Vec<String>,
@@ -44,6 +46,7 @@ impl Egress {
         Explanation {
             target: Authority(&endpoint.host, endpoint.port).to_string(),
             forbidden: forbidden.collect(),
+            lacks_ipv4: endpoint.literal.is_none() && self.resolver.lacks_ipv4(&endpoint.host),
             choice,
             pattern: pattern.map(ToString::to_string),
             proxies: proxies.iter().map(ToString::to_string).collect(),
@@ -92,6 +95,9 @@ impl fmt::Display for Explanation {
                 f.write_str("its addresses are intranet now, and weren't a moment ago")?;
             }
             Rule::Intranet => f.write_str("all its addresses are intranet")?,
+            Rule::Unresolved if self.lacks_ipv4 => {
+                f.write_str("its IPv4 addresses can't be resolved here")?;
+            }
             Rule::Unresolved => f.write_str("the name can't be resolved here")?,
             Rule::External => f.write_str("not all its addresses are intranet")?,
             Rule::NoProxy => f.write_str("there is no proxy_url")?,

@@ -198,8 +198,14 @@ impl Egress {
                      it in egress.direct or in egress.proxied"
                 );
             }
-        } else if self.rules.is_by_address(rule) && !steady.is_settled(Instant::now) {
-            return (Road::Proxy, Rule::Unsettled);
+        } else if self.rules.is_by_address(rule) {
+            // Those that nobody could say may be others.
+            if endpoint.literal.is_none() && self.resolver.lacks_ipv4(host) {
+                return (Road::Proxy, Rule::Unresolved);
+            }
+            if !steady.is_settled(Instant::now) {
+                return (Road::Proxy, Rule::Unsettled);
+            }
         }
         (road, rule)
     }

@@ -33,7 +33,7 @@ pub enum Rule {
     Intranet,
     /// All addresses are intranet now, and weren't a moment ago.
     Unsettled,
-    /// The name can't be resolved here, so the proxy is to.
+    /// The name, or its IPv4 addresses, can't be resolved here, so the proxy is to.
     Unresolved,
     /// None of the others.
     External,

@@ -323,6 +323,61 @@ async fn with_a_proxy_a_silent_dns_server_costs_no_more_than_the_patience() {
     assert!(waited >= PATIENCE && waited < 2 * PATIENCE, "{waited:?}");
 }
 
+/// A name server of intranet addresses that answers for one record type and fails for all others.
+async fn half_a_server(kind: u16, address: &'static [u8]) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let at = socket.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let mut packet = [0; 1500];
+        while let Ok((_, client)) = socket.recv_from(&mut packet).await {
+            let labels = packet[12..].iter().position(|byte| *byte == 0);
+            let end = 12 + labels.expect("a name") + 5;
+            let asked = u16::from_be_bytes([packet[end - 4], packet[end - 3]]);
+            let code = if asked == kind { 0x80 } else { 0x82 };
+            let mut answer = packet[..end].to_vec();
+            let count = u8::from(asked == kind);
+            answer[2..12].copy_from_slice(&[0x81, code, 0, 1, 0, count, 0, 0, 0, 0]);
+            if asked == kind {
+                let [high, low] = kind.to_be_bytes();
+                answer.extend([0xc0, 12, high, low, 0, 1, 0, 0, 0, 60, 0]);
+                answer.push(address.len() as u8);
+                answer.extend(address);
+            }
+            drop(socket.send_to(&answer, client).await);
+        }
+    });
+    at
+}
+
+#[tokio::test]
+async fn an_answer_without_the_ipv4_addresses_is_not_all_intranet() {
+    const FOUR: &[u8] = &[10, 0, 0, 7];
+    const SIX: &[u8] = &[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+    for (kind, address, road, rule) in [
+        (28, SIX, Road::Proxy, Rule::Unresolved),
+        // Some servers never answer for IPv6.
+        (1, FOUR, Road::Direct, Rule::Intranet),
+    ] {
+        let egress = egress_with(Settings {
+            proxies: vec!["http://127.0.0.1:1".parse().expect("a URL")],
+            dns: weir_dns::Config {
+                servers: vec![half_a_server(kind, address).await],
+                ..weir_dns::Config::default()
+            },
+            ..Settings::default()
+        });
+        let endpoint = endpoint(Scheme::Https, "half.example.com", 443, Mode::Auto);
+        // Waited for, as a slow machine may need more than the patience.
+        let known = egress.resolver.lookup("half.example.com").await;
+        assert_eq!(known.expect("an answer").len(), 1);
+        let way = egress.way(&endpoint).await.expect("a road");
+        assert_eq!((way.road, way.rule), (road, rule));
+        let told = egress.explain(&endpoint).await.to_string();
+        let says = told.contains("its IPv4 addresses can't be resolved here");
+        assert_eq!(says, road == Road::Proxy, "{told}");
+    }
+}
+
 #[tokio::test]
 async fn connections_are_shared_only_where_everything_is_the_same() {
     let road = async |egress: &Egress, host: &str, port, mode, tls: Tls, scheme| {

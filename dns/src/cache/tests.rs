@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::entry::Family;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,6 +24,7 @@ fn found(last: u8, ttl: u32) -> Outcome {
         addresses: Arc::from([IpAddr::from([192, 0, 2, last])]),
         ttl: ttl * SECOND,
         source: Source::Dns,
+        lost: None,
     }
 }
 
@@ -202,6 +204,97 @@ fn an_answer_between_two_no_such_names_makes_the_second_the_first() {
     assert_eq!(letter(&cache, "a", start + 20 * SECOND), 's');
 }
 
+/// What is held at that time: the last octets of IPv4 addresses, and 6 for the IPv6 one.
+fn octets(cache: &Cache, name: &str, now: Instant) -> Vec<u8> {
+    let held = match cache.probe(name, now) {
+        Verdict::Use { addresses, .. } => addresses,
+        other => panic!("{other:?}"),
+    };
+    let octet = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets()[3],
+        IpAddr::V6(_) => 6,
+    };
+    held.iter().map(octet).collect()
+}
+
+/// The IPv4 addresses of these last octets and the IPv6 one, or without those that were `lost`.
+fn dual(fours: &[u8], lost: Option<Family>) -> Outcome {
+    let four = |last: &u8| IpAddr::from([192, 0, 2, *last]);
+    let six = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 6]);
+    Outcome::Found {
+        addresses: (fours.iter().map(four))
+            .filter(|_| lost != Some(Family::V4))
+            .chain(Some(six).filter(|_| lost != Some(Family::V6)))
+            .collect(),
+        ttl: 5 * SECOND,
+        source: Source::Dns,
+        lost,
+    }
+}
+
+#[test]
+fn a_family_that_cannot_be_had_is_kept_from_before_until_that_is_past_stale() {
+    let (cache, start) = cache(8);
+    let at = |seconds: u32| start + seconds * SECOND;
+    cache.put("a", dual(&[1, 2], None), start);
+    cache.put("b", dual(&[1], None), start);
+    for seconds in [5, 500, 1004] {
+        cache.put("a", dual(&[], Some(Family::V4)), at(seconds));
+        cache.put("b", dual(&[3], Some(Family::V6)), at(seconds));
+        assert_eq!(octets(&cache, "a", at(seconds)), [1, 2, 6], "{seconds}");
+        assert_eq!(octets(&cache, "b", at(seconds)), [3, 6], "{seconds}");
+        assert_eq!(letter(&cache, "a", at(seconds)), 'u', "half of it is fresh");
+        assert!(!cache.lacks_ipv4("a", at(seconds)));
+    }
+    cache.put("b", failed(), at(1005));
+    assert_eq!(octets(&cache, "b", at(1005)), [3], "the rest stands in");
+    cache.put("a", dual(&[], Some(Family::V4)), at(1005));
+    assert_eq!(octets(&cache, "a", at(1005)), [6], "past stale");
+    assert!(cache.lacks_ipv4("a", at(1005)) && !cache.lacks_ipv4("b", at(1005)));
+    cache.put("a", dual(&[4], None), at(1010));
+    assert_eq!(octets(&cache, "a", at(1010)), [4, 6]);
+    assert!(!cache.lacks_ipv4("a", at(1010)));
+}
+
+#[test]
+fn one_family_after_the_other_may_be_lost() {
+    let (cache, start) = cache(8);
+    let at = |seconds: u32| start + seconds * SECOND;
+    cache.put("a", dual(&[1], None), start);
+    cache.put("a", dual(&[], Some(Family::V4)), at(600));
+    cache.put("a", dual(&[2], Some(Family::V6)), at(1200));
+    assert_eq!(
+        octets(&cache, "a", at(1200)),
+        [2, 6],
+        "it was said at 600 s"
+    );
+}
+
+#[test]
+fn that_a_name_has_no_address_of_a_family_is_known_as_well() {
+    let (cache, start) = cache(8);
+    let only_six = |lost| match dual(&[], Some(Family::V4)) {
+        Outcome::Found {
+            addresses,
+            ttl,
+            source,
+            ..
+        } => Outcome::Found {
+            addresses,
+            ttl,
+            source,
+            lost,
+        },
+        other => panic!("{other:?}"),
+    };
+    cache.put("known", only_six(None), start);
+    for name in ["known", "new"] {
+        cache.put(name, only_six(Some(Family::V4)), start + SECOND);
+    }
+    assert!(!cache.lacks_ipv4("known", start + SECOND));
+    assert!(cache.lacks_ipv4("new", start + SECOND));
+}
+
 #[test]
 fn what_the_hosts_file_lost_is_not_kept() {
     let (cache, start) = cache(8);
@@ -209,6 +302,7 @@ fn what_the_hosts_file_lost_is_not_kept() {
         addresses: Arc::from([IpAddr::from([10, 0, 0, 1])]),
         ttl: 5 * SECOND,
         source: Source::Hosts,
+        lost: None,
     };
     cache.put("a", outcome, start);
     cache.put("a", gone(4), start + 4 * SECOND);

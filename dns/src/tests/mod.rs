@@ -105,6 +105,7 @@ fn found(last: u8, ttl: u32) -> Outcome {
         addresses: Arc::from([IpAddr::from([192, 0, 2, last])]),
         ttl: ttl * SECOND,
         source: Source::Dns,
+        lost: None,
     }
 }
 
