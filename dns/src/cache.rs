@@ -274,7 +274,10 @@ impl Cache {
                 source: Source::Dns,
                 lost: None,
             }),
-            Verdict::Unhappy(LookupError::NotFound { .. }) => Some(Outcome::NotFound { ttl: None }),
+            Verdict::Unhappy(LookupError::NotFound { .. }) => Some(Outcome::NotFound {
+                ttl: None,
+                sure: true,
+            }),
             Verdict::Unhappy(LookupError::Unavailable { reason, .. }) => {
                 Some(Outcome::Unavailable(reason))
             }

@@ -49,8 +49,9 @@ pub(crate) enum Outcome {
         source: Source,
         lost: Option<Family>,
     },
-    /// The name doesn't exist or has no address, and for how long its zone says so.
-    NotFound { ttl: Option<Duration> },
+    /// The name doesn't exist or has no address, and for how long its zone says so. Not `sure`: a
+    /// server says so that is asked only because an earlier one fails, which may know more.
+    NotFound { ttl: Option<Duration>, sure: bool },
     /// Nobody could say.
     Unavailable(Arc<str>),
 }
@@ -171,7 +172,13 @@ impl Bounds {
                     reason: None,
                 }
             }
-            Outcome::NotFound { ttl } => match earlier {
+            Outcome::NotFound { sure: false, .. }
+                if earlier.is_some_and(|it| it.is_better(now)) =>
+            {
+                let reason = "no such name at a later server, and an earlier one fails";
+                failed(earlier, reason.into(), now)
+            }
+            Outcome::NotFound { ttl, .. } => match earlier {
                 Some(entry) if entry.is_doubtful(now) => entry.doubted(now, self.stale),
                 _ => {
                     let ttl = ttl.map_or(self.negative_ttl, |ttl| {
@@ -278,11 +285,16 @@ impl Entry {
     /// Whether "no such name" is to be doubted: addresses are held, and it wasn't said long enough
     /// ago before. The hosts file is never doubted: what it lost is lost.
     fn is_doubtful(&self, now: Instant) -> bool {
-        let held = matches!(self.held, Held::Found(_, source) if source != Source::Hosts);
         let confirmed = self
             .missing_since
             .is_some_and(|since| now >= since + CONFIRM_AFTER);
-        held && now < self.stale_until && !confirmed
+        self.is_better(now) && !confirmed
+    }
+
+    /// Whether addresses are held that outweigh what is only half believed.
+    fn is_better(&self, now: Instant) -> bool {
+        let held = matches!(self.held, Held::Found(_, source) if source != Source::Hosts);
+        held && now < self.stale_until
     }
 
     /// From now on it only stands in for the truth.

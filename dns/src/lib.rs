@@ -29,7 +29,8 @@
 //! - past its TTL the old answer still serves, for up to `stale`, while the servers fail (RFC 8767)
 //!   or are being asked;
 //! - "no such name" for `negative_ttl`, or for less where its zone says so (RFC 2308); for a name
-//!   that had addresses it must be said twice, ten seconds apart;
+//!   that had addresses it must be said twice, ten seconds apart, and by the first server of the
+//!   list, which may know names that the others don't;
 //! - a failure for 1 s to 5 s (RFC 9520).
 //!
 //! A name is asked for once, however many wait for it (`flight.rs`). `/etc/hosts` and

@@ -84,10 +84,12 @@ pub(crate) enum Said {
     Addresses(Vec<IpAddr>, Duration),
     /// The name stands for another one, whose addresses weren't told.
     Alias(Name, Duration),
-    /// Nothing of this family; `exists`: but the name is there.
+    /// Nothing of this family; `exists`: but the name is there. `sure`: and whom to
+    /// ask first says so.
     None {
         exists: bool,
         ttl: Option<Duration>,
+        sure: bool,
     },
 }
 
@@ -294,6 +296,7 @@ fn said(response: &DnsResponse, name: &Name, kind: RecordType) -> Result<Said, F
     Ok(Said::None {
         exists,
         ttl: negative_ttl.map(seconds),
+        sure: true,
     })
 }
 

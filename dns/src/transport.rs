@@ -193,7 +193,10 @@ impl Servers {
             Name::from_utf8(whole)
         };
         let Ok(name) = name else {
-            return Outcome::NotFound { ttl: None };
+            return Outcome::NotFound {
+                ttl: None,
+                sure: true,
+            };
         };
         let four = self.family(roster, name.clone(), false);
         let six = self.family(roster, name, true);
@@ -232,7 +235,7 @@ impl Servers {
     /// One question, to one server after another: the next one is asked as soon as one fails, and
     /// when it is silent for longer than is usual. Their order is that of the configuration, for
     /// the first may know names that the others don't; so "no such name" counts only when no
-    /// earlier one is still thinking.
+    /// earlier one is still thinking, and isn't sure where the first one fails or seems dead.
     async fn one(&self, roster: &Arc<Roster>, name: &Name, ipv6: bool) -> Result<Said, Arc<str>> {
         let mut question = Question {
             failures: &self.failures,
@@ -243,6 +246,7 @@ impl Servers {
         let mut waiting = order.iter().enumerate();
         let mut asked: Vec<bool> = Vec::with_capacity(order.len());
         let mut best: Option<(usize, Said)> = None;
+        let mut first_agrees = false;
         let mut reason: Arc<str> = "there is no server".into();
         let mut head_start = Duration::ZERO;
         let mut starts = together;
@@ -272,6 +276,8 @@ impl Servers {
             asked[rank] = false;
             match result {
                 Ok(none @ Said::None { .. }) => {
+                    let first = roster.servers.first();
+                    first_agrees |= first.is_some_and(|first| Arc::ptr_eq(first, &order[rank]));
                     if best.as_ref().is_none_or(|(before, _)| rank < *before) {
                         best = Some((rank, none));
                     }
@@ -293,7 +299,14 @@ impl Servers {
             }
         }
         question.answered = best.is_some();
-        best.map(|(_, none)| none).ok_or(reason)
+        match best {
+            Some((_, Said::None { exists, ttl, .. })) => Ok(Said::None {
+                exists,
+                ttl,
+                sure: first_agrees,
+            }),
+            _ => Err(reason),
+        }
     }
 
     /// In a task of its own: an answer that comes too late for this question still tells that the
@@ -320,9 +333,11 @@ impl Transport for Servers {
         Box::pin(async move {
             let roster = self.roster.load_full();
             let mut shortest: Option<Duration> = None;
+            let mut all_sure = true;
             for whole in candidates(key, &roster.search, roster.ndots) {
                 match self.both(&roster, &whole).await {
-                    Outcome::NotFound { ttl } => {
+                    Outcome::NotFound { ttl, sure } => {
+                        all_sure &= sure;
                         shortest = match (shortest, ttl) {
                             (Some(one), Some(other)) => Some(one.min(other)),
                             (one, other) => one.or(other),
@@ -333,7 +348,10 @@ impl Transport for Servers {
                     told => return told,
                 }
             }
-            Outcome::NotFound { ttl: shortest }
+            Outcome::NotFound {
+                ttl: shortest,
+                sure: all_sure,
+            }
         })
     }
 
@@ -464,16 +482,34 @@ fn join(four: Result<Said, Arc<str>>, six: Result<Said, Arc<str>>) -> Outcome {
         (Err(_), Ok(Addresses(six, ttl))) => found(six, ttl.min(HALF_TTL), Some(Family::V4)),
         // A name that doesn't exist has neither (RFC 8020). But for IPv6 alone some servers say so
         // of each name that has only IPv4 addresses (RFC 4074, 4.2).
-        (Ok(Nothing { exists: false, ttl }), Err(_)) => Outcome::NotFound { ttl },
-        (Ok(Nothing { ttl, .. }), Ok(Nothing { ttl: other, .. })) => Outcome::NotFound {
+        (
+            Ok(Nothing {
+                exists: false,
+                ttl,
+                sure,
+            }),
+            Err(_),
+        ) => Outcome::NotFound { ttl, sure },
+        (
+            Ok(Nothing { ttl, sure, .. }),
+            Ok(Nothing {
+                ttl: other,
+                sure: both,
+                ..
+            }),
+        ) => Outcome::NotFound {
             ttl: ttl
                 .zip(other)
                 .map(|(one, other)| one.min(other))
                 .or(ttl)
                 .or(other),
+            sure: sure && both,
         },
         (Err(reason), _) | (_, Err(reason)) => Outcome::Unavailable(reason),
         // Aliases are followed to their end before.
-        (Ok(Said::Alias(..)), _) | (_, Ok(Said::Alias(..))) => Outcome::NotFound { ttl: None },
+        (Ok(Said::Alias(..)), _) | (_, Ok(Said::Alias(..))) => Outcome::NotFound {
+            ttl: None,
+            sure: true,
+        },
     }
 }

@@ -31,6 +31,7 @@ fn found(last: u8, ttl: u32) -> Outcome {
 fn gone(ttl: u64) -> Outcome {
     Outcome::NotFound {
         ttl: Some(Duration::from_secs(ttl)),
+        sure: true,
     }
 }
 
@@ -120,7 +121,7 @@ fn a_missing_name_is_remembered_for_as_long_as_its_zone_says_within_bounds() {
         ("none", Some(0), 1),
     ] {
         let ttl = ttl.map(Duration::from_secs);
-        cache.put(name, Outcome::NotFound { ttl }, start);
+        cache.put(name, Outcome::NotFound { ttl, sure: true }, start);
         let end = start + seconds * SECOND;
         assert_eq!(letter(&cache, name, end - SECOND / 100), 'n', "{name}");
         assert_eq!(letter(&cache, name, end), 'e', "{name}");
@@ -181,6 +182,26 @@ fn no_such_name_ends_an_answer_only_when_it_is_said_again_ten_seconds_later() {
     assert_eq!(at(9_999), 's', "too early to be a confirmation");
     cache.put("a", gone(4), start + 10 * SECOND);
     assert_eq!(at(10_000), 'n');
+}
+
+#[test]
+fn no_such_name_of_a_server_that_may_know_less_counts_only_for_names_without_addresses() {
+    let (cache, start) = cache(8);
+    let unsure = || Outcome::NotFound {
+        ttl: None,
+        sure: false,
+    };
+    cache.put("a", found(1, 50), start);
+    for seconds in [50, 60, 70, 1049] {
+        let now = start + seconds * SECOND;
+        cache.put("a", unsure(), now);
+        assert_eq!(letter(&cache, "a", now), 's', "{seconds}");
+    }
+    let now = start + 1050 * SECOND;
+    cache.put("a", unsure(), now);
+    assert_eq!(letter(&cache, "a", now), 'n', "past stale");
+    cache.put("b", unsure(), now);
+    assert_eq!(letter(&cache, "b", now), 'n');
 }
 
 #[test]

@@ -110,7 +110,10 @@ fn found(last: u8, ttl: u32) -> Outcome {
 }
 
 fn missing() -> Outcome {
-    Outcome::NotFound { ttl: None }
+    Outcome::NotFound {
+        ttl: None,
+        sure: true,
+    }
 }
 
 fn failed() -> Outcome {

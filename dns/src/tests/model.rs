@@ -78,6 +78,7 @@ impl Inner {
             }
             1 => Outcome::NotFound {
                 ttl: Some(Duration::from_secs(self.random.random_range(0..8))),
+                sure: true,
             },
             _ => failed(),
         };

@@ -115,7 +115,7 @@ async fn a_name_without_addresses_and_a_missing_one_are_not_found_for_as_long_as
         let outcome = ask(&server, name).await;
         let expected = seconds.map(Duration::from_secs);
         assert!(
-            matches!(outcome, Outcome::NotFound { ttl } if ttl == expected),
+            matches!(outcome, Outcome::NotFound { ttl, sure: true } if ttl == expected),
             "{name}: {outcome:?}"
         );
     }
@@ -410,6 +410,28 @@ async fn no_such_name_of_the_second_server_does_not_overtake_the_first() {
         .await;
     assert_eq!(texts(outcome).0, ["192.0.2.1"]);
     assert!(public.queries() > 0, "it was asked as well");
+}
+
+#[tokio::test]
+async fn no_such_name_is_sure_only_where_the_first_server_says_so() {
+    let public = Server::start(|_| Reply::Code(3)).await;
+    for (reply, expected) in [
+        (Reply::Code(3), true),
+        (Reply::Code(2), false),
+        (Reply::Silence, false),
+    ] {
+        let is_silent = matches!(reply, Reply::Silence);
+        let first = Server::start(move |_| reply.clone()).await;
+        let transport = transport(&[&first, &public], SECOND);
+        while is_silent && !transport.servers()[0].is_dead {
+            drop(tokio::time::timeout(SECOND / 10, transport.ask("a.example")).await);
+        }
+        let outcome = transport.ask("db.internal").await;
+        assert!(
+            matches!(outcome, Outcome::NotFound { sure, .. } if sure == expected),
+            "{outcome:?}"
+        );
+    }
 }
 
 #[tokio::test]
