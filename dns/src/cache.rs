@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::entry::{Bounds, Entry, Held, Outcome, Verdict};
-use crate::{Config, Known, Listing, LookupError, Source};
+use crate::{Answer, Config, Known, Listing, LookupError, Source};
 
 /// Names kept at most: some 45 MB. Names come from a configuration mostly, so this is a fuse and
 /// not a budget.
@@ -111,6 +111,17 @@ impl Cache {
         due
     }
 
+    /// The addresses that are held of `name`, where they may be used. Not a use of the name.
+    pub(crate) fn held(&self, name: &str, now: Instant) -> Option<Answer> {
+        let slots = self.shard(name).slots.load();
+        let ByName(slot) = slots.get(name)?;
+        let entry = slot.entry.load();
+        match &entry.held {
+            Held::Found(addresses, _) if entry.is_renewable(now) => Some(Arc::clone(addresses)),
+            _ => None,
+        }
+    }
+
     /// Whether addresses are held of `name`, and it isn't known which IPv4 ones it has.
     pub(crate) fn lacks_ipv4(&self, name: &str, now: Instant) -> bool {
         let slots = self.shard(name).slots.load();
@@ -142,6 +153,7 @@ impl Cache {
         self.each(|slot, entry| {
             if let Held::Found(addresses, _) = &entry.held
                 && now < entry.stale_until
+                && !entry.flushed
             {
                 let known = Known {
                     name: slot.name.to_string(),
@@ -164,6 +176,9 @@ impl Cache {
     pub(crate) fn list(&self, now: Instant) -> Vec<Listing> {
         let mut listings = Vec::new();
         self.each(|slot, entry| {
+            if entry.flushed {
+                return;
+            }
             let (addresses, source) = match &entry.held {
                 Held::Found(addresses, source) => (addresses.to_vec(), *source),
                 Held::Missing | Held::Nothing => (Vec::new(), Source::Dns),
@@ -201,15 +216,32 @@ impl Cache {
         is_there
     }
 
-    /// Forgets all names; says how many there were.
-    pub(crate) fn forget_all(&self) -> usize {
-        let forget = |shard: &Shard| {
-            let _writer = shard.writer.lock();
-            let slots = shard.slots.swap(Arc::default());
-            self.names.fetch_sub(slots.len(), Ordering::Relaxed);
-            slots.len()
+    /// Forgets one name as far as can be: the next lookup asks, and addresses are kept only for
+    /// when nobody answers. Says whether it was there.
+    pub(crate) fn flush(&self, name: &str, now: Instant) -> bool {
+        let shard = self.shard(name);
+        let writer = shard.writer.lock();
+        let slots = shard.slots.load();
+        let Some(ByName(slot)) = slots.get(name) else {
+            return false;
         };
-        self.shards.iter().map(forget).sum()
+        let entry = slot.entry.load();
+        if entry.flushed {
+            return false;
+        }
+        if let Some(flushed) = entry.flush(now) {
+            slot.entry.store(Arc::new(flushed));
+            return true;
+        }
+        drop(writer);
+        self.forget(name)
+    }
+
+    /// The same with all names; says how many there were.
+    pub(crate) fn flush_all(&self, now: Instant) -> usize {
+        let mut names: Vec<Box<str>> = Vec::new();
+        self.each(|slot, _| names.push(slot.name.clone()));
+        names.iter().filter(|name| self.flush(name, now)).count()
     }
 
     /// A query for `name` is under way: no other is due before `until`.

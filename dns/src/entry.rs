@@ -112,6 +112,9 @@ pub(crate) struct Entry {
     pub(crate) ask_at: Instant,
     /// When "no such name" first came, while addresses are held and it isn't confirmed.
     pub(crate) missing_since: Option<Instant>,
+    /// The addresses were to be forgotten: whoever wants them asks first, and falls back on them
+    /// where that fails.
+    pub(crate) flushed: bool,
     /// Failures in a row since the last outcome that said something.
     pub(crate) failures: u8,
     /// The last failure's words, while `failures` isn't 0.
@@ -168,6 +171,7 @@ impl Bounds {
                     lost,
                     ask_at: now + renewal(ttl, chance),
                     missing_since: None,
+                    flushed: false,
                     failures: 0,
                     reason: None,
                 }
@@ -192,6 +196,7 @@ impl Bounds {
                         lost: None,
                         ask_at: now + ttl,
                         missing_since: None,
+                        flushed: false,
                         failures: 0,
                         reason: None,
                     }
@@ -215,6 +220,7 @@ impl Bounds {
             missing_since: known
                 .missing_for
                 .map(|since| now.checked_sub(since).unwrap_or(now)),
+            flushed: false,
             failures: 0,
             reason: None,
         }
@@ -228,6 +234,7 @@ impl Entry {
         let fresh = now < self.fresh_until;
         let usable = now < self.stale_until;
         match &self.held {
+            Held::Found(..) if self.flushed => Verdict::Ask { echo: None },
             Held::Found(addresses, _) if fresh || usable => Verdict::Use {
                 addresses: Arc::clone(addresses),
                 stale: !fresh,
@@ -288,13 +295,23 @@ impl Entry {
         let confirmed = self
             .missing_since
             .is_some_and(|since| now >= since + CONFIRM_AFTER);
-        self.is_better(now) && !confirmed
+        self.is_better(now) && !confirmed && !self.flushed
     }
 
     /// Whether addresses are held that outweigh what is only half believed.
     fn is_better(&self, now: Instant) -> bool {
         let held = matches!(self.held, Held::Found(_, source) if source != Source::Hosts);
         held && now < self.stale_until
+    }
+
+    /// The state after a flush; `None` where nothing of it is worth keeping.
+    pub(crate) fn flush(&self, now: Instant) -> Option<Self> {
+        self.is_better(now).then(|| Self {
+            fresh_until: self.fresh_until.min(now),
+            ask_at: now,
+            flushed: true,
+            ..self.clone()
+        })
     }
 
     /// From now on it only stands in for the truth.
@@ -357,6 +374,7 @@ fn failed(earlier: Option<&Entry>, reason: Arc<str>, now: Instant) -> Entry {
     match earlier {
         Some(entry) if entry.is_renewable(now) => Entry {
             held: entry.trimmed(now),
+            flushed: false,
             ask_at,
             failures,
             reason: Some(reason),
@@ -370,6 +388,7 @@ fn failed(earlier: Option<&Entry>, reason: Arc<str>, now: Instant) -> Entry {
             lost: None,
             ask_at,
             missing_since: None,
+            flushed: false,
             failures,
             reason: Some(reason),
         },

@@ -140,18 +140,22 @@ impl Resolver {
         }
     }
 
-    /// All that is remembered, by name.
+    /// All that is remembered, by name; not what was flushed and wasn't asked for since.
     pub fn dump(&self) -> Vec<Listing> {
         self.shared.cache.list(Instant::now())
     }
 
-    /// Forgets `host`, or all names where there is none; says how many it forgot. What is being
-    /// asked for meanwhile is kept when its answer comes.
+    /// Forgets `host`, or all names where there is none; says how many it forgot. The next lookup
+    /// asks and waits; only where nobody can say are the old addresses used on, as long as they
+    /// would have been. What is being asked for meanwhile is kept when its answer comes.
     pub fn flush(&self, host: Option<&str>) -> usize {
-        let cache = &self.shared.cache;
+        let (cache, now) = (&self.shared.cache, Instant::now());
         match host {
-            Some(host) => usize::from(cache.forget(&key(host, || self.shared.transport.ndots()))),
-            None => cache.forget_all(),
+            Some(host) => {
+                let name = key(host, || self.shared.transport.ndots());
+                usize::from(cache.flush(&name, now))
+            }
+            None => cache.flush_all(now),
         }
     }
 
@@ -215,6 +219,10 @@ impl Resolver {
             return Err(echo);
         }
         let outcome = tokio::time::timeout(patience, self.outcome(name)).await;
+        // More than the outcome says: what a lost family had, or what was flushed.
+        if let Some(held) = self.shared.cache.held(name, Instant::now()) {
+            return Ok(held);
+        }
         let reason = match outcome {
             Ok(Outcome::Found { addresses, .. }) => return Ok(addresses),
             Ok(Outcome::NotFound { .. }) => {

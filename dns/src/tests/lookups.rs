@@ -445,3 +445,26 @@ async fn what_is_flushed_is_asked_for_again() {
     assert!(stage.resolver.dump().is_empty());
     assert_eq!(stage.octet("b.example").await, 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_flushed_while_the_servers_fail_serves_on() {
+    let stage = scripted(Config::default());
+    stage.script.then(Duration::ZERO, found(1, 60));
+    stage.script.always(SECOND, failed());
+    assert_eq!(stage.octet("a.example").await, 1);
+    for queries in 2..4 {
+        assert_eq!(stage.resolver.flush(Some("a.example")), 1);
+        let (began, patience) = (Instant::now(), SECOND / 4);
+        let glanced = stage.resolver.glance("a.example", patience).await;
+        assert_eq!(last_octet(glanced), 1);
+        assert!(began.elapsed().abs_diff(patience) < SECOND / 100);
+        assert_eq!(stage.octet("a.example").await, 1);
+        assert!(
+            began.elapsed().abs_diff(SECOND) < SECOND / 100,
+            "it waited for the query"
+        );
+        assert_eq!(stage.script.asked(), queries);
+        assert_eq!(stage.octet("a.example").await, 1);
+        assert!(began.elapsed().abs_diff(SECOND) < SECOND / 100, "at once");
+    }
+}
