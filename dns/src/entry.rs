@@ -352,9 +352,16 @@ impl Family {
 impl Lost {
     /// Time and again the same family may be lost: what is known of it doesn't get younger by that.
     fn of(family: Family, earlier: Option<&Entry>, now: Instant) -> Self {
-        // What the hosts file lost is lost.
-        let earlier =
-            earlier.filter(|it| matches!(it.held, Held::Found(_, from) if from != Source::Hosts));
+        let earlier = earlier.filter(|entry| match &entry.held {
+            // What the hosts file lost is lost.
+            Held::Found(_, Source::Hosts) => false,
+            Held::Found(_, Source::Dns) => true,
+            // What isn't in it may have been lost already.
+            Held::Found(addresses, Source::HandedOver) => {
+                addresses.iter().any(|ip| family.has(*ip))
+            }
+            Held::Missing | Held::Nothing => false,
+        });
         let known_until = earlier.and_then(|entry| match entry.lost {
             Some(lost) if lost.family == family => lost.known_until,
             _ => Some(entry.stale_until),

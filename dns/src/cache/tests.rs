@@ -340,6 +340,23 @@ fn that_a_name_has_no_address_of_a_family_is_known_as_well() {
 }
 
 #[test]
+fn that_a_family_is_not_handed_over_does_not_say_that_there_is_none() {
+    let (old, start) = cache(8);
+    old.put("half", dual(&[], Some(Family::V4)), start);
+    old.put("whole", dual(&[1], None), start);
+    let (new, _) = cache(8);
+    for known in old.known(start) {
+        new.learn(&known, start, 0.5);
+    }
+    for name in ["half", "whole"] {
+        new.put(name, dual(&[], Some(Family::V4)), start + SECOND);
+    }
+    assert!(new.lacks_ipv4("half", start + SECOND));
+    assert!(!new.lacks_ipv4("whole", start + SECOND));
+    assert_eq!(octets(&new, "whole", start + SECOND), [1, 6]);
+}
+
+#[test]
 fn what_the_hosts_file_lost_is_not_kept() {
     let (cache, start) = cache(8);
     let outcome = Outcome::Found {
