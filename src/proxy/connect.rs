@@ -35,9 +35,18 @@ pub struct Try {
     /// weir asked for usage in the client's stead.
     pub strip_usage: bool,
     /// The request has gone out: the upstream may be at work on it.
-    pub sent: bool,
+    pub sent: Option<Sent>,
     /// Which try this is, from 1.
     pub number: u32,
+}
+
+/// How a request went out.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// When its head was about to be written.
+    pub at: Instant,
+    /// On a stream of HTTP/2.
+    pub http2: bool,
 }
 
 /// The peer of the next candidate that has a road.
@@ -67,7 +76,7 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
             intranet: false,
             body: None,
             strip_usage: false,
-            sent: false,
+            sent: None,
             number: plan.tries,
         };
         let exit = snapshot.exit(current.choice.endpoint);
@@ -193,8 +202,8 @@ pub fn connected(journey: &mut Journey, peer: &HttpPeer, reused: bool) {
     }
 }
 
-/// A connection broke after it was made. Only a pooled connection that had died unnoticed, and said
-/// nothing before, gets a second chance, at the same endpoint.
+/// A connection broke after it was made. Where nothing was said before, and the upstream can't have
+/// acted, the request gets a second chance, at the same endpoint; see [`is_untouched`].
 pub fn broke(
     session: &Session,
     journey: &mut Journey,
@@ -214,7 +223,10 @@ pub fn broke(
     let mut again = false;
     if let Some(plan) = journey.plan.as_mut() {
         let repeatable = matches!(plan.body, Body::Held(_));
-        again = reused && died && from_upstream && silent && repeatable && !plan.second_chance;
+        let safe = session.req_header().method.is_safe() && reused && died;
+        let sent = journey.attempt.as_ref().and_then(|current| current.sent);
+        let untouched = || safe || sent.is_some_and(|it| is_untouched(&error, it, reused && died));
+        again = from_upstream && silent && repeatable && !plan.second_chance && untouched();
         if again {
             // The endpoint has done nothing wrong: that was no try.
             plan.second_chance = true;
@@ -228,6 +240,27 @@ pub fn broke(
         failed_try(journey, &error);
     }
     error
+}
+
+/// Whether no upstream can have acted on the request. HTTP/2 says so: `REFUSED_STREAM`, a GOAWAY
+/// whose last stream is before this one (RFC 9113, section 8.7), or a connection that took no new
+/// stream. HTTP/1 never does; there it is a pooled connection that turns out to have died, which
+/// shows within one round trip. What dies later may have died of the request.
+fn is_untouched(error: &Error, sent: Sent, pooled_died: bool) -> bool {
+    /// A round trip to the other side of the earth.
+    const AT_ONCE: Duration = Duration::from_millis(300);
+    if !sent.http2 {
+        return pooled_died && sent.at.elapsed() <= AT_ONCE;
+    }
+    let Some(cause) = error.root_cause().downcast_ref::<h2::Error>() else {
+        return false;
+    };
+    let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+    // h2 gives this error to the streams after the last one only; the others learn of the end.
+    let went_away = cause.is_go_away();
+    // Read errors have a type of their own: this one is of opening the stream.
+    let unopened = cause.is_io() && *error.etype() == ErrorType::H2Error;
+    cause.is_remote() && (refused || went_away) || unopened
 }
 
 /// True for weir's own deadlines on an upstream's answer.
@@ -325,5 +358,93 @@ fn error_type(error: &Error) -> &'static str {
         ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H2Error => "protocol",
         ErrorType::ConnectError | ErrorType::SocketError | ErrorType::InternalError => "connect",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use h2::Reason;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    /// What the first request of an HTTP/2 connection breaks with, when the upstream has it, sends
+    /// this frame and closes.
+    async fn broken(frame: &[u8]) -> h2::Error {
+        const PREFACE: usize = 24;
+        const HEADERS: u8 = 1;
+        const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let (near, mut far) = duplex(1 << 16);
+        let (client, connection) = h2::client::handshake(near).await.expect("a handshake");
+        let driven = tokio::spawn(connection);
+        let mut client = client.ready().await.expect("ready");
+        let request = http::Request::post("http://a.test/").body(());
+        let request = request.expect("a request");
+        let (answer, _) = client.send_request(request, true).expect("sent");
+        far.write_all(SETTINGS).await.expect("written");
+        far.read_exact(&mut [0; PREFACE]).await.expect("a preface");
+        let mut head = [0; 9];
+        while head[3] != HEADERS {
+            far.read_exact(&mut head).await.expect("a frame");
+            let length = usize::from(u16::from_be_bytes([head[1], head[2]]));
+            far.read_exact(&mut vec![0; length]).await.expect("whole");
+        }
+        far.write_all(frame).await.expect("written");
+        drop(far);
+        let error = answer.await.expect_err("no answer");
+        drop(driven.await);
+        error
+    }
+
+    fn rst(reason: Reason) -> Vec<u8> {
+        let code = u32::from(reason).to_be_bytes();
+        [&[0, 0, 4, 3, 0, 0, 0, 0, 1][..], &code].concat()
+    }
+
+    fn goaway(last: u32, reason: Reason) -> Vec<u8> {
+        let code = u32::from(reason).to_be_bytes();
+        [&[0, 0, 8, 7, 0, 0, 0, 0, 0][..], &last.to_be_bytes(), &code].concat()
+    }
+
+    #[tokio::test]
+    async fn an_http2_upstream_that_may_have_acted_is_not_asked_twice() {
+        let sent = Sent {
+            at: Instant::now(),
+            http2: true,
+        };
+        for (frame, untouched) in [
+            (rst(Reason::REFUSED_STREAM), true),
+            (rst(Reason::INTERNAL_ERROR), false),
+            (rst(Reason::NO_ERROR), false),
+            (goaway(0, Reason::NO_ERROR), true),
+            (goaway(0, Reason::INTERNAL_ERROR), true),
+            (goaway(1, Reason::NO_ERROR), false),
+            (goaway(1, Reason::INTERNAL_ERROR), false),
+            (Vec::new(), false),
+        ] {
+            let cause = broken(&frame).await;
+            let told = cause.to_string();
+            let etype = match cause.is_io() {
+                true => ErrorType::ReadError,
+                false => ErrorType::H2Error,
+            };
+            let error = Error::because(etype, "while reading h2 header", cause);
+            assert_eq!(is_untouched(&error, sent, true), untouched, "{told}");
+        }
+    }
+
+    #[test]
+    fn an_http1_connection_that_dies_late_may_have_died_of_the_request() {
+        let error = Error::new(ErrorType::ConnectionClosed);
+        let sent = |ago: Duration| Sent {
+            at: Instant::now() - ago,
+            http2: false,
+        };
+        assert!(is_untouched(&error, sent(Duration::ZERO), true));
+        assert!(!is_untouched(&error, sent(Duration::ZERO), false));
+        assert!(!is_untouched(
+            &error,
+            sent(Duration::from_millis(301)),
+            true
+        ));
     }
 }

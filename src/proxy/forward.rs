@@ -1,5 +1,6 @@
 //! Fourth step: the request as the upstream gets it.
 
+use super::connect::Sent;
 use super::journey::Journey;
 use super::peek::Body;
 use super::plan::model_in_path;
@@ -12,6 +13,7 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::time::Instant;
 
 /// What a client says about where it comes from; believed from trusted proxies only.
 const FORWARDED: [HeaderName; 6] = [
@@ -34,9 +36,13 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// already dropped what is hop-by-hop (RFC 9110, section 7.6.1).
 pub fn head(request: &mut RequestHeader, journey: &mut Journey) -> Result<()> {
     if let Some(current) = journey.attempt.as_mut() {
-        current.sent = true;
+        let http2 = request.version == Version::HTTP_2;
+        current.sent = Some(Sent {
+            at: Instant::now(),
+            http2,
+        });
         if let Some(lead) = current.lead.take() {
-            lead.connected(request.version == Version::HTTP_2);
+            lead.connected(http2);
         }
     }
     rewrite(request, journey)

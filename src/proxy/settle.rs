@@ -45,7 +45,7 @@ impl Drop for Journey {
             endpoint: current.attempt.shared_endpoint(),
             model: current.choice.model.clone(),
             road: current.road,
-            sent: current.sent,
+            sent: current.sent.is_some(),
             number: current.number,
         });
         // Its places among those in flight are free when it is told of, or left to be counted: a weir

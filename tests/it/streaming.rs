@@ -646,6 +646,27 @@ fn a_stream_of_an_http2_upstream_that_breaks_ends_with_an_error_event() {
 }
 
 #[test]
+fn an_http2_upstream_gets_a_request_again_only_when_it_refused_it() {
+    for (reason, status, requests) in [
+        (h2::Reason::REFUSED_STREAM, 200, 3),
+        (h2::Reason::INTERNAL_ERROR, 502, 2),
+    ] {
+        let turn = AtomicUsize::new(0);
+        let http2 = Http2::start(H2Provider::start(move |exchange| {
+            if turn.fetch_add(1, Ordering::Relaxed) == 1 {
+                return exchange.reject(reason);
+            }
+            exchange.stream();
+            exchange.event("[DONE]");
+            exchange.end();
+        }));
+        assert_eq!(http2.gateway.post(CHAT, ASK).status(), 200, "{reason}");
+        assert_eq!(http2.gateway.post(CHAT, ASK).status(), status, "{reason}");
+        assert_eq!(http2.provider.requests(), requests, "{reason}");
+    }
+}
+
+#[test]
 fn a_stream_of_an_http2_upstream_may_end_with_trailers() {
     let http2 = Http2::start(H2Provider::start(|exchange| {
         exchange.stream();

@@ -79,6 +79,11 @@ impl H2Provider {
         }
     }
 
+    /// Requests so far.
+    pub fn requests(&self) -> usize {
+        self.seen.change(|seen| seen.requests)
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -142,6 +147,11 @@ impl H2Exchange {
             trailers.insert("x-trailer", http::HeaderValue::from_static("1"));
             let _ = stream.send_trailers(trailers);
         }
+    }
+
+    /// Takes the request back without an answer.
+    pub fn reject(&mut self, reason: h2::Reason) {
+        self.respond.send_reset(reason);
     }
 
     /// Breaks the answer off.

@@ -6,6 +6,9 @@
 //! the host was, whatever keeps that one open. A host that hands out another part of its addresses
 //! each time moves no more than [`MOVES_MAX`] times in [`WINDOW`]; from then on its connections are
 //! kept until their age ends them, unless an answer has nothing in common with all that were seen.
+//!
+//! Two moves are no rotation, however many there were: a host of one address that has another one
+//! (failover by DNS), and one of whose addresses in use two answers in a row have none.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -39,6 +42,8 @@ pub(super) struct Host {
     /// What answers had, and when last.
     seen: Vec<(IpAddr, Instant)>,
     moves: VecDeque<Instant>,
+    /// The last answer had none of `used`.
+    all_gone: bool,
     family: Option<(Family, Instant)>,
     /// Which of several equal addresses is next.
     turn: usize,
@@ -67,6 +72,7 @@ impl Host {
             used: Vec::new(),
             seen: Vec::new(),
             moves: VecDeque::new(),
+            all_gone: false,
             family: None,
             turn: 0,
             touched: now,
@@ -95,7 +101,14 @@ impl Host {
         }
         let lost = self.used.iter().any(|address| !answer.contains(address));
         let known = |address: &IpAddr| self.seen.iter().any(|(seen, _)| seen == address);
-        if lost && (self.moves.len() < MOVES_MAX || !answer.iter().any(known)) {
+        let all_gone = lost && !self.used.iter().any(|address| answer.contains(address));
+        let again = all_gone && self.all_gone;
+        let was_single = self.answer.as_ref().is_some_and(|last| last.len() == 1);
+        let failover = all_gone && was_single && answer.len() == 1;
+        self.all_gone = all_gone;
+        let rotates = self.moves.len() >= MOVES_MAX && answer.iter().any(known);
+        if lost && (!rotates || again || failover) {
+            self.all_gone = false;
             self.generation = self.generation.wrapping_add(1);
             self.used.clear();
             if self.moves.len() == MOVES_MAX {
