@@ -7,8 +7,9 @@
 //! each time moves no more than [`MOVES_MAX`] times in [`WINDOW`]; from then on its connections are
 //! kept until their age ends them, unless an answer has nothing in common with all that were seen.
 //!
-//! Two moves are no rotation, however many there were: a host of one address that has another one
-//! (failover by DNS), and one of whose addresses in use two answers in a row have none.
+//! Two things are no rotation, however many moves there were: that the one address of a host becomes
+//! another one (failover by DNS), and that two answers in a row, or one for [`STANDS`], have none of
+//! the addresses that connections go to.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -23,6 +24,8 @@ const WINDOW: Duration = Duration::from_secs(600);
 const MOVES_MAX: usize = 3;
 /// Addresses that are remembered of one host.
 const ADDRESSES_MAX: usize = 64;
+/// An answer that has stood for so long is none of a rotation.
+const STANDS: Duration = Duration::from_secs(60);
 /// How long a family that won goes first.
 const FAMILY_LASTS: Duration = Duration::from_secs(600);
 
@@ -42,8 +45,8 @@ pub(super) struct Host {
     /// What answers had, and when last.
     seen: Vec<(IpAddr, Instant)>,
     moves: VecDeque<Instant>,
-    /// The last answer had none of `used`.
-    all_gone: bool,
+    /// The last answer has none of `used`: since when.
+    all_gone: Option<Instant>,
     family: Option<(Family, Instant)>,
     /// Which of several equal addresses is next.
     turn: usize,
@@ -72,7 +75,7 @@ impl Host {
             used: Vec::new(),
             seen: Vec::new(),
             moves: VecDeque::new(),
-            all_gone: false,
+            all_gone: None,
             family: None,
             turn: 0,
             touched: now,
@@ -89,6 +92,10 @@ impl Host {
         if !same {
             self.judge(answer, now);
             self.answer = Some(Arc::clone(answer));
+        } else if let Some(then) = self.all_gone
+            && now.saturating_duration_since(then) >= STANDS
+        {
+            self.moved(now);
         }
         self.generation
     }
@@ -102,19 +109,13 @@ impl Host {
         let lost = self.used.iter().any(|address| !answer.contains(address));
         let known = |address: &IpAddr| self.seen.iter().any(|(seen, _)| seen == address);
         let all_gone = lost && !self.used.iter().any(|address| answer.contains(address));
-        let again = all_gone && self.all_gone;
+        let again = all_gone && self.all_gone.is_some();
         let was_single = self.answer.as_ref().is_some_and(|last| last.len() == 1);
         let failover = all_gone && was_single && answer.len() == 1;
-        self.all_gone = all_gone;
+        self.all_gone = all_gone.then_some(now);
         let rotates = self.moves.len() >= MOVES_MAX && answer.iter().any(known);
         if lost && (!rotates || again || failover) {
-            self.all_gone = false;
-            self.generation = self.generation.wrapping_add(1);
-            self.used.clear();
-            if self.moves.len() == MOVES_MAX {
-                self.moves.pop_front();
-            }
-            self.moves.push_back(now);
+            self.moved(now);
         }
         for address in answer.iter().take(ADDRESSES_MAX) {
             self.seen.retain(|(seen, _)| seen != address);
@@ -124,8 +125,25 @@ impl Host {
         self.seen.drain(..over);
     }
 
+    fn moved(&mut self, now: Instant) {
+        self.generation = self.generation.wrapping_add(1);
+        self.used.clear();
+        self.all_gone = None;
+        if self.moves.len() == MOVES_MAX {
+            self.moves.pop_front();
+        }
+        self.moves.push_back(now);
+    }
+
     /// A connection was made.
     pub(super) fn connected(&mut self, address: IpAddr, now: Instant) {
+        if self
+            .answer
+            .as_ref()
+            .is_some_and(|last| last.contains(&address))
+        {
+            self.all_gone = None;
+        }
         self.family = Some((Family::of(address), now));
         if !self.used.contains(&address) && self.used.len() < ADDRESSES_MAX {
             self.used.push(address);
@@ -188,11 +206,64 @@ mod tests {
 
     #[test]
     fn a_rotation_is_found_out_and_then_keeps_its_connections() {
-        let rotation = [&[1][..], &[2], &[3], &[1], &[2], &[3], &[1], &[2]];
+        let rotation: [&[u8]; 8] = [
+            &[1, 2],
+            &[3, 4],
+            &[5, 6],
+            &[1, 2],
+            &[3, 4],
+            &[5, 6],
+            &[1, 2],
+            &[3, 4],
+        ];
         assert_eq!(generations(&rotation), [0, 1, 2, 3, 3, 3, 3, 3]);
         // Nothing in common with all that was seen: that is no rotation.
-        let away = [&[1][..], &[2], &[3], &[1], &[2], &[9]];
+        let away: [&[u8]; 6] = [&[1, 2], &[3, 4], &[5, 6], &[1, 2], &[3, 4], &[9, 8]];
         assert_eq!(generations(&away), [0, 1, 2, 3, 3, 4]);
+    }
+
+    #[test]
+    fn a_host_of_one_address_is_followed_however_often_it_moves() {
+        let flips = [&[1][..], &[2], &[1], &[2], &[1], &[2], &[3], &[1]];
+        assert_eq!(generations(&flips), [0, 1, 2, 3, 4, 5, 6, 7]);
+        // One more address, and one less again, is no failover.
+        let grows = [&[1][..], &[2], &[1], &[2], &[1, 3], &[2, 1], &[2]];
+        assert_eq!(generations(&grows), [0, 1, 2, 3, 3, 3, 3]);
+    }
+
+    #[test]
+    fn a_host_that_has_nothing_left_of_what_is_used_moves_at_the_second_answer() {
+        let mut now = Instant::now();
+        let mut host = Host::new(now);
+        // As a rotation; all connections of the last generation go to 1.
+        for bytes in [&[1, 2][..], &[3, 4], &[5, 6], &[1, 2]] {
+            now += Duration::from_secs(1);
+            let answer = answer(bytes);
+            host.answered(&answer, now);
+            host.connected(answer[0], now);
+        }
+        assert_eq!(host.answered(&answer(&[3, 4]), now), 3, "once");
+        assert_eq!(host.answered(&answer(&[1, 3]), now), 3, "it is back");
+        assert_eq!(host.answered(&answer(&[3, 4]), now), 3, "once");
+        assert_eq!(host.answered(&answer(&[5, 6]), now), 4, "twice");
+    }
+
+    #[test]
+    fn a_host_that_has_nothing_left_of_what_is_used_moves_when_that_stays_so() {
+        let mut now = Instant::now();
+        let mut host = Host::new(now);
+        for bytes in [&[1, 2][..], &[3, 4], &[5, 6], &[1, 2]] {
+            let answer = answer(bytes);
+            host.answered(&answer, now);
+            host.connected(answer[0], now);
+        }
+        let last = answer(&[3, 4]);
+        assert_eq!(host.answered(&last, now), 3);
+        now += STANDS - Duration::from_millis(1);
+        assert_eq!(host.answered(&last, now), 3);
+        now += Duration::from_millis(1);
+        assert_eq!(host.answered(&last, now), 4);
+        assert_eq!(host.answered(&last, now + STANDS), 4, "once");
     }
 
     #[test]
