@@ -91,14 +91,15 @@ impl Way {
 
     /// Waits, for half of the time to connect at most, where another request is opening an HTTP/2
     /// connection that could carry this one too; where nobody is, the request opens it for others.
-    /// What is returned is to be told when there is a connection. Safe to drop.
+    /// What is returned is to be told what the connection speaks. Safe to drop.
     pub async fn join(&self, endpoint: &Endpoint, limits: &Limits) -> Option<Lead> {
         match endpoint.scheme {
             Scheme::Http => None,
             Scheme::Https => {
                 let patience = limits.connect / 2;
                 let (memory, endpoint) = (&self.memory, endpoint.pool_key);
-                Lanes::join(memory, self.pool_key, endpoint, patience).await
+                let lead = Lanes::join(memory, self.pool_key, endpoint, patience).await;
+                Some(lead.unwrap_or_else(|| Lead::alone(memory, self.pool_key, endpoint)))
             }
         }
     }
@@ -134,7 +135,8 @@ impl Way {
             share,
             ..self.dialler(endpoint, budget)
         }));
-        options.tracer = Some(lane::tracer(&self.memory, self.pool_key, self.road));
+        let lane = is_tls.then_some(self.pool_key);
+        options.tracer = Some(lane::tracer(&self.memory, lane, self.road));
         options.total_connection_timeout = Some(limits.connect);
         options.read_timeout = Some(limits.first_byte.max(limits.idle));
         options.write_timeout = Some(limits.write);
@@ -152,6 +154,12 @@ impl Way {
         options.ca.clone_from(&endpoint.tls.ca);
         options.alpn = if is_tls { ALPN::H2H1 } else { ALPN::H1 };
         peer
+    }
+
+    /// Has the peer speak HTTP/1.1 only, as other protocols (WebSocket) are taken over from that.
+    pub fn only_http1(&self, peer: &mut HttpPeer) {
+        peer.options.alpn = ALPN::H1;
+        peer.options.tracer = Some(lane::tracer(&self.memory, None, self.road));
     }
 }
 

@@ -9,7 +9,6 @@ use crate::observe::pool::Handshake;
 use crate::upstream::{Attempt, Choice, Outcome};
 use bytes::Bytes;
 use pingora::prelude::HttpPeer;
-use pingora::protocols::ALPN;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ pub struct Try {
     pub road: Option<Road>,
     /// The egress proxy, where the road has one, and how many others could be asked.
     pub proxy: Option<(u64, usize)>,
-    /// It opens a connection that others wait for.
+    /// Is told what the connection speaks; others may wait for that.
     pub lead: Option<Lead>,
     /// It is in the intranet.
     pub intranet: bool,
@@ -111,8 +110,7 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         let share = !plan.upgrade && plan.detour.shares < SHARES_MAX;
         let mut peer = way.peer(&exit.endpoint, &limits, share);
         if plan.upgrade {
-            // Other protocols are taken over from HTTP/1.1 only.
-            peer.options.alpn = ALPN::H1;
+            way.only_http1(&mut peer);
         }
         plan.body
             .set_deadlines(exit.limits.first_byte, exit.limits.idle);
