@@ -4,15 +4,13 @@
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Instant;
 
 use pingora::protocols::tls::CaType;
 use pingora::utils::tls::CertKey;
 use weir_dns::Answer;
 
-use super::forbidden;
+use super::forbidden::{self, Why};
 use super::settings::{ProxyUrl, is_host};
-use super::steady::Steady;
 use crate::types::Scheme;
 
 /// What is reached: one origin, with how it wants to be reached. Made from the configuration,
@@ -26,13 +24,13 @@ pub struct Endpoint {
     pub(super) tls: Tls,
     /// The host's own address where it is an IP literal.
     pub(super) literal: Option<Answer>,
+    /// Why no upstream may have this name, where none may.
+    pub(super) forbidden: Option<Why>,
     /// What the certificate must name; empty for plain HTTP, and only there: Pingora verifies
     /// nothing for an empty name.
     pub(super) server_name: String,
     /// Differs where a connection mustn't be shared.
     pub(super) pool_key: u64,
-    /// What is remembered of its name's answers.
-    pub(super) steady: Arc<Steady>,
 }
 
 /// Forward proxies in the order in which they are preferred. Never empty where it is a way out.
@@ -93,16 +91,17 @@ impl Endpoint {
         };
         let pool_key = key(&(scheme, &host, port, &server_name, tls.identity()));
         let literal = forbidden::literal(&host);
+        let refused = forbidden::why_name(&host);
         Ok(Self {
             scheme,
             host: host.into(),
             port,
             mode,
             tls,
+            forbidden: refused,
             literal: literal.map(|address| Arc::from([address])),
             server_name,
             pool_key,
-            steady: Arc::new(Steady::new(Instant::now())),
         })
     }
 

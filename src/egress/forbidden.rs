@@ -1,10 +1,10 @@
-//! Addresses that no upstream may have, whatever the configuration or DNS says.
+//! Addresses and names that no upstream may have, whatever the configuration or DNS says.
 //!
-//! Pure: an address in, the reason out. Behind these stand services that give credentials to whoever
+//! Pure: an address or a name in, the reason out. Behind these stand services that give credentials to whoever
 //! asks from this host, or nobody that could be a model server. An IPv4 address is found inside the
 //! forms of IPv6 that carry one, too. [`super::Egress`] takes them out of each answer before it
 //! chooses a road, so that exactly what was checked is dialled; the check of the configuration asks
-//! about literals.
+//! about literals. Names are looked at because a proxy may resolve what can't be resolved here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,6 +32,21 @@ pub fn why(address: IpAddr) -> Option<Why> {
         IpAddr::V4(ip) => why_v4(ip),
         IpAddr::V6(ip) => why_v6(ip).or_else(|| embedded(ip).find_map(why_v4)),
     }
+}
+
+/// Why no upstream may have this name (lower case, without a dot at its end): it is that of a metadata
+/// service, whatever it resolves to here.
+pub fn why_name(host: &str) -> Option<Why> {
+    let known = METADATA_NAMES.iter().find(|(name, _)| *name == host);
+    let of_ec2 = || {
+        host.strip_prefix("instance-data.")
+            .is_some_and(|region| region.ends_with(".compute.internal"))
+            .then_some("of Amazon EC2")
+    };
+    known
+        .map(|(_, cloud)| *cloud)
+        .or_else(of_ec2)
+        .map(Why::Metadata)
 }
 
 /// The address that a host is, where it is written as one: also in the forms of `inet_aton(3)`, such
@@ -80,6 +95,17 @@ const METADATA_V6: &[(Ipv6Addr, &str)] = &[
     (v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]), "of Scaleway"),
     (v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1]), "of Akamai"),
     (v6([0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe]), "of OpenStack"),
+];
+
+/// The names that the same clouds give them. In each region of Amazon's there is one more, below
+/// `compute.internal`.
+const METADATA_NAMES: &[(&str, &str)] = &[
+    ("metadata.google.internal", "of Google Cloud"),
+    ("metadata.goog", "of Google Cloud"),
+    ("metadata", "of Google Cloud"),
+    ("instance-data", "of Amazon EC2"),
+    ("instance-data.ec2.internal", "of Amazon EC2"),
+    ("metadata.tencentyun.com", "of Tencent Cloud"),
 ];
 
 const fn v6(segments: [u16; 8]) -> Ipv6Addr {
@@ -244,6 +270,20 @@ mod tests {
             "fd20:ce::254",
         ] {
             assert!(matches!(of(text), Some(Why::Metadata(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_metadata_services_are_forbidden_and_no_others() {
+        for (name, _) in METADATA_NAMES {
+            assert!(matches!(why_name(name), Some(Why::Metadata(_))), "{name}");
+            assert_eq!(why_name(&format!("my{name}")), None, "my{name}");
+            assert_eq!(why_name(&format!("{name}.example")), None, "{name}.example");
+        }
+        let of_a_region = "instance-data.eu-west-1.compute.internal";
+        assert!(matches!(why_name(of_a_region), Some(Why::Metadata(_))));
+        for name in ["compute.internal", "api.eu-west-1.compute.internal", ""] {
+            assert_eq!(why_name(name), None, "{name}");
         }
     }
 

@@ -23,6 +23,7 @@ use super::lane::Lanes;
 use super::order::ordered;
 use super::outer;
 use super::settings::ProxyUrl;
+use super::steady::Steadies;
 use crate::observe::Pool;
 use faults::Faults;
 pub(super) use host::Family;
@@ -43,6 +44,7 @@ pub struct Memory {
     pub(super) pool: Pool,
     pub(super) ahead: Ahead,
     pub(super) lanes: Lanes,
+    pub(super) steady: Steadies,
     started: Instant,
     faults: Mutex<Faults<Who>>,
     hosts: Mutex<AHashMap<Box<str>, Host>>,
@@ -72,6 +74,7 @@ impl Memory {
             pool,
             ahead: Ahead::default(),
             lanes: Lanes::default(),
+            steady: Steadies::default(),
             started: Instant::now(),
             faults: Mutex::new(Faults::new(FAULTS_MAX)),
             hosts: Mutex::default(),

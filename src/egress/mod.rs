@@ -87,12 +87,13 @@ pub enum RoadError {
         /// What the last try brought.
         reason: Arc<str>,
     },
-    /// No upstream may have the address that the host is, or any of those that its name has.
+    /// No upstream may have this name, the address that the host is, or any of those that its name
+    /// has.
     Forbidden {
         /// The host.
         host: Box<str>,
-        /// The first of its addresses.
-        address: IpAddr,
+        /// The first of its addresses, where it isn't the name that is refused.
+        address: Option<IpAddr>,
         /// Why not.
         why: Why,
     },
@@ -144,6 +145,14 @@ impl Egress {
     }
 
     async fn road(&self, endpoint: &Endpoint, avoided: &[u64]) -> Result<Way, RoadError> {
+        if let Some(why) = endpoint.forbidden {
+            let host = (*endpoint.host).into();
+            return Err(RoadError::Forbidden {
+                host,
+                address: None,
+                why,
+            });
+        }
         match &endpoint.mode {
             Mode::Direct => self.direct(endpoint, Rule::Provider, None).await,
             Mode::Proxy(own) => {
@@ -186,9 +195,11 @@ impl Egress {
         addresses: &[IpAddr],
         has_proxy: bool,
     ) -> (Road, Rule) {
-        let (host, port, steady) = (&*endpoint.host, endpoint.port, &endpoint.steady);
+        let (host, port) = (&*endpoint.host, endpoint.port);
         let (road, rule) = self.rules.by_addresses(host, port, addresses, has_proxy);
+        let steady = || self.memory.steady.of(&endpoint.host, port);
         if rule == Rule::External {
+            let steady = steady();
             steady.external(Instant::now());
             if addresses.iter().any(|ip| rules::is_intranet(*ip)) && steady.first_mixed() {
                 tracing::warn!(
@@ -203,7 +214,7 @@ impl Egress {
             if endpoint.literal.is_none() && self.resolver.lacks_ipv4(host) {
                 return (Road::Proxy, Rule::Unresolved);
             }
-            if !steady.is_settled(Instant::now) {
+            if !steady().is_settled(Instant::now) {
                 return (Road::Proxy, Rule::Unsettled);
             }
         }
@@ -323,10 +334,18 @@ impl Egress {
             .collect();
         let host = &*endpoint.host;
         if left.is_empty() {
-            let host = host.into();
-            return Err(RoadError::Forbidden { host, address, why });
+            return Err(RoadError::Forbidden {
+                host: host.into(),
+                address: Some(address),
+                why,
+            });
         }
-        if endpoint.steady.first_forbidden() {
+        if self
+            .memory
+            .steady
+            .of(&endpoint.host, endpoint.port)
+            .first_forbidden()
+        {
             tracing::warn!(host, %address, %why, "an address that no upstream may have is left out");
         }
         Ok(left.into())
@@ -362,7 +381,16 @@ impl fmt::Display for RoadError {
                 f,
                 "{host} can't be resolved ({reason}): see dns.servers or /etc/resolv.conf"
             ),
-            Self::Forbidden { host, address, why } => {
+            Self::Forbidden {
+                host,
+                address: None,
+                why,
+            } => write!(f, "no upstream may have the name {host} ({why})"),
+            Self::Forbidden {
+                host,
+                address: Some(address),
+                why,
+            } => {
                 if forbidden::literal(host) == Some(*address) {
                     write!(f, "no upstream may have the address {address} ({why})")
                 } else {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use super::forbidden::{Why, literal, why};
+pub use super::forbidden::{Why, literal, why, why_name};
 pub use super::own::Own;
 pub use no_proxy::NoProxy;
 pub use pattern::{Pattern, PatternError};

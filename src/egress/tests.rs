@@ -123,6 +123,10 @@ async fn an_address_that_no_upstream_may_have_is_refused_by_every_road() {
             "[64:ff9b::a9fe:a9fe]",
             "0xa9fea9fe",
             "2852039166",
+            "169.254.169.254.",
+            "metadata.google.internal",
+            "Metadata.Google.Internal.",
+            "instance-data.ec2.internal",
             "0.0.0.0",
             "224.0.0.1",
             "255.255.255.255",
@@ -152,6 +156,10 @@ async fn an_address_that_no_upstream_may_have_is_refused_by_every_road() {
     assert_eq!(
         told("2852039166").await,
         "no upstream may have the address 169.254.169.254 (the metadata service of most clouds)"
+    );
+    assert_eq!(
+        told("metadata.goog").await,
+        "no upstream may have the name metadata.goog (the metadata service of Google Cloud)"
     );
 }
 
@@ -242,10 +250,14 @@ async fn nothing_is_sent_to_weirs_own_listeners() {
 async fn a_host_whose_answers_change_stays_with_the_proxy_for_a_while() {
     let proxy = Some("http://proxy.example:3128");
     let mixed = knowing(proxy, &[("both.example", &["10.0.0.1", "192.0.2.1"])]);
-    let near = knowing(proxy, &[("both.example", &["10.0.0.1"])]);
-    let both = endpoint(Scheme::Http, "both.example", 80, Mode::Auto);
+    let near = Egress {
+        memory: Arc::clone(&mixed.memory),
+        ..knowing(proxy, &[("both.example", &["10.0.0.1"])])
+    };
+    // A new one each time, as after a reload.
+    let both = || endpoint(Scheme::Http, "both.example", 80, Mode::Auto);
     let chosen = async |egress: &Egress| {
-        let way = egress.way(&both).await.expect("a road");
+        let way = egress.way(&both()).await.expect("a road");
         (way.road, way.rule)
     };
     assert_eq!(chosen(&near).await, (Road::Direct, Rule::Intranet));

@@ -5,7 +5,7 @@
 use super::Check;
 use crate::admin::settings::Settings as Admin;
 use crate::config::path::Path;
-use crate::egress::settings::{Own, ProxyUrl, Settings, Why, literal, why};
+use crate::egress::settings::{Own, ProxyUrl, Settings, Why, literal, why, why_name};
 use crate::listen::settings::Listener;
 use crate::types::BaseUrl;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,9 +17,11 @@ pub(super) fn own(listeners: &[Listener], admin: Option<&Admin>) -> Own {
     Own::new(all.filter_map(|socket| socket.address.tcp()))
 }
 
-/// Notes an address that no upstream may have.
+/// Notes an address or a name that no upstream may have.
 pub(super) fn forbidden(url: &BaseUrl, path: &Path, check: &mut Check<'_>) {
-    if let Some(why) = address(&url.host).and_then(|ip| reason(ip, url.port, check)) {
+    let host = bare(&url.host);
+    let why = address(&host).and_then(|ip| reason(ip, url.port, check));
+    if let Some(why) = why.or_else(|| why_name(&host)) {
         let found = format!("{} ({why})", check.findings.found(path));
         let allowed = "the URL of a model server";
         check.findings.wrong_because(path, found, allowed);
@@ -28,13 +30,18 @@ pub(super) fn forbidden(url: &BaseUrl, path: &Path, check: &mut Check<'_>) {
 
 /// Why there can't be a proxy. A metadata service is none either, but gives nothing away to CONNECT.
 pub(super) fn why_no_proxy(proxy: &ProxyUrl, check: &Check<'_>) -> Option<Why> {
-    let why = reason(address(&proxy.host)?, proxy.port, check)?;
+    let why = reason(address(&bare(&proxy.host))?, proxy.port, check)?;
     (!matches!(why, Why::Metadata(_))).then_some(why)
 }
 
 fn reason(address: IpAddr, port: u16, check: &Check<'_>) -> Option<Why> {
     let own = || check.own.takes_anywhere(address, port).then_some(Why::Own);
     why(address).or_else(own)
+}
+
+/// The host as it is compared; a dot at its end changes nothing about where it is.
+fn bare(host: &str) -> String {
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
 /// The address that can be told without asking anybody.
