@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{is_name, parse_port, split_port};
 
@@ -133,7 +133,7 @@ impl Hosts {
         }
         if text.contains('/') {
             let net = text.parse::<IpNet>().map_err(|_| PatternError::Net)?;
-            return Ok(Self::Net(net.trunc()));
+            return Ok(Self::Net(canonical(net)));
         }
         let (form, name): (fn(String) -> Self, &str) = if let Some(name) = text.strip_prefix("*.") {
             (Self::Below, name)
@@ -148,6 +148,18 @@ impl Hosts {
         }
         Ok(form(name.to_owned()))
     }
+}
+
+/// A network of mapped IPv4 addresses (`::ffff:0:0/96`) as that of IPv4: addresses are compared so.
+fn canonical(net: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    if let (IpNet::V6(v6), Some(length)) = (net, net.prefix_len().checked_sub(MAPPED_BITS))
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+        && let Ok(v4) = Ipv4Net::new(v4, length)
+    {
+        return IpNet::V4(v4).trunc();
+    }
+    net.trunc()
 }
 
 impl fmt::Display for Pattern {
@@ -242,6 +254,11 @@ mod tests {
             ("10.0.0.0/8:80", "10.0.0.1", 80, true),
             ("10.0.0.7", "10.0.0.7", 443, true),
             ("10.0.0.7", "10.0.0.8", 443, false),
+            ("::ffff:10.0.0.0/104", "10.0.0.1", 443, true),
+            ("::ffff:10.0.0.0/104", "::ffff:10.0.0.1", 443, true),
+            ("[::ffff:10.0.0.0/104]:443", "10.0.0.1", 443, true),
+            ("::ffff:10.0.0.0/104", "11.0.0.1", 443, false),
+            ("::ffff:0:0/96", "192.0.2.1", 443, true),
             ("fd00::/8", "fd12::1", 443, true),
             ("[fd00::/8]:443", "fd12::1", 443, true),
             ("[fd00::7]:443", "fd00::7", 80, false),
@@ -312,6 +329,8 @@ mod tests {
         }
         let host_bits = "10.1.2.3/8".parse::<Pattern>().expect("a network");
         assert_eq!(host_bits.to_string(), "10.0.0.0/8");
+        let mapped = "::ffff:10.1.2.3/104".parse::<Pattern>();
+        assert_eq!(mapped.expect("a network").to_string(), "10.0.0.0/8");
     }
 
     #[test]
