@@ -1703,6 +1703,15 @@ fn urls_that_no_upstream_may_have_are_mistakes() {
             "the metadata service of most clouds",
         ),
         ("http://2852039166", "the metadata service of most clouds"),
+        (
+            "http://169.254.169.254./v1",
+            "the metadata service of most clouds",
+        ),
+        (
+            "http://Metadata.Google.internal./v1",
+            "the metadata service of Google Cloud",
+        ),
+        ("http://localhost.:8080", "weir itself listens there"),
         ("http://0.0.0.0:11434", "an unspecified address"),
         ("http://[::]:11434", "an unspecified address"),
         ("http://239.1.1.1", "a multicast address"),
@@ -1825,6 +1834,21 @@ fn the_environment_names_the_proxy_where_the_file_lets_it() {
         (FROM_ENV, &[("ALL_PROXY", "http://p:1")], Some("p:1"), 0),
         (FROM_ENV, &[("all_proxy", "p:1")], Some("p:1"), 0),
         (FROM_ENV, &[("HTTPS_PROXY", " u:pw@p:1 ")], Some("p:1"), 0),
+        (FROM_ENV, &[("HTTPS_PROXY", "u:pw@p")], Some("p:80"), 1),
+        (FROM_ENV, &[("HTTPS_PROXY", "http://p/")], Some("p:80"), 1),
+        (
+            FROM_ENV,
+            &[("HTTPS_PROXY", "http://[fd00::1]")],
+            Some("fd00::1:80"),
+            1,
+        ),
+        (FROM_ENV, &[("HTTPS_PROXY", "https://p")], Some("p:443"), 0),
+        (
+            FROM_ENV,
+            &[("HTTPS_PROXY", "socks5://p")],
+            Some("p:1080"),
+            0,
+        ),
         (FROM_ENV, &[("HTTPS_PROXY", "")], None, 0),
         // Used for all, which is told.
         (FROM_ENV, &[("http_proxy", "http://p:1")], Some("p:1"), 1),

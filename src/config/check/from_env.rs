@@ -6,7 +6,7 @@
 
 use super::{Check, exits, road};
 use crate::config::path::Path;
-use crate::egress::settings::{NoProxy, Pattern, ProxyUrl};
+use crate::egress::settings::{NoProxy, Pattern, ProxyKind, ProxyUrl};
 
 /// By preference: curl takes the lower case first. weir has one proxy for all upstreams, and most are
 /// `https`.
@@ -45,12 +45,19 @@ pub(super) fn proxies(path: &Path, check: &mut Check<'_>) -> Vec<ProxyUrl> {
         ));
     }
     // curl and others take a bare host and port.
-    let url = match value.contains("://") {
+    let url: Result<ProxyUrl, _> = match value.contains("://") {
         true => value.parse(),
         false => format!("http://{value}").parse(),
     };
     match url {
         Ok(url) => {
+            if url.kind == ProxyKind::Http && !has_port(value) {
+                check.warnings.push(format!(
+                    "egress.from_env: {name} has no port, so that of the proxy is {}; others, such \
+                     as curl, take 1080: write which it is",
+                    url.port
+                ));
+            }
             if let Some(why) = exits::why_no_proxy(&url, check) {
                 let found = format!("the variable {name}, which names no proxy ({why})");
                 check.findings.wrong_because(path, found, road::PROXY_PLACE);
@@ -63,6 +70,17 @@ pub(super) fn proxies(path: &Path, check: &mut Check<'_>) -> Vec<ProxyUrl> {
         }
     }
     Vec::new()
+}
+
+/// Whether a proxy's URL, or what is written in its place, says the port.
+fn has_port(value: &str) -> bool {
+    let place = value.rsplit_once("://").map_or(value, |(_, rest)| rest);
+    let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+    // Colons within brackets are an address's.
+    place
+        .rsplit_once(']')
+        .map_or(place, |(_, port)| port)
+        .contains(':')
 }
 
 /// `no_proxy`, or `NO_PROXY`.
