@@ -2,6 +2,7 @@
 
 use super::ask::{Ask, aligned};
 use crate::app::question::{DnsAnswer, DnsName, DnsServer, Flushed, Question};
+use crate::egress::settings::is_name;
 use crate::supervise::protocol::Command;
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
@@ -35,7 +36,7 @@ impl Dns {
     /// Asks, and prints the answer.
     ///
     /// # Errors
-    /// No weir answers, or one that doesn't know the question.
+    /// No weir answers, or one that doesn't know the question; what is to be flushed is no name.
     pub fn run(&self) -> Result<(), String> {
         match &self.what {
             What::Dump { json } => {
@@ -49,6 +50,15 @@ impl Dns {
                 }
             }
             What::Flush { name } => {
+                if let Some(name) = name
+                    && !is_name(name.strip_suffix('.').unwrap_or(name))
+                {
+                    return Err(
+                        "what is to be flushed is no host name: expected labels of letters, \
+                                digits, - and _, 253 bytes at most; without a name all is flushed"
+                            .to_owned(),
+                    );
+                }
                 let question = Question::DnsFlush { name: name.clone() };
                 let answers = answers::<Flushed>(&self.ask, &question, true)?;
                 println!("{}", flushed(name.as_deref(), &answers));

@@ -83,6 +83,12 @@ fn what_is_flushed_is_asked_for_again() {
     );
     let output = weir.supervised().command("dns", &["flush"]);
     assert_eq!(said(&output).trim(), "1 name is forgotten");
+    let long = "a".repeat(100_000);
+    for name in ["", " ", "a..b", "http://a", &long] {
+        let output = weir.supervised().command("dns", &["flush", name]);
+        assert!(!output.status.success());
+        assert!(said(&output).contains("no host name"), "{}", said(&output));
+    }
 }
 
 #[test]
