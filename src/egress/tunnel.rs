@@ -32,8 +32,9 @@ where
         ));
     }
     let mut received = Vec::with_capacity(1024);
+    let mut seen = Seen::default();
     let (status, rest) = loop {
-        match final_status(&received).map_err(Fault::Broken)? {
+        match final_status(&received, &mut seen).map_err(Fault::Broken)? {
             Some(answer) => break answer,
             None if received.len() >= HEAD_BYTES_MAX => {
                 return Err(Fault::Broken("its answer to CONNECT is longer than 16 KiB"));
@@ -73,19 +74,32 @@ fn request(target: &Authority<'_>, login: Option<&Login>) -> String {
     request
 }
 
+/// How far an answer was read, so that no byte is looked at once for each piece that comes.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Where the current head begins.
+    head: usize,
+    /// How many of its bytes are known to be good and not to end it.
+    bytes: usize,
+}
+
 /// The status of the first answer that isn't an interim one, and how many bytes came after its
-/// head. `None`: not all of it is there yet.
-fn final_status(mut received: &[u8]) -> Result<Option<(u16, usize)>, &'static str> {
+/// head. `None`: not all of it is there yet; it is called again with more, and with the same `seen`.
+fn final_status(received: &[u8], seen: &mut Seen) -> Result<Option<(u16, usize)>, &'static str> {
     loop {
-        let Some(length) = head_length(received)? else {
+        let rest = &received[seen.head..];
+        let Some(length) = head_length(rest, &mut seen.bytes)? else {
             return Ok(None);
         };
-        let status = head_status(&received[..length])?;
-        received = &received[length..];
+        let status = head_status(&rest[..length])?;
+        *seen = Seen {
+            head: seen.head + length,
+            bytes: 0,
+        };
         match status {
             101 => return Err("it switched protocols instead of opening a tunnel"),
             100..=199 => {}
-            _ => return Ok(Some((status, received.len()))),
+            _ => return Ok(Some((status, rest.len() - length))),
         }
     }
 }
@@ -93,13 +107,13 @@ fn final_status(mut received: &[u8]) -> Result<Option<(u16, usize)>, &'static st
 const NOT_HTTP: &str = "its answer to CONNECT is not HTTP/1.1";
 
 /// The length of the head with its empty line. Wrong bytes are refused as soon as they are seen:
-/// who doesn't speak HTTP may never send an empty line.
-fn head_length(received: &[u8]) -> Result<Option<usize>, &'static str> {
+/// who doesn't speak HTTP may never send an empty line. Begins after the `seen` bytes.
+fn head_length(received: &[u8], seen: &mut usize) -> Result<Option<usize>, &'static str> {
     let prefix = received.len().min(7);
     if received[..prefix] != b"HTTP/1."[..prefix] {
         return Err(NOT_HTTP);
     }
-    for (at, byte) in received.iter().enumerate() {
+    for (at, byte) in received.iter().enumerate().skip(*seen) {
         match byte {
             b'\n' if at == 0 || received[at - 1] != b'\r' => return Err(NOT_HTTP),
             b'\n' if received[..at - 1].ends_with(b"\r\n") => return Ok(Some(at + 1)),
@@ -110,6 +124,8 @@ fn head_length(received: &[u8]) -> Result<Option<usize>, &'static str> {
             _ => {}
         }
     }
+    // What the last one is depends on the next.
+    *seen = received.len().saturating_sub(1);
     Ok(None)
 }
 
@@ -211,7 +227,25 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\n: x\r\n\r\n", Err(NOT_HTTP)),
         ] {
             let text = String::from_utf8_lossy(head);
-            assert_eq!(final_status(head), status, "{text:?}");
+            let whole = final_status(head, &mut Seen::default());
+            assert_eq!(whole, status, "{text:?}");
+            // The same byte by byte, up to where it is decided.
+            let mut seen = Seen::default();
+            let mut piecewise = (0..=head.len()).map(|to| final_status(&head[..to], &mut seen));
+            let decided = piecewise.find(|it| *it != Ok(None)).unwrap_or(Ok(None));
+            let status = status.map(|it| it.map(|(code, _)| (code, 0)));
+            assert_eq!(decided, status, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn no_byte_is_looked_at_twice_however_small_the_pieces_are() {
+        let mut head = b"HTTP/1.1 200 OK\r\nx: ".to_vec();
+        head.resize(HEAD_BYTES_MAX, b'a');
+        let mut seen = Seen::default();
+        for to in 1..=head.len() {
+            assert_eq!(final_status(&head[..to], &mut seen), Ok(None));
+            assert_eq!(seen.bytes, to - 1);
         }
     }
 }
