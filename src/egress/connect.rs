@@ -28,7 +28,6 @@ use super::memory::{Memory, Who};
 use super::race::{Lost, Won, race};
 use super::settings::{Authority, ProxyKind, ProxyUrl};
 use super::socks::{self, Place};
-use super::way::keepalive;
 use super::{Own, Road, outer, tunnel};
 use crate::observe::pool::Handshake;
 use crate::types::Secret;
@@ -283,7 +282,7 @@ impl Dialler {
         by: Instant,
     ) -> Result<TlsStream<TcpStream>, ConnectError> {
         // Pingora sees to this on sockets that it is given; this one it isn't.
-        drop(set_tcp_keepalive(&stream, &keepalive()));
+        drop(set_tcp_keepalive(&stream, &outer::keepalive()));
         let by = by.min(Instant::now() + PROXY_TLS);
         let made = match self.memory.outer() {
             Ok(config) => {

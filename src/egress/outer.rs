@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pingora::protocols::l4::ext::TcpKeepalive;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::net::unix::ReadHalf;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -22,8 +23,21 @@ use tokio_rustls::client::TlsStream;
 /// One piece that is carried.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// How often a side that has said its last word is looked after.
+/// How often it is looked after whether Pingora's end is still there, where nothing else would tell.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// What a proxy doesn't take for this long is given up, also after the connection was closed here: as
+/// long as keepalive takes to notice one that vanished.
+const TAKEN: Duration = Duration::from_secs(90);
+
+/// Of the connection to the proxy.
+pub(super) fn keepalive() -> TcpKeepalive {
+    TcpKeepalive {
+        #[cfg(target_os = "linux")]
+        user_timeout: TAKEN,
+        ..super::way::keepalive()
+    }
+}
 
 /// Shared by all connections to proxies, so that sessions are resumed.
 pub(super) type Config = Arc<ClientConfig>;
@@ -92,7 +106,7 @@ where
     let back = carry(&mut from_outer, &mut to_local);
     tokio::pin!(back);
     let ended = {
-        let forth = carry(&mut from_local, &mut to_outer);
+        let forth = carry_forth(&mut from_local, &mut to_outer);
         tokio::pin!(forth);
         tokio::select! {
             ended = &mut forth => ended,
@@ -110,8 +124,45 @@ where
     }
     // Pingora closes both directions at once; a proxy that doesn't answer that by its own end
     // mustn't keep this task.
-    while !is_gone(from_local.as_ref()) {
+    while !is_gone(from_local.as_ref()).await {
         if tokio::time::timeout(LOOK, &mut back).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// From Pingora's end to the proxy. A proxy that takes nothing is waited for only as long as the end
+/// lives.
+async fn carry_forth<W>(from: &mut ReadHalf<'_>, to: &mut W) -> io::Result<()>
+where
+    W: AsyncWrite + Unpin,
+{
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let count = from.read(&mut piece).await?;
+        let taken = async {
+            if count == 0 {
+                return to.shutdown().await;
+            }
+            to.write_all(&piece[..count]).await?;
+            to.flush().await
+        };
+        tokio::select! {
+            biased;
+            taken = taken => taken?,
+            () = gone(from.as_ref()) => return Err(io::ErrorKind::BrokenPipe.into()),
+        }
+        if count == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Until the other end of a pair is closed.
+async fn gone(local: &UnixStream) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if is_gone(local).await {
             return;
         }
     }
@@ -134,12 +185,14 @@ where
     }
 }
 
-/// True when the other end of a pair is closed, and not only silent for good: nothing can be sent
-/// to it, not even nothing.
-fn is_gone(local: &UnixStream) -> bool {
-    match SockRef::from(local).send(&[]) {
-        Ok(_) => false,
-        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+/// True when the other end of a pair is closed, and not only silent for good. Of use also where our
+/// own last word was said: a write would fail then in either case.
+async fn is_gone(local: &UnixStream) -> bool {
+    let ready = local.ready(Interest::WRITABLE);
+    match tokio::time::timeout(Duration::ZERO, ready).await {
+        Ok(Ok(ready)) => ready.is_write_closed(),
+        Ok(Err(_)) => true,
+        Err(_) => false,
     }
 }
 
@@ -230,6 +283,25 @@ mod tests {
         assert!(!task.is_finished(), "half a close is none");
         drop(ours);
         task.await.expect("it ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_reads_nothing_does_not_outlive_the_connection() {
+        for proxy_says_its_last_word in [false, true] {
+            let (outer, mut proxy) = duplex(1024);
+            let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+            let task = tokio::spawn(carry_all(theirs, outer));
+            if proxy_says_its_last_word {
+                proxy.shutdown().await.expect("open");
+                assert_eq!(ours.read(&mut [0]).await.expect("an end"), 0);
+            }
+            ours.write_all(&[0; 2 * PIECE_BYTES]).await.expect("room");
+            tokio::time::sleep(3 * LOOK).await;
+            assert!(!task.is_finished(), "it is only slow");
+            drop(ours);
+            task.await.expect("it ends");
+            drop(proxy);
+        }
     }
 
     #[tokio::test]
