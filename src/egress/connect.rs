@@ -284,14 +284,12 @@ impl Dialler {
         // Pingora sees to this on sockets that it is given; this one it isn't.
         drop(set_tcp_keepalive(&stream, &outer::keepalive()));
         let by = by.min(Instant::now() + PROXY_TLS);
-        let made = match self.memory.outer() {
-            Ok(config) => {
-                let handshake = outer::handshake(config, &proxy.host, stream);
-                let made = timeout_at(by, handshake).await;
-                made.unwrap_or_else(|_| Err("no handshake in time".to_owned()))
-            }
-            Err(why) => Err(why.to_owned()),
+        let handshake = async {
+            let config = self.memory.outer().await?;
+            outer::handshake(&config, &proxy.host, stream).await
         };
+        let made = timeout_at(by, handshake).await;
+        let made = made.unwrap_or_else(|_| Err("no handshake in time".to_owned()));
         let stream = made.map_err(|why| ConnectError::ProxyTls {
             proxy: proxy.to_string(),
             why,

@@ -10,11 +10,12 @@ mod host;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use weir_dns::Answer;
 
 use super::Proxies;
@@ -51,7 +52,7 @@ pub struct Memory {
     told: Mutex<BTreeSet<u64>>,
     /// How often a road was asked for, by endpoint.
     uses: Mutex<AHashMap<u64, u64>>,
-    outer: OnceLock<Result<outer::Config, String>>,
+    outer: Mutex<Arc<OnceCell<outer::Config>>>,
 }
 
 /// Who can fail.
@@ -80,7 +81,7 @@ impl Memory {
             hosts: Mutex::default(),
             told: Mutex::default(),
             uses: Mutex::default(),
-            outer: OnceLock::new(),
+            outer: Mutex::default(),
         }
     }
 
@@ -215,10 +216,21 @@ impl Memory {
 
     // --- TLS of proxies ---
 
-    /// How TLS is spoken to proxies; reads the system's authorities the first time.
-    pub(super) fn outer(&self) -> Result<&outer::Config, &str> {
-        let made = self.outer.get_or_init(outer::config);
-        made.as_ref().map_err(String::as_str)
+    /// How TLS is spoken to proxies. Reads the system's authorities the first time, and again where
+    /// that failed, on a thread that may wait for files.
+    pub(super) async fn outer(&self) -> Result<outer::Config, String> {
+        let cell = Arc::clone(&self.outer.lock());
+        let read = async || {
+            let reading = tokio::task::spawn_blocking(outer::config);
+            let lost = |error| format!("the system's authorities can't be read: {error}");
+            reading.await.unwrap_or_else(|error| Err(lost(error)))
+        };
+        cell.get_or_try_init(read).await.cloned()
+    }
+
+    /// The system's authorities may have changed: the next connection reads them again.
+    pub(super) fn forget_outer(&self) {
+        *self.outer.lock() = Arc::default();
     }
 }
 
@@ -277,6 +289,19 @@ mod tests {
             proxy.host.clone()
         };
         assert_eq!((first(7), first(8)), ("b".to_owned(), "a".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn the_authorities_are_read_once_and_again_when_they_may_have_changed() {
+        // As Pingora does; another test may have done it.
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        let memory = Memory::default();
+        let first = memory.outer().await.expect("authorities");
+        let second = memory.outer().await.expect("authorities");
+        assert!(Arc::ptr_eq(&first, &second));
+        memory.forget_outer();
+        let third = memory.outer().await.expect("authorities");
+        assert!(!Arc::ptr_eq(&first, &third));
     }
 
     #[test]

@@ -109,8 +109,10 @@ pub enum RoadError {
 // === impl Egress ===
 
 impl Egress {
-    /// The road of `settings`; resolver and memory are given, as they outlive a reload.
+    /// The road of `settings`; resolver and memory are given, as they outlive a reload. Files are
+    /// read again by it: those of the authorities that proxies are trusted by.
     pub fn new(settings: Settings, resolver: Resolver, memory: Arc<Memory>) -> Self {
+        memory.forget_outer();
         Self {
             proxies: settings.proxies.into_iter().map(Arc::new).collect(),
             rules: Rules {
