@@ -187,7 +187,7 @@ impl Dialler {
                 match error.blame() {
                     Blame::Proxy => self.memory.failed(Who::Proxy(id), now()),
                     Blame::Pair => self.memory.failed(pair, now()),
-                    Blame::Nobody | Blame::Endpoint | Blame::Decision => {}
+                    Blame::Nobody | Blame::Local | Blame::Endpoint | Blame::Decision => {}
                 }
                 let is_login = matches!(error, ConnectError::ProxyCredentials { .. });
                 if is_login && self.memory.is_news(id) {
@@ -245,9 +245,10 @@ impl Dialler {
                 if !outer::is_silent(&mut stream).await {
                     return Err(Fault::EARLY.of(proxy, &target));
                 }
-                let socket = outer::socket(stream).map_err(|_| {
-                    Fault::Broken("weir has no descriptor left for it").of(proxy, &target)
-                })?;
+                let local = |_| ConnectError::Local {
+                    target: target.to_string(),
+                };
+                let socket = outer::socket(stream).map_err(local)?;
                 Carrier::Pair(socket)
             }
         };

@@ -86,6 +86,11 @@ pub enum ConnectError {
         /// What it did.
         what: &'static str,
     },
+    /// weir itself has no descriptor left, or no memory: whoever was to be reached did nothing wrong.
+    Local {
+        /// `host:port` of the endpoint.
+        target: String,
+    },
     /// No failure: there is a connection that can carry the request, which the pool will have again
     /// in a moment.
     Shared,
@@ -111,6 +116,8 @@ pub enum Cause {
     NoRoute,
     /// May be nobody's: weir's own listener, an unspecified or a multicast address.
     Forbidden,
+    /// Nothing: weir itself has no descriptor left, or no memory.
+    Local,
     /// Something else.
     Other(io::ErrorKind),
 }
@@ -120,6 +127,8 @@ pub enum Cause {
 pub enum Blame {
     /// Nobody's: the same again will do.
     Nobody,
+    /// weir's own: another proxy won't help, and nobody is put last for it.
+    Local,
     /// The endpoint's: another one may work.
     Endpoint,
     /// The proxy's: another proxy may work, for this endpoint and for all others.
@@ -191,6 +200,15 @@ impl ConnectError {
     /// Whose failure it was.
     pub fn blame(&self) -> Blame {
         match self {
+            Self::Local { .. }
+            | Self::Endpoint {
+                cause: Cause::Local,
+                ..
+            }
+            | Self::ProxyAddress {
+                cause: Cause::Local,
+                ..
+            } => Blame::Local,
             Self::Endpoint { .. } => Blame::Endpoint,
             Self::Shared => Blame::Nobody,
             Self::ProxyName { .. }
@@ -210,8 +228,14 @@ impl ConnectError {
                 Cause::Refused => "connect_refused",
                 Cause::TimedOut => "connect_timeout",
                 Cause::NoRoute | Cause::Forbidden => "connect_no_route",
+                Cause::Local => "connect_local",
                 Cause::Other(_) => "connect_error",
             },
+            Self::Local { .. }
+            | Self::ProxyAddress {
+                cause: Cause::Local,
+                ..
+            } => "connect_local",
             Self::ProxyName { .. } => "proxy_name",
             Self::ProxyAddress { .. } => "proxy_unreachable",
             Self::ProxyTls { .. } => "proxy_tls",
@@ -230,9 +254,9 @@ impl ConnectError {
                 Cause::Refused => ErrorType::ConnectRefused,
                 Cause::TimedOut => ErrorType::ConnectTimedout,
                 Cause::NoRoute | Cause::Forbidden => ErrorType::ConnectNoRoute,
-                Cause::Other(_) => ErrorType::ConnectError,
+                Cause::Local | Cause::Other(_) => ErrorType::ConnectError,
             },
-            Self::Shared => ErrorType::ConnectError,
+            Self::Local { .. } | Self::Shared => ErrorType::ConnectError,
             _ => ErrorType::ConnectProxyFailure,
         }
     }
@@ -246,9 +270,14 @@ impl From<ConnectError> for Box<Error> {
     }
 }
 
-impl From<io::ErrorKind> for Cause {
-    fn from(kind: io::ErrorKind) -> Self {
-        match kind {
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        /// Descriptors of the process, and of the system; buffers, and memory.
+        const LOCAL: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+        if error.raw_os_error().is_some_and(|it| LOCAL.contains(&it)) {
+            return Self::Local;
+        }
+        match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
             io::ErrorKind::TimedOut => Self::TimedOut,
             io::ErrorKind::NetworkUnreachable
@@ -261,6 +290,8 @@ impl From<io::ErrorKind> for Cause {
 
 // === texts ===
 
+const NO_MEANS: &str = "weir has no descriptor left, or no memory; see its limit of open files";
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -268,6 +299,7 @@ impl fmt::Display for Cause {
             Self::TimedOut => f.write_str("it didn't answer in time"),
             Self::NoRoute => f.write_str("there is no route to it"),
             Self::Forbidden => f.write_str("it is weir's own, or nobody's"),
+            Self::Local => f.write_str(NO_MEANS),
             Self::Other(kind) => write!(f, "{kind}"),
         }
     }
@@ -339,6 +371,7 @@ impl fmt::Display for ConnectError {
                 f,
                 "the proxy {proxy} didn't open a tunnel to {target} in time"
             ),
+            Self::Local { target } => write!(f, "no connection to {target}: {NO_MEANS}"),
             Self::ProxyBroken { proxy, what } => write!(f, "the proxy {proxy}: {what}"),
             Self::Shared => f.write_str("another connection can carry it"),
         }
@@ -350,6 +383,38 @@ impl std::error::Error for ConnectError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_weir_itself_lacks_is_no_ones_fault() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        for (number, local) in [
+            (libc::EMFILE, true),
+            (libc::ENFILE, true),
+            (libc::ENOBUFS, true),
+            (libc::ENOMEM, true),
+            (libc::ECONNREFUSED, false),
+            (libc::EADDRNOTAVAIL, false),
+        ] {
+            let cause = Cause::from(io::Error::from_raw_os_error(number));
+            assert_eq!(cause == Cause::Local, local, "{number}");
+            let (target, proxy) = (String::new(), String::new());
+            let direct = ConnectError::Endpoint {
+                target,
+                address,
+                cause,
+            };
+            let proxied = ConnectError::ProxyAddress {
+                proxy,
+                address,
+                cause,
+            };
+            for (error, blame) in [(direct, Blame::Endpoint), (proxied, Blame::Proxy)] {
+                let blame = if local { Blame::Local } else { blame };
+                assert_eq!(error.blame(), blame, "{error}");
+                assert_eq!(error.as_str() == "connect_local", local, "{error}");
+            }
+        }
+    }
 
     #[test]
     fn our_cause_is_found_below_contexts_too() {

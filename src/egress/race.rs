@@ -30,7 +30,7 @@ pub(super) struct Lost {
     /// The last address that was heard of, and what it did.
     pub(super) address: SocketAddr,
     pub(super) cause: Cause,
-    /// All that were tried.
+    /// All that were tried, and could be.
     pub(super) failed: Vec<SocketAddr>,
 }
 
@@ -67,13 +67,17 @@ async fn alone(address: SocketAddr, by: Instant) -> Result<Won, Box<Lost>> {
                 failed: Vec::new(),
             });
         }
-        Ok(Err(error)) => Cause::from(error.kind()),
+        Ok(Err(error)) => Cause::from(error),
         Err(_) => Cause::TimedOut,
+    };
+    let failed = match cause {
+        Cause::Local => Vec::new(),
+        _ => vec![address],
     };
     Err(Box::new(Lost {
         address,
         cause,
-        failed: vec![address],
+        failed,
     }))
 }
 
@@ -100,7 +104,7 @@ impl Race {
                 Some(done) = self.tries.join_next() => match done {
                     Ok((address, Ok(stream))) => return Ok(self.won(address, stream)),
                     Ok((address, Err(error))) => {
-                        self.give_up(address, Cause::from(error.kind()));
+                        self.give_up(address, Cause::from(error));
                         self.start();
                     }
                     // A connect doesn't panic, and nobody else can cancel it.
@@ -132,7 +136,9 @@ impl Race {
 
     fn give_up(&mut self, address: SocketAddr, cause: Cause) {
         self.running.retain(|(running, _)| *running != address);
-        self.lost.failed.push(address);
+        if cause != Cause::Local {
+            self.lost.failed.push(address);
+        }
         (self.lost.address, self.lost.cause) = (address, cause);
     }
 

@@ -268,7 +268,9 @@ pub fn is_late(error: &Error) -> bool {
 }
 
 fn failed_try(journey: &mut Journey, error: &Error) {
-    if let Some(current) = journey.attempt.as_mut() {
+    // What weir itself lacks is no failure of the endpoint.
+    let local = ConnectError::within(error).is_some_and(|it| it.blame() == Blame::Local);
+    if let Some(current) = journey.attempt.as_mut().filter(|_| !local) {
         current.attempt.ended(Outcome::Failed);
     }
     if let Some(current) = &journey.attempt {
