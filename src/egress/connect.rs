@@ -5,7 +5,8 @@
 //! the endpoint, where there is any, comes on top. It keeps its own time (Pingora's
 //! `connection_timeout` doesn't cover it) and tells `Memory` what it learns. It never chooses the
 //! road and asks one proxy only: a connection belongs to the pool of the proxy that it was asked
-//! for, so another proxy is another dial (`proxy/connect` sees to that).
+//! for, so another proxy is another dial (`proxy/connect` sees to that). Where others are left it leaves
+//! them their share of the time.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -39,8 +40,13 @@ const PROXY_TLS: Duration = Duration::from_secs(5);
 /// CONNECT, or SOCKS' negotiation: the proxy connects to the endpoint meanwhile.
 const PROXY_TUNNEL: Duration = Duration::from_secs(5);
 
+/// What several share isn't divided into less than this.
+const SHARE_LEAST: Duration = Duration::from_secs(1);
+
 /// Addresses of an endpoint that a SOCKS proxy is asked for, one after the other.
 const SOCKS_ADDRESSES_MAX: usize = 3;
+/// With less time than this it isn't asked for another one.
+const ADDRESS_LEAST: Duration = Duration::from_millis(100);
 
 /// How one endpoint is dialled.
 #[derive(Debug)]
@@ -56,6 +62,10 @@ pub(super) struct Dialler {
     pub(super) endpoint: u64,
     /// Not to be dialled while an HTTP/2 connection lives; see `lane.rs`.
     pub(super) share: bool,
+    /// Proxies that could be asked after this one, out of the same time.
+    pub(super) others: usize,
+    /// Proxies that were asked before, and used their part of it.
+    pub(super) asked: usize,
     pub(super) memory: Arc<Memory>,
 }
 
@@ -104,10 +114,12 @@ impl Dialler {
     /// A new connection, counted and learnt from.
     pub(super) async fn dial(&self) -> Result<Carrier, ConnectError> {
         let began = Instant::now();
-        let by = began + self.budget;
         let dialled = match &self.reach {
-            Reach::Direct(addresses) => self.direct(addresses, by).await,
-            Reach::Proxy(hop) => self.through(hop, by).await,
+            Reach::Direct(addresses) => self.direct(addresses, began + self.budget).await,
+            Reach::Proxy(hop) => {
+                let by = began + share(self.budget, self.others + 1);
+                self.through(hop, by).await
+            }
         };
         let outcome = dialled.as_ref().map_or_else(ConnectError::as_str, |_| "ok");
         let took = began.elapsed();
@@ -171,23 +183,26 @@ impl Dialler {
 
     /// A tunnel, and the news of how the proxy does.
     async fn through(&self, hop: &Hop, by: Instant) -> Result<Carrier, ConnectError> {
-        let id = hop.proxy.id;
-        let pair = Who::Pair(id, self.endpoint);
+        let (id, endpoint) = (hop.proxy.id, self.endpoint);
         let opened = match &hop.addresses {
             Some(addresses) => self.by_address(hop, addresses, by).await,
             None => self.tunnel(hop, None, by).await,
         };
         match &opened {
             Ok(_) => {
-                self.memory.works(Who::Proxy(id));
-                self.memory.works(pair);
+                self.memory.opened(id, endpoint);
                 self.memory.let_in(id);
             }
+            // No fault of this one: those before it left it too little.
+            Err(_) if self.asked > 0 && self.budget < SHARE_LEAST && Instant::now() >= by => {}
             Err(error) => {
-                match error.blame() {
-                    Blame::Proxy => self.memory.failed(Who::Proxy(id), now()),
-                    Blame::Pair => self.memory.failed(pair, now()),
-                    Blame::Nobody | Blame::Local | Blame::Endpoint | Blame::Decision => {}
+                match (error.blame(), error) {
+                    (Blame::Proxy, _) => self.memory.failed(Who::Proxy(id), now()),
+                    (Blame::Pair, ConnectError::ProxySilent { .. }) => {
+                        self.memory.silent(id, endpoint, &self.host, now());
+                    }
+                    (Blame::Pair, _) => self.memory.failed(Who::Pair(id, endpoint), now()),
+                    (Blame::Nobody | Blame::Local | Blame::Endpoint | Blame::Decision, _) => {}
                 }
                 let is_login = matches!(error, ConnectError::ProxyCredentials { .. });
                 if is_login && self.memory.is_news(id) {
@@ -198,7 +213,8 @@ impl Dialler {
         opened
     }
 
-    /// SOCKS with addresses: the next one where the proxy couldn't reach one.
+    /// SOCKS with addresses: the next one where the proxy couldn't reach one, or is still waiting for
+    /// it when its share of the time is over. Such an address is put last.
     async fn by_address(
         &self,
         hop: &Hop,
@@ -206,13 +222,35 @@ impl Dialler {
         by: Instant,
     ) -> Result<Carrier, ConnectError> {
         let order = self.memory.order(&self.host, addresses, self.port, now());
-        let mut order = order.into_iter().take(SOCKS_ADDRESSES_MAX).peekable();
+        let mut order = order.into_iter().take(SOCKS_ADDRESSES_MAX);
+        let mut before = None;
         loop {
+            let parts = order.len().max(1);
             let address = order.next();
-            match self.tunnel(hop, address, by).await {
-                Err(ConnectError::ProxyFailed { .. }) if order.peek().is_some() => {}
-                opened => return opened,
+            let part = share(by.saturating_duration_since(Instant::now()), parts);
+            let opened = self.tunnel(hop, address, Instant::now() + part).await;
+            let Some(address) = address else {
+                return opened;
+            };
+            let who = Who::Address(SocketAddr::new(address, self.port));
+            let error = match opened {
+                Ok(carrier) => {
+                    self.memory.works(who);
+                    return Ok(carrier);
+                }
+                Err(error) => error,
+            };
+            let left = by.saturating_duration_since(Instant::now());
+            match (error.blame(), before.take()) {
+                (Blame::Pair, _) => self.memory.failed(who, now()),
+                // The proxy had no more time: those before used it.
+                (Blame::Proxy, Some(before)) if left.is_zero() => return Err(before),
+                _ => return Err(error),
             }
+            if order.len() == 0 || left < ADDRESS_LEAST {
+                return Err(error);
+            }
+            before = Some(error);
         }
     }
 
@@ -224,24 +262,28 @@ impl Dialler {
     ) -> Result<Carrier, ConnectError> {
         let (proxy, target) = (&*hop.proxy, self.target());
         let mut stream = self.reach_proxy(hop, by).await?;
+        let tunnel_by = || by.min(Instant::now() + PROXY_TUNNEL);
         let login = proxy.login.as_ref().map(Secret::expose);
         let carrier = match proxy.kind {
             ProxyKind::Http => {
                 let asking = tunnel::open(&mut stream, &target, login);
-                self.opened(proxy, asking, by).await?;
+                self.answered(proxy, true, asking, tunnel_by()).await?;
                 Carrier::Tcp(stream)
             }
             ProxyKind::Socks5 | ProxyKind::Socks5h => {
                 let literal = address.or_else(|| self.host.parse().ok());
                 let place = literal.map_or(Place::Name(&self.host), Place::Address);
-                let asking = socks::open(&mut stream, place, self.port, login);
-                self.opened(proxy, asking, by).await?;
+                let by = tunnel_by();
+                let greeting = socks::greet(&mut stream, login);
+                self.answered(proxy, false, greeting, by).await?;
+                let asking = socks::ask(&mut stream, place, self.port);
+                self.answered(proxy, true, asking, by).await?;
                 Carrier::Tcp(stream)
             }
             ProxyKind::Https => {
                 let mut stream = self.outer(proxy, stream, by).await?;
                 let asking = tunnel::open(&mut stream, &target, login);
-                self.opened(proxy, asking, by).await?;
+                self.answered(proxy, true, asking, tunnel_by()).await?;
                 if !outer::is_silent(&mut stream).await {
                     return Err(Fault::EARLY.of(proxy, &target));
                 }
@@ -259,18 +301,20 @@ impl Dialler {
         Ok(carrier)
     }
 
-    /// The proxy's answer, if it comes in time.
-    async fn opened(
+    /// The proxy's answer, if it comes in time. `asked` says whether that is about the endpoint.
+    async fn answered(
         &self,
         proxy: &ProxyUrl,
+        asked: bool,
         asking: impl Future<Output = Result<(), Fault>>,
         by: Instant,
     ) -> Result<(), ConnectError> {
-        match timeout_at(by.min(Instant::now() + PROXY_TUNNEL), asking).await {
+        match timeout_at(by, asking).await {
             Ok(answer) => answer.map_err(|fault| fault.of(proxy, &self.target())),
             Err(_) => Err(ConnectError::ProxySilent {
                 proxy: proxy.to_string(),
                 target: self.target().to_string(),
+                asked,
             }),
         }
     }
@@ -351,6 +395,13 @@ impl Hop {
     }
 }
 
+/// A part of the time that is left for as many as these; each has a moment in which something can be
+/// done, as long as there is one.
+fn share(left: Duration, parts: usize) -> Duration {
+    let parts = u32::try_from(parts).unwrap_or(u32::MAX);
+    (left / parts).max(SHARE_LEAST).min(left)
+}
+
 /// As tests with paused time see it.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
@@ -407,6 +458,8 @@ mod tests {
             pool_key: 1,
             endpoint: 2,
             share: false,
+            others: 0,
+            asked: 0,
             memory: Arc::default(),
         }
     }
@@ -531,7 +584,128 @@ mod tests {
         let error = connect(&dialler).await.expect_err("silent");
         let cause = ConnectError::within(&error).expect("our cause");
         assert_eq!(cause.as_str(), "proxy_timeout");
+        assert_eq!(cause.blame(), Blame::Pair, "it may wait for the endpoint");
         assert!(!cause.to_string().contains('@'));
+    }
+
+    #[test]
+    fn time_is_shared_evenly_and_in_no_tiny_pieces() {
+        let second = Duration::from_secs(1);
+        for (left, parts, given) in [(6, 1, 6), (6, 2, 3), (6, 6, 1), (6, 7, 1), (1, 2, 1)] {
+            assert_eq!(
+                share(left * second, parts),
+                given * second,
+                "{left} {parts}"
+            );
+        }
+        assert_eq!(share(second / 2, 3), second / 2);
+        assert_eq!(share(Duration::ZERO, 3), Duration::ZERO);
+    }
+
+    /// A SOCKS proxy that says nothing at all, or greets and is silent for `127.0.0.9`; all other
+    /// addresses are reached. The second value is what it was asked for.
+    async fn waiting(greets: bool) -> (SocketAddr, Arc<parking_lot::Mutex<Vec<IpAddr>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let asked: Arc<parking_lot::Mutex<Vec<IpAddr>>> = Arc::default();
+        let note = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let note = Arc::clone(&note);
+                tokio::spawn(async move {
+                    let mut request = [0; 13];
+                    if greets {
+                        stream.write_all(b"\x05\x00").await.expect("written");
+                        stream.read_exact(&mut request).await.expect("asked");
+                        let ip = IpAddr::from([7, 8, 9, 10].map(|at: usize| request[at]));
+                        note.lock().push(ip);
+                        if ip != IpAddr::from(DEAD) {
+                            let good = b"\x05\x00\x00\x01\0\0\0\0\0\0";
+                            stream.write_all(good).await.expect("written");
+                        }
+                    }
+                    drop(stream.read_to_end(&mut Vec::new()).await);
+                });
+            }
+        });
+        (address, asked)
+    }
+
+    const DEAD: [u8; 4] = [127, 0, 0, 9];
+
+    /// Asks this proxy for these addresses.
+    fn by_address(proxy: SocketAddr, budget: Duration, addresses: &[[u8; 4]]) -> Dialler {
+        let mut dialler = dialler(&format!("socks5://{proxy}"), budget);
+        if let Reach::Proxy(hop) = &mut dialler.reach {
+            let hop = Arc::get_mut(hop).expect("the only one");
+            hop.addresses = Some(addresses.iter().map(|it| IpAddr::from(*it)).collect());
+        }
+        dialler
+    }
+
+    #[tokio::test]
+    async fn a_socks_proxy_that_waits_for_a_dead_address_is_asked_for_the_next_one() {
+        let (proxy, asked) = waiting(true).await;
+        let budget = Duration::from_millis(2_200);
+        let dialler = by_address(proxy, budget, &[DEAD, [127, 0, 0, 1]]);
+        for _ in 0..6 {
+            dialler.dial().await.expect("the other address");
+        }
+        let dead = asked
+            .lock()
+            .iter()
+            .filter(|it| **it == IpAddr::from(DEAD))
+            .count();
+        assert_eq!(dead, 1, "it is last from then on: {:?}", asked.lock());
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_that_used_all_the_time_is_not_the_proxys_fault_and_is_last_then() {
+        let (proxy, asked) = waiting(true).await;
+        let budget = Duration::from_millis(300);
+        let dialler = by_address(proxy, budget, &[DEAD, [127, 0, 0, 1]]);
+        // Addresses take turns: one of the two is the dead one's.
+        let mut dials = Vec::new();
+        for _ in 0..2 {
+            dials.push(dialler.dial().await);
+        }
+        let failed: Vec<_> = dials.iter().filter_map(|it| it.as_ref().err()).collect();
+        assert!(
+            matches!(failed[..], [error] if error.blame() == Blame::Pair),
+            "{dials:?}"
+        );
+        for _ in 0..4 {
+            dialler.dial().await.expect("the other address");
+        }
+        assert_eq!(asked.lock().len(), 6);
+    }
+
+    #[tokio::test]
+    async fn silence_before_anything_was_asked_for_is_the_proxys() {
+        for (greets, blame) in [(false, Blame::Proxy), (true, Blame::Pair)] {
+            let (proxy, _) = waiting(greets).await;
+            let dialler = by_address(proxy, Duration::from_millis(50), &[DEAD]);
+            let error = dialler.dial().await.expect_err("silent");
+            assert_eq!(error.blame(), blame, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_blamed_for_its_own_time_and_for_no_time_that_others_used() {
+        for (asked, millis, blamed) in [(0, 50, true), (1, 50, false), (1, 1050, true)] {
+            let (address, _task) = proxy(b"HTTP/1.1 200 OK\r\n", false).await;
+            let url = format!("http://{address}");
+            let mut dialler = dialler(&url, Duration::from_millis(millis));
+            dialler.asked = asked;
+            dialler.dial().await.expect_err("silent");
+            let second = "http://127.0.0.1:9";
+            let list: Vec<Arc<ProxyUrl>> = [url.as_str(), second]
+                .map(|it| Arc::new(it.parse().expect("a URL")))
+                .into();
+            let proxies = list.into();
+            let (first, _) = dialler.memory.proxy(&proxies, 2, &[], now()).expect("one");
+            assert_eq!(first.port == 9, blamed, "{asked} {millis}");
+        }
     }
 
     #[tokio::test]

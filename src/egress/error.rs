@@ -78,6 +78,9 @@ pub enum ConnectError {
         proxy: String,
         /// `host:port` of the endpoint.
         target: String,
+        /// It had been asked for the endpoint, and so may be waiting for that one; if not, it didn't
+        /// even answer what comes before.
+        asked: bool,
     },
     /// The proxy closed the connection, or spoke something else than its protocol.
     ProxyBroken {
@@ -214,9 +217,10 @@ impl ConnectError {
             Self::ProxyName { .. }
             | Self::ProxyAddress { .. }
             | Self::ProxyTls { .. }
-            | Self::ProxySilent { .. }
+            | Self::ProxySilent { asked: false, .. }
             | Self::ProxyBroken { .. } => Blame::Proxy,
-            Self::ProxyFailed { .. } => Blame::Pair,
+            // What a proxy says nothing to it may be waiting for.
+            Self::ProxyFailed { .. } | Self::ProxySilent { asked: true, .. } => Blame::Pair,
             Self::ProxyCredentials { .. } | Self::ProxyDenied { .. } => Blame::Decision,
         }
     }
@@ -367,7 +371,7 @@ impl fmt::Display for ConnectError {
                 target,
                 said,
             } => write!(f, "the proxy {proxy} can't reach {target} ({said})"),
-            Self::ProxySilent { proxy, target } => write!(
+            Self::ProxySilent { proxy, target, .. } => write!(
                 f,
                 "the proxy {proxy} didn't open a tunnel to {target} in time"
             ),

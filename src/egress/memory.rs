@@ -38,6 +38,10 @@ const HOSTS_MAX: usize = 4096;
 const BUSIEST_MAX: usize = 64;
 /// Proxies whose refusal of credentials has been told.
 const TOLD_MAX: usize = 256;
+/// Proxies whose silence is remembered.
+const SILENT_MAX: usize = 256;
+/// Silences further apart than this have nothing to do with each other.
+const SILENT: Duration = Duration::from_secs(600);
 
 /// What dialling has taught; see the module.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ pub struct Memory {
     faults: Mutex<Faults<Who>>,
     hosts: Mutex<AHashMap<Box<str>, Host>>,
     told: Mutex<BTreeSet<u64>>,
+    /// For which host a proxy was silent since it last opened a tunnel, and when.
+    silent: Mutex<AHashMap<u64, (Arc<str>, Instant)>>,
     /// How often a road was asked for, by endpoint.
     uses: Mutex<AHashMap<u64, u64>>,
     outer: Mutex<Arc<OnceCell<outer::Config>>>,
@@ -80,6 +86,7 @@ impl Memory {
             faults: Mutex::new(Faults::new(FAULTS_MAX)),
             hosts: Mutex::default(),
             told: Mutex::default(),
+            silent: Mutex::default(),
             uses: Mutex::default(),
             outer: Mutex::default(),
         }
@@ -179,9 +186,40 @@ impl Memory {
         self.faults.lock().works(&who);
     }
 
+    /// The proxy opened a tunnel.
+    pub(super) fn opened(&self, proxy: u64, endpoint: u64) {
+        self.works(Who::Proxy(proxy));
+        self.works(Who::Pair(proxy, endpoint));
+        self.silent.lock().remove(&proxy);
+    }
+
+    /// The proxy was asked for an endpoint on this host, and said nothing. It may be waiting for the
+    /// endpoint, so that is what is blamed, with the proxy. A proxy that is silent for another host
+    /// too, and opened no tunnel between, is no good itself.
+    pub(super) fn silent(&self, proxy: u64, endpoint: u64, host: &Arc<str>, now: Instant) {
+        self.failed(Who::Pair(proxy, endpoint), now);
+        let before = {
+            let mut silent = self.silent.lock();
+            if silent.len() >= SILENT_MAX {
+                silent.retain(|_, (_, since)| now.saturating_duration_since(*since) < SILENT);
+            }
+            if silent.len() < SILENT_MAX || silent.contains_key(&proxy) {
+                silent.insert(proxy, (Arc::clone(host), now))
+            } else {
+                None
+            }
+        };
+        let counts = |(other, since): (Arc<str>, Instant)| {
+            other != *host && now.saturating_duration_since(since) < SILENT
+        };
+        if before.is_some_and(counts) {
+            self.failed(Who::Proxy(proxy), now);
+        }
+    }
+
     /// The first of these proxies to ask for this endpoint, and how many others there are: those
-    /// that work in the order of the configuration, then those that failed, the one first whose
-    /// time is over first. `avoided` have been asked for the same request already.
+    /// that work in the order of the configuration, then those that failed, the one first that
+    /// failed longest ago. `avoided` have been asked for the same request already.
     pub(super) fn proxy<'p>(
         &self,
         proxies: &'p Proxies,
@@ -197,8 +235,8 @@ impl Memory {
         let left: Vec<_> = left.filter(|(_, id)| !avoided.contains(id)).collect();
         // Of equal ones the first is found, `None` being the least.
         let best = left.iter().min_by_key(|(_, id)| {
-            let proxy = faults.until(&Who::Proxy(*id), now);
-            proxy.max(faults.until(&Who::Pair(*id, endpoint), now))
+            let proxy = faults.last(&Who::Proxy(*id), now);
+            proxy.max(faults.last(&Who::Pair(*id, endpoint), now))
         })?;
         Some((best.0, left.len() - 1))
     }
@@ -273,9 +311,15 @@ mod tests {
         let later = now + Duration::from_secs(30);
         assert_eq!(first(&[], later), is("a", 2), "its time is over");
         // All fail: the one that failed first is the first again.
-        memory.failed(Who::Proxy(id(1)), now + Duration::from_secs(1));
-        memory.failed(Who::Proxy(id(2)), now + Duration::from_secs(2));
-        assert_eq!(first(&[], now + Duration::from_secs(3)), is("a", 2));
+        let second = Duration::from_secs(1);
+        memory.failed(Who::Proxy(id(1)), now + second);
+        memory.failed(Who::Proxy(id(2)), now + 2 * second);
+        assert_eq!(first(&[], now + 3 * second), is("a", 2));
+        // It fails again: another one has its turn, and not the same one each time.
+        memory.failed(Who::Proxy(id(0)), now + 4 * second);
+        assert_eq!(first(&[], now + 5 * second), is("b", 2));
+        memory.failed(Who::Proxy(id(1)), now + 6 * second);
+        assert_eq!(first(&[], now + 7 * second), is("c", 2));
     }
 
     #[test]
@@ -289,6 +333,36 @@ mod tests {
             proxy.host.clone()
         };
         assert_eq!((first(7), first(8)), ("b".to_owned(), "a".to_owned()));
+    }
+
+    #[test]
+    fn a_proxy_is_blamed_for_silence_when_a_second_host_sees_it_and_no_tunnel_was_opened_between() {
+        let now = Instant::now();
+        let hosts = ["dead.example", "other.example"].map(Arc::from);
+        let list = proxies(&["http://a:1", "http://b:1"]);
+        let id = list[0].id;
+        let is_last = |memory: &Memory, endpoint, now| {
+            let (proxy, _) = memory.proxy(&list, endpoint, &[], now).expect("one");
+            proxy.host == "b"
+        };
+        let memory = Memory::default();
+        memory.silent(id, 7, &hosts[0], now);
+        memory.silent(id, 8, &hosts[0], now);
+        assert!(is_last(&memory, 7, now) && is_last(&memory, 8, now));
+        assert!(!is_last(&memory, 9, now), "one host only");
+        memory.opened(id, 9);
+        memory.silent(id, 10, &hosts[1], now);
+        assert!(!is_last(&memory, 9, now), "a tunnel between");
+        memory.silent(id, 7, &hosts[0], now);
+        assert!(is_last(&memory, 9, now));
+        let memory = Memory::default();
+        memory.silent(id, 7, &hosts[0], now);
+        memory.silent(id, 10, &hosts[1], now + SILENT);
+        assert!(!is_last(&memory, 9, now + SILENT), "long ago");
+        for proxy in 0..2 * SILENT_MAX as u64 {
+            memory.silent(proxy, 7, &hosts[0], now);
+        }
+        assert_eq!(memory.silent.lock().len(), SILENT_MAX);
     }
 
     #[tokio::test]

@@ -242,6 +242,7 @@ impl Egress {
             pool_key: self.pool_key(endpoint, None, generation, now),
             reach: Reach::Direct(addresses),
             others: 0,
+            asked: 0,
             memory: Arc::clone(&self.memory),
         })
     }
@@ -278,6 +279,7 @@ impl Egress {
                 addresses,
             })),
             others,
+            asked: avoided.len(),
             memory: Arc::clone(&self.memory),
         })
     }

@@ -1,7 +1,7 @@
 //! SOCKS 5 (RFC 1928) with user and password (RFC 1929): asks a proxy for a connection.
 //!
 //! Each answer is read to its last byte and not beyond, so that the next byte is the endpoint's.
-//! `connect` calls it.
+//! `connect` calls [`greet`], which is about the proxy alone, and then [`ask`].
 //!
 //! ```text
 //!   methods ─▶ ◀─ one of them ─┬─ none ─────────────────────────────┬─▶ CONNECT ─▶ ◀─ reply
@@ -38,13 +38,8 @@ pub(super) enum Place<'a> {
     Name(&'a str),
 }
 
-/// Asks for a connection. Takes as long as the proxy does; safe to drop with the stream.
-pub(super) async fn open<S>(
-    stream: &mut S,
-    place: Place<'_>,
-    port: u16,
-    login: Option<&Login>,
-) -> Result<(), Fault>
+/// Agrees on the version and is let in. Takes as long as the proxy does; safe to drop with the stream.
+pub(super) async fn greet<S>(stream: &mut S, login: Option<&Login>) -> Result<(), Fault>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -58,11 +53,19 @@ where
         return Err(Fault::Broken(NOT_SOCKS));
     }
     match (method, login) {
-        (NO_METHOD, _) => {}
-        (PASSWORD, Some(login)) => authenticate(stream, login).await?,
-        (NONE_ACCEPTED, _) => return Err(Fault::Credentials),
-        _ => return Err(Fault::Broken("it chose a method that it wasn't offered")),
+        (NO_METHOD, _) => Ok(()),
+        (PASSWORD, Some(login)) => authenticate(stream, login).await,
+        (NONE_ACCEPTED, _) => Err(Fault::Credentials),
+        _ => Err(Fault::Broken("it chose a method that it wasn't offered")),
     }
+}
+
+/// Asks for a connection, after [`greet`]. Takes as long as the proxy does, which connects to the place
+/// meanwhile; safe to drop with the stream.
+pub(super) async fn ask<S>(stream: &mut S, place: Place<'_>, port: u16) -> Result<(), Fault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let request = request(place, port);
     stream.write_all(&request).await.map_err(closed)?;
     reply(stream).await
@@ -167,7 +170,10 @@ mod tests {
             // The proxy says no more.
             let (read, mut write) = tokio::io::split(theirs);
             write.shutdown().await.expect("open");
-            let result = open(&mut ours, place, 443, login).await;
+            let result = match greet(&mut ours, login).await {
+                Ok(()) => ask(&mut ours, place, 443).await,
+                refused => refused,
+            };
             theirs = read.unsplit(write);
             result
         };

@@ -56,6 +56,8 @@ pub struct Way {
     pub(super) reach: Reach,
     pub(super) pool_key: u64,
     pub(super) others: usize,
+    /// Proxies that failed for the same request before.
+    pub(super) asked: usize,
     pub(super) memory: Arc<Memory>,
 }
 
@@ -113,6 +115,8 @@ impl Way {
             pool_key: self.pool_key,
             endpoint: endpoint.pool_key,
             share: false,
+            others: self.others,
+            asked: self.asked,
             memory: Arc::clone(&self.memory),
         }
     }

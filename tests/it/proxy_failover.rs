@@ -1,6 +1,8 @@
 //! Several egress proxies: one is killed, refuses, is silent or talks out of turn, under load; the next
 //! one serves, and the first is used again when it is back. Counts are printed.
 
+use std::time::Duration;
+
 use crate::support::forward_proxy::Reply;
 use crate::support::real_proxy::RealProxy;
 use crate::support::steady::Steady;
@@ -179,6 +181,22 @@ fn a_proxy_that_is_silent_is_passed_by_and_not_waited_for_again() {
     let asked = is_passed_by(&first, "timeouts: {connect: 4s}");
     eprintln!("a silent proxy was asked for {asked} of 10 tunnels");
     assert_eq!(asked, 1, "waited for it {asked} times");
+}
+
+#[test]
+fn a_slow_proxy_has_time_left_after_a_silent_one_and_is_asked_first_from_then_on() {
+    const REQUESTS: usize = 6;
+    let (first, second) = (ForwardProxy::start(), ForwardProxy::start());
+    first.reply(Reply::Silence);
+    second.reply(Reply::Slow(Duration::from_millis(400)));
+    let model = Provider::start(closed);
+    let gateway = gateway(&[first.url(), second.url()], &model, "");
+    for _ in 0..REQUESTS {
+        let answer = gateway.post(CHAT, ask());
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    assert_eq!(first.connects().len(), 1, "it was waited for again");
+    assert_eq!(second.connects().len(), REQUESTS);
 }
 
 #[test]

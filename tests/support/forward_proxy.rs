@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A proxy on a port of its own.
 pub struct ForwardProxy {
@@ -29,6 +30,8 @@ pub enum Reply {
     /// The tunnel.
     #[default]
     Tunnel,
+    /// The tunnel, after this long.
+    Slow(Duration),
     /// Exactly these bytes, then the end.
     Bytes(Vec<u8>),
     /// Nothing, for ever.
@@ -155,6 +158,7 @@ fn connection(mut client: TcpStream, state: &Arc<Board<State>>) {
     });
     match reply {
         Reply::Tunnel => {}
+        Reply::Slow(takes) => std::thread::sleep(takes),
         Reply::Bytes(bytes) => {
             let _ = client.write_all(&bytes);
             return;

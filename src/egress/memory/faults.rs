@@ -23,6 +23,8 @@ pub(super) struct Faults<K> {
 struct Fault {
     lasts: Duration,
     until: Instant,
+    /// When it failed last, counted or not.
+    last: Instant,
 }
 
 impl<K: Clone + Eq + Hash> Faults<K> {
@@ -39,17 +41,28 @@ impl<K: Clone + Eq + Hash> Faults<K> {
         (now < fault.until).then_some(fault.until)
     }
 
-    /// It failed. Failures while it is put last anyway don't count: many who try at once are one
-    /// piece of news.
+    /// When it failed last, if it is put last: of those that failed the one that hasn't been tried for
+    /// longest is first.
+    pub(super) fn last(&self, who: &K, now: Instant) -> Option<Instant> {
+        let fault = self.known.get(who)?;
+        (now < fault.until).then_some(fault.last)
+    }
+
+    /// It failed. Failures while it is put last anyway don't prolong that: many who try at once are
+    /// one piece of news.
     pub(super) fn failed(&mut self, who: K, now: Instant) {
-        let lasts = match self.known.get(&who) {
-            Some(fault) if now < fault.until => return,
+        let lasts = match self.known.get_mut(&who) {
+            Some(fault) if now < fault.until => {
+                fault.last = now;
+                return;
+            }
             Some(fault) if now < fault.until + FORGOTTEN => (fault.lasts * 2).min(LONGEST),
             _ => FIRST,
         };
         self.make_room(now);
         let until = now + lasts;
-        self.known.insert(who, Fault { lasts, until });
+        let last = now;
+        self.known.insert(who, Fault { lasts, until, last });
     }
 
     /// It works.
@@ -103,6 +116,17 @@ mod tests {
         assert_eq!(faults.until(&"a", now), Some(now + FIRST));
         faults.failed("a", now + FIRST);
         assert_eq!(faults.until(&"a", now + FIRST), Some(now + FIRST * 3));
+    }
+
+    #[test]
+    fn when_it_failed_last_is_known_though_that_prolongs_nothing() {
+        let now = Instant::now();
+        let mut faults = Faults::new(8);
+        faults.failed("a", now);
+        faults.failed("a", now + SECOND);
+        assert_eq!(faults.until(&"a", now + SECOND), Some(now + FIRST));
+        assert_eq!(faults.last(&"a", now + SECOND), Some(now + SECOND));
+        assert_eq!(faults.last(&"a", now + FIRST), None);
     }
 
     #[test]
