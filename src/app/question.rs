@@ -3,6 +3,7 @@
 
 use super::build::Shared;
 use super::resolving;
+use crate::egress::settings::is_name;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,24 @@ pub enum Question {
         /// Which; `None`: all.
         name: Option<String>,
     },
+}
+
+impl Question {
+    /// Asks to forget this name, or all.
+    ///
+    /// # Errors
+    /// A sentence, where it is no host name.
+    pub fn flush(name: Option<String>) -> Result<Self, String> {
+        let is_host = |name: &String| is_name(name.strip_suffix('.').unwrap_or(name));
+        if name.as_ref().is_none_or(is_host) {
+            return Ok(Self::DnsFlush { name });
+        }
+        Err(
+            "what is to be flushed is no host name: expected labels of letters, digits, - and _, 253 \
+             bytes at most; without a name all is flushed"
+                .to_owned(),
+        )
+    }
 }
 
 /// What DNS knows.

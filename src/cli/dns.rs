@@ -2,7 +2,6 @@
 
 use super::ask::{Ask, aligned};
 use crate::app::question::{DnsAnswer, DnsName, DnsServer, Flushed, Question};
-use crate::egress::settings::is_name;
 use crate::supervise::protocol::Command;
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
@@ -50,16 +49,7 @@ impl Dns {
                 }
             }
             What::Flush { name } => {
-                if let Some(name) = name
-                    && !is_name(name.strip_suffix('.').unwrap_or(name))
-                {
-                    return Err(
-                        "what is to be flushed is no host name: expected labels of letters, \
-                                digits, - and _, 253 bytes at most; without a name all is flushed"
-                            .to_owned(),
-                    );
-                }
-                let question = Question::DnsFlush { name: name.clone() };
+                let question = Question::flush(name.clone())?;
                 let answers = answers::<Flushed>(&self.ask, &question, true)?;
                 println!("{}", flushed(name.as_deref(), &answers));
             }
