@@ -135,37 +135,8 @@ fn head_status(head: &[u8]) -> Result<u16, &'static str> {
     let mut lines = text.split(|byte| *byte == b'\n');
     let status = lines.next().unwrap_or_default();
     let status = status.strip_suffix(b"\r").unwrap_or(status);
-    let (version, code) = match status {
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            minor,
-            b' ',
-            a,
-            b,
-            c,
-        ] => (minor, [a, b, c]),
-        [
-            b'H',
-            b'T',
-            b'T',
-            b'P',
-            b'/',
-            b'1',
-            b'.',
-            minor,
-            b' ',
-            a,
-            b,
-            c,
-            b' ',
-            ..,
-        ] => (minor, [a, b, c]),
+    let (version, code) = match status.strip_prefix(b"HTTP/1.") {
+        Some([minor, b' ', a, b, c] | [minor, b' ', a, b, c, b' ', ..]) => (minor, [a, b, c]),
         _ => return Err(NOT_HTTP),
     };
     if !b"01".contains(version) || !code.iter().all(|digit| digit.is_ascii_digit()) {
