@@ -16,7 +16,7 @@ pub use source::{Fault, Source};
 
 use crate::config::{self, Settings};
 use crate::egress::{self, Memory};
-use crate::govern::Governor;
+use crate::govern::{Accounts, Governor};
 use crate::observe::settings::{Format, Level};
 use crate::observe::{Observer, program_log};
 use crate::snapshot::Live;
@@ -295,6 +295,21 @@ fn observer(settings: &Settings) -> Result<Arc<Observer>, Fault> {
     })
 }
 
+/// Where sums are kept: with teams in `state_dir`, where they are safe and all generations share them.
+fn accounts(settings: &Settings) -> Result<Accounts, Fault> {
+    if settings.govern.teams.is_none() {
+        return Ok(Accounts::private());
+    }
+    let folder = &settings.state_dir;
+    Accounts::open(folder).map_err(|error| {
+        Fault::Unusable(format!(
+            "limits and budgets of teams are kept in state_dir {}, which can't be used: {error}; make \
+             the folder and let weir's user write in it, or set `state_dir` to another one",
+            folder.display()
+        ))
+    })
+}
+
 /// All that a process starts with.
 struct Start<'a> {
     source: &'a Source,
@@ -323,7 +338,7 @@ impl Start<'_> {
         let signals = Signals::new()?;
         let shared = Shared {
             observer: Arc::clone(&observer),
-            governor: Arc::new(Governor::new(settings.govern.clone())),
+            governor: Arc::new(Governor::new(settings.govern.clone(), accounts(&settings)?)),
             resolver: resolver(&settings, Arc::new(Watch::new(&observer.metrics)))?,
             own: own_of(&sockets),
             dialling: Arc::new(Memory::new(observer.metrics.pool.clone())),

@@ -1,5 +1,6 @@
 //! The nouns that more than one room uses. Plain values: no I/O, no state, no policy.
 
+pub mod glob;
 pub mod identity;
 pub mod money;
 pub mod socket;

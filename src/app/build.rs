@@ -3,11 +3,12 @@
 use super::Fault;
 use crate::config::Settings;
 use crate::egress::{self, Egress};
-use crate::govern::Governor;
+use crate::govern::{Accounts, Governor};
 use crate::observe::Observer;
 use crate::route::settings::Balance;
 use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
+use crate::tokens::price::Prices;
 use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -26,7 +27,7 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
     };
     let shared = Shared {
         observer: Observer::new(&quiet)?,
-        governor: Arc::new(Governor::new(settings.govern.clone())),
+        governor: Arc::new(Governor::new(settings.govern.clone(), Accounts::private())),
         resolver: resolver(settings, Arc::new(()))?,
         own: egress::Own::new(addresses_of(settings)),
         dialling: Arc::default(),
@@ -101,7 +102,16 @@ impl Shared {
                 Group::new(&upstreams, &[share], Order::RoundRobin, PATH_RETRIES)
             })
             .collect();
+        let terms_of = |pattern: &str| {
+            let mut all = settings.govern.routes.iter();
+            all.find(|(name, _)| name == pattern)
+                .map(|(_, terms)| terms.clone())
+        };
+        let patterns = routes.models.routes().iter();
+        let route_terms = patterns.map(|route| terms_of(&route.pattern)).collect();
         Ok(Snapshot {
+            route_terms,
+            prices: Prices::new(&settings.tokens),
             model_list: model_list(&routes, &upstreams),
             corridor: settings.proxy.clone(),
             egress: Egress::new(

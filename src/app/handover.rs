@@ -6,6 +6,7 @@
 
 use super::build::Shared;
 use crate::admin::Metrics;
+use crate::govern::Moment;
 use crate::listen::tls::{Challenges, Tickets};
 use crate::observe::merge::{merged, totals};
 use crate::observe::metrics::Now;
@@ -61,7 +62,7 @@ impl Handover {
     pub(super) fn take_over(&self, state: &Value) {
         self.shared
             .governor
-            .take_over(&state["limits"], Instant::now());
+            .take_over(&state["limits"], Moment::now());
         self.shared.resolver.learn(names_of(&state["names"]));
         self.shared.dialling.learn(busiest_of(&state["busiest"]));
         if let Err(error) = self.challenges.import(&state["challenges"]) {
@@ -77,7 +78,7 @@ impl Handover {
     pub(super) fn catch_up(&self, state: &Value) {
         self.shared
             .governor
-            .take_over(&state["limits"], Instant::now());
+            .take_over(&state["limits"], Moment::now());
         self.shared.resolver.learn(names_of(&state["names"]));
     }
 
@@ -139,7 +140,7 @@ impl Handover {
             summary: self.summary(),
             metrics,
             state: json!({
-                "limits": self.shared.governor.hand_over(Instant::now()),
+                "limits": self.shared.governor.hand_over(Moment::now()),
                 "names": names,
                 "busiest": busiest,
                 "tickets": self.tickets.export(),
@@ -159,6 +160,7 @@ impl Handover {
         let governor = &self.shared.governor;
         let now = Now {
             in_flight: governor.in_flight(),
+            waiting: governor.waiting(),
             buffered_bytes: governor.buffers().held(),
             streams: governor.streams().look(Instant::now()).0,
         };

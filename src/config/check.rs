@@ -83,6 +83,7 @@ pub(super) fn settings(
         },
         egress,
         govern: bounds.govern,
+        tokens: crate::tokens::settings::Settings::default(),
         observe: telling::logging(file, &mut check),
         threads: threads(file.threads),
         state_dir: telling::state_dir(file, &mut check),

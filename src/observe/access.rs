@@ -1,5 +1,7 @@
 //! The access log's record: one a request, at its end.
 
+use crate::types::Money;
+use std::io::Write;
 use std::time::Duration;
 
 /// Everything that is known of a request when it is over.
@@ -47,6 +49,8 @@ pub struct Record<'a> {
     pub attempts: u32,
     /// What was used.
     pub usage: Option<Usage>,
+    /// What it cost; `None` where the model has no price.
+    pub cost: Option<Money>,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
@@ -96,6 +100,8 @@ enum Value<'a> {
     /// Milliseconds with three decimals.
     Millis(Duration),
     Truth(bool),
+    /// US dollars, exactly.
+    Money(Money),
 }
 
 impl<'a> Record<'a> {
@@ -123,6 +129,7 @@ impl<'a> Record<'a> {
             road: None,
             attempts: 0,
             usage: None,
+            cost: None,
             bytes_in: 0,
             bytes_out: 0,
             stream: false,
@@ -213,8 +220,7 @@ impl<'a> Record<'a> {
             number(usage.map(|usage| usage.reasoning)),
         );
         field("token_source", text(usage.map(|usage| usage.source)));
-        // Nothing has a price yet.
-        field("cost_usd", Value::None);
+        field("cost_usd", self.cost.map_or(Value::None, Value::Money));
         field("bytes_in", Value::Number(self.bytes_in));
         field("bytes_out", Value::Number(self.bytes_out));
         field("stream", Value::Truth(self.stream));
@@ -233,6 +239,10 @@ impl Value<'_> {
             Self::None => out.extend_from_slice(b"null"),
             Self::Truth(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
             Self::Number(number) => write_number(number, out),
+            Self::Money(amount) => {
+                // A Vec takes every write.
+                let _ = write!(out, "{amount}");
+            }
             Self::Millis(duration) => {
                 let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
                 write_number(micros / 1000, out);
@@ -305,6 +315,7 @@ mod tests {
                 reasoning: 0,
                 source: "upstream",
             }),
+            cost: Money::from_usd(0.0125),
             bytes_in: 1,
             bytes_out: 2,
             stream: true,

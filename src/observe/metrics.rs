@@ -4,8 +4,8 @@ use super::access::{Record, Usage};
 use super::names;
 use super::pool::Pool;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// All metrics, registered in a registry of their own.
@@ -14,6 +14,9 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     tokens: IntCounterVec,
+    cost: CounterVec,
+    budget_used: GaugeVec,
+    budget_warnings: IntCounterVec,
     latency: HistogramVec,
     first_token: HistogramVec,
     inter_token: HistogramVec,
@@ -21,6 +24,7 @@ pub struct Metrics {
     overhead: prometheus::Histogram,
     reloads: IntCounterVec,
     in_flight: IntGauge,
+    queue_depth: IntGauge,
     buffered_bytes: IntGauge,
     streams: IntGauge,
     connections_refused: IntCounterVec,
@@ -42,6 +46,8 @@ pub struct Metrics {
 pub struct Now {
     /// Requests in flight.
     pub in_flight: usize,
+    /// Requests that wait for a limit to let them in.
+    pub waiting: usize,
     /// Bytes held in request buffers.
     pub buffered_bytes: usize,
     /// Open streams of events.
@@ -84,6 +90,29 @@ impl Metrics {
                 "Tokens by kind and by who counted them.",
                 names::TOKEN_LABELS,
             ),
+            cost: kept(
+                &registry,
+                CounterVec::new(
+                    Opts::new(names::COST, "What requests cost, in US dollars."),
+                    names::COST_LABELS,
+                ),
+            ),
+            budget_used: kept(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        names::BUDGET_USED,
+                        "The share of a budget that is spent in the current period.",
+                    ),
+                    names::BUDGET_LABELS,
+                ),
+            ),
+            budget_warnings: counters(
+                &registry,
+                names::BUDGET_WARNINGS,
+                "Warnings that a budget is nearly spent.",
+                names::BUDGET_LABELS,
+            ),
             latency: times(
                 &registry,
                 names::LATENCY,
@@ -120,6 +149,11 @@ impl Metrics {
             ),
             reloads,
             in_flight: gauge(&registry, names::IN_FLIGHT, "Requests in flight."),
+            queue_depth: gauge(
+                &registry,
+                names::QUEUE_DEPTH,
+                "Requests that wait for a limit to let them in.",
+            ),
             buffered_bytes: gauge(
                 &registry,
                 names::BUFFERED_BYTES,
@@ -186,6 +220,11 @@ impl Metrics {
         if let Some(usage) = &record.usage {
             self.usage(usage, team, model, provider);
         }
+        if let Some(cost) = record.cost {
+            self.cost
+                .with_label_values(&[team, model])
+                .inc_by(cost.usd());
+        }
         if record.provider.is_some() {
             let labels = &[model, provider];
             self.latency
@@ -219,6 +258,24 @@ impl Metrics {
                     .with_label_values(&[team, model, provider, kind, usage.source])
                     .inc_by(tokens);
             }
+        }
+    }
+
+    /// Counts a warning of a budget; of the team's own, where there is no key.
+    pub fn budget_warning(&self, team: &str, key: Option<&str>, period: &str) {
+        let labels = &[team, key.unwrap_or_default(), period];
+        self.budget_warnings.with_label_values(labels).inc();
+    }
+
+    /// Says which budgets there are now: team, key, period, share that is spent.
+    pub fn budgets<'b>(
+        &self,
+        all: impl IntoIterator<Item = (&'b str, Option<&'b str>, &'b str, f64)>,
+    ) {
+        self.budget_used.reset();
+        for (team, key, period, used) in all {
+            let labels = &[team, key.unwrap_or_default(), period];
+            self.budget_used.with_label_values(labels).set(used);
         }
     }
 
@@ -260,6 +317,7 @@ impl Metrics {
     /// All metrics in Prometheus' text format.
     pub fn render(&self, now: Now) -> Vec<u8> {
         self.in_flight.set(gauge_value(now.in_flight));
+        self.queue_depth.set(gauge_value(now.waiting));
         self.buffered_bytes.set(gauge_value(now.buffered_bytes));
         self.streams.set(gauge_value(now.streams));
         let mut text = Vec::new();

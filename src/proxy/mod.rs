@@ -14,6 +14,8 @@ mod replay;
 mod reply;
 pub mod settings;
 mod settle;
+mod standing;
+mod weigh;
 
 pub use plan::{Surface, model_in_path};
 

@@ -8,12 +8,16 @@ use super::journey::Journey;
 use super::plan::{Plan, Surface};
 use super::reply::Reply;
 use crate::egress::Road;
+use crate::govern::grant::Stake;
+use crate::govern::{Grant, Moment, Spent};
 use crate::observe::Record;
 use crate::observe::access::{End, Usage};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::estimate;
 use crate::tokens::meter::{self, Source};
+use crate::tokens::price::Billed;
 use crate::tokens::prompt::{Api, prompt_tokens};
+use crate::types::Money;
 use crate::types::identity::Identity;
 use crate::upstream::Endpoint;
 use pingora::{Error, ErrorSource};
@@ -71,6 +75,9 @@ pub fn complete(journey: &mut Journey) {
     };
     let record = told.record(usage);
     book(&record, settled != Booked::Provisionally);
+    if let (Booked::Finally(usage), Some(grant)) = (settled, &mut journey.grant) {
+        told.pay(grant.stake(), usage);
+    }
 }
 
 /// How an answer's usage was booked before its last byte.
@@ -105,13 +112,15 @@ impl Drop for Journey {
         let tried = self.attempt.take().map(|current| Tried::of(&current));
         // Its places among those in flight are free when it is told of, or left to be counted: a weir
         // that waits for the last request to end must not end between the two.
-        let places = (self.grant.take(), self.reply.open.take());
+        let (seat, stake) = self.grant.take().map(Grant::parts).unzip();
+        let places = (seat, self.reply.open.take());
         let settled = Settled {
             ended,
             tried,
             snapshot: Arc::clone(&self.snapshot),
             arrival: std::mem::replace(&mut self.arrival, Arrival::now()),
             plan: self.plan.take(),
+            stake,
             reply: std::mem::take(&mut self.reply),
         };
         settled.tell_where_it_belongs();
@@ -125,6 +134,7 @@ struct Settled {
     snapshot: Arc<Snapshot>,
     arrival: Arrival,
     plan: Option<Plan>,
+    stake: Option<Stake>,
     tried: Option<Tried>,
     reply: Reply,
 }
@@ -179,13 +189,22 @@ impl Settled {
         self.meter_what_was_not_answered();
         let reported = reported(&mut self.reply, self.plan.as_ref());
         if self.reply.meter.is_none() || reported.is_some() {
-            return self.told().settle(reported);
+            return self.settle(reported);
         }
         let observer = Arc::clone(&self.snapshot.observer);
         observer.aside(move || {
             let usage = self.counted();
-            self.told().settle(usage);
+            self.settle(usage);
         });
+    }
+
+    fn settle(mut self, usage: Option<meter::Usage>) {
+        let stake = self.stake.take();
+        let told = self.told();
+        if let Some(mut stake) = stake {
+            told.pay(&mut stake, usage);
+        }
+        told.settle(usage);
     }
 
     /// A client that left before the answer's head: its prompt is at the upstream all the same.
@@ -236,6 +255,61 @@ impl<'a> Told<'a> {
         self.snapshot.observer.request(&self.record(usage));
     }
 
+    /// Settles tokens and money of the limits that the request was under.
+    fn pay(&self, stake: &mut Stake, usage: Option<meter::Usage>) {
+        let spent = match usage {
+            Some(usage) => Spent::Used {
+                tokens: usage.input.unwrap_or(0) + usage.output.unwrap_or(0),
+                cached: usage.cached.unwrap_or(0),
+                cost: self.cost(&usage),
+            },
+            // Nobody reads what such an answer used.
+            None if self.may_have_cost() => Spent::AsThought,
+            None => Spent::Nothing,
+        };
+        for warning in stake.settle(spent, Moment::now()) {
+            let (team, key) = (&*warning.team, warning.key.as_deref());
+            let per = warning.per.as_str();
+            let share = warning.crossing.share;
+            self.snapshot
+                .observer
+                .metrics
+                .budget_warning(team, key, per);
+            tracing::warn!(
+                team,
+                key,
+                per,
+                share,
+                used = warning.crossing.used,
+                "a budget is nearly spent"
+            );
+        }
+    }
+
+    /// An upstream has the request, and hasn't refused it.
+    fn may_have_cost(&self) -> bool {
+        let sent = self.tried.is_some_and(|tried| tried.sent);
+        let answered = matches!(self.reply.status, 101 | 200..300);
+        sent && (answered || self.reply.status == 0)
+    }
+
+    /// What it cost; `None` where the model has no price.
+    fn cost(&self, usage: &meter::Usage) -> Option<Money> {
+        let provider = self
+            .snapshot
+            .upstreams
+            .provider(self.tried?.endpoint.provider);
+        let model = asked_model(self.tried, self.plan?);
+        let price = self.snapshot.prices.find(&provider.name, model)?;
+        Some(price.cost(&Billed {
+            input: usage.input.unwrap_or(0),
+            cached: usage.cached.unwrap_or(0),
+            cache_write: usage.cache_write.unwrap_or(0),
+            output: usage.output.unwrap_or(0),
+            reasoning: usage.reasoning.unwrap_or(0),
+        }))
+    }
+
     fn record(&self, usage: Option<meter::Usage>) -> Record<'a> {
         let (arrival, reply, plan, tried) = (self.arrival, self.reply, self.plan, self.tried);
         let since = |instant: Instant| instant.saturating_duration_since(arrival.started);
@@ -271,6 +345,7 @@ impl<'a> Told<'a> {
             }),
             attempts: tried.map_or(0, |tried| tried.number),
             usage: usage.map(figures),
+            cost: usage.and_then(|usage| self.cost(&usage)),
             bytes_in: plan.map_or(0, |plan| plan.body.bytes_in()),
             bytes_out: reply.bytes_out,
             stream: reply.stream,

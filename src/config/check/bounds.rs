@@ -78,6 +78,15 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
         govern: govern::Settings {
             rate_limit: rate_limit(file.rate_limit.as_ref(), check),
             in_flight_max: count(limits.in_flight, 10_000),
+            in_flight_tokens_max: limits.in_flight_tokens.map_or(0, |max| max.0),
+            per_address: govern::Allowance::default(),
+            cached_tokens_count: true,
+            unpriced: govern::Unpriced::Refuse,
+            queue: govern::Queue {
+                size: 1000,
+                timeout: Duration::from_secs(10),
+            },
+            routes: Vec::new(),
             body_bytes_max,
             buffered_bytes_max,
             teams: None,
