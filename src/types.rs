@@ -1,7 +1,10 @@
 //! The nouns that more than one room uses. Plain values: no I/O, no state, no policy.
 
 pub mod identity;
+pub mod money;
 pub mod socket;
+
+pub use money::Money;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

@@ -1,6 +1,7 @@
 //! Who may do how much: requests in flight, buffered bytes, requests per client address. It never
 //! sees a session or a header. Called by `proxy::plan` and `proxy::peek`.
 
+pub mod accounts;
 pub mod buffers;
 pub mod ending;
 pub mod grant;
@@ -8,6 +9,7 @@ pub mod limits;
 pub mod settings;
 pub mod streams;
 
+pub use accounts::Accounts;
 pub use buffers::{Buffers, Hold};
 pub use ending::Ending;
 pub use grant::Grant;

@@ -1,6 +1,11 @@
 //! Who may do how much. Filled by `config::check`.
 
-/// Limits of the host.
+use crate::types::Money;
+use globset::GlobSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Limits of the host, and the teams that share it.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `rate_limit`: per client address; `None` = no limit.
@@ -11,6 +16,8 @@ pub struct Settings {
     pub body_bytes_max: usize,
     /// `limits.buffered_bytes`: all bodies that are held at once, of all requests together.
     pub buffered_bytes_max: usize,
+    /// `teams`; `None` = the proxy is open.
+    pub teams: Option<Vec<Arc<Team>>>,
 }
 
 /// A token bucket.
@@ -20,4 +27,91 @@ pub struct RateLimit {
     pub per_second: f64,
     /// Size of the bucket; 1 or more.
     pub burst: u32,
+}
+
+/// Keys that share limits and a budget.
+#[derive(Debug)]
+pub struct Team {
+    /// Its name: unique, for logs, metrics and the command line.
+    pub name: Arc<str>,
+    /// Models that it may use; `None` = all.
+    pub models: Option<Models>,
+    /// What all its keys may use together.
+    pub allowance: Allowance,
+    /// Keys that the file names; others are made at run time.
+    pub keys: Vec<Arc<Key>>,
+}
+
+/// Who is asking, within a team.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// Its name: unique within the team.
+    pub name: Arc<str>,
+    /// How it shows that it is who it is.
+    pub credential: Credential,
+    /// From when on it isn't accepted.
+    pub expires: Option<SystemTime>,
+    /// Models that it may use, of those of its team; `None` = all of them.
+    pub models: Option<Models>,
+    /// What it may use, within what its team may.
+    pub allowance: Allowance,
+}
+
+/// What a key is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Credential {
+    /// SHA-256 of a secret that is sent with each request.
+    Sha256([u8; 32]),
+    /// Subject (RFC 4514) or URI of a client certificate.
+    ClientCert(String),
+}
+
+/// Models by exact name or glob.
+#[derive(Clone, Debug)]
+pub struct Models {
+    /// As they are written.
+    pub patterns: Vec<String>,
+    /// The same, ready to match.
+    pub set: GlobSet,
+}
+
+/// How much may be used; 0 = no limit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Allowance {
+    /// Requests in a minute.
+    pub requests_per_minute: u64,
+    /// Tokens in a minute, prompts and answers together.
+    pub tokens_per_minute: u64,
+    /// Requests at once.
+    pub in_flight: u64,
+    /// Tokens of all requests at once: what is estimated of each until it is over.
+    pub in_flight_tokens: u64,
+    /// Each holds by itself.
+    pub budgets: Vec<Budget>,
+}
+
+/// Money that may be spent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Budget {
+    /// How much; above 0.
+    pub limit: Money,
+    /// When it begins anew.
+    pub per: Period,
+    /// Shares of it, ascending and below 1, at which a warning is given.
+    pub warn_at: Vec<f64>,
+}
+
+/// When a budget begins anew; in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Period {
+    /// At midnight.
+    Day,
+    /// On Monday.
+    Week,
+    /// On the first.
+    Month,
+    /// On the first of January.
+    Year,
+    /// Never.
+    Total,
 }

@@ -2,7 +2,8 @@
 //! Unix stream sockets that the generation inherits. Whoever gets a line with an unknown `kind` skips
 //! it: the two ends may be of different versions.
 //!
-//! State goes from generation to generation by message, not by shared memory: the supervisor keeps
+//! State goes from generation to generation by message, not by shared memory (but for the sums that may
+//! not be a second old: `govern::accounts`): the supervisor keeps
 //! each generation's last [`Report`], hands those of the others to whoever asks, and gives those of
 //! the dead to the one that leads, which adds their totals to its own. A message needs no layout that
 //! two versions must share to the byte, no unsafe code, and can't be torn by a crash; what it costs is

@@ -80,6 +80,7 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
             in_flight_max: count(limits.in_flight, 10_000),
             body_bytes_max,
             buffered_bytes_max,
+            teams: None,
         },
     }
 }

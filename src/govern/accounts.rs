@@ -1,0 +1,279 @@
+//! Sums that all processes of this weir share: what was spent, what is in flight, when a rate allows
+//! the next one. They outlive a reload, an upgrade, a restart and a `kill -9`.
+//!
+//! The sums stand in a file that every generation maps, so that several which serve at once can't
+//! allow together what one alone would refuse; no message and no lock stands on a request's way. What
+//! a request holds is noted in a column of its process: when that process is gone, whoever looks next
+//! gives it back. Without a folder for state the sums are this process's own.
+//!
+//! It knows neither keys nor money nor time: amounts are numbers. Called by the rest of `govern`.
+//!
+//! ```text
+//!            id   until   total   granted │ held by process 0   1   2 …
+//! account ─▶ ██     ██      17    i64::MAX│                 4   3   0      settled: 17 − 4 − 3 = 10
+//! ```
+
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use ahash::AHashMap;
+use memory::{Memory, Row};
+use parking_lot::Mutex;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+/// All accounts. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Accounts(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    memory: Memory,
+    /// Those that somebody has at hand.
+    known: Mutex<AHashMap<u64, Weak<Inner>>>,
+}
+
+/// How long an account is kept when nobody uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// For weeks after the last process has let go of it.
+    Weeks,
+    /// Until this moment at least: a budget's period and a day.
+    Until(SystemTime),
+}
+
+/// One sum. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Account(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    accounts: Arc<Shared>,
+    place: Place,
+    keep: Keep,
+}
+
+/// Where an account's row is.
+#[derive(Debug)]
+enum Place {
+    Shared(usize),
+    /// The shared rows were all taken.
+    Own(Box<Row>),
+}
+
+/// What a request holds of an account until it is known what it used. Dropping it gives all back.
+#[derive(Debug)]
+pub struct Held {
+    account: Account,
+    amount: i64,
+}
+
+/// There isn't room for that much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// What the account stands at.
+    pub total: i64,
+}
+
+// === impl Accounts ===
+
+impl Accounts {
+    /// Accounts of this process alone.
+    pub fn private() -> Self {
+        Self::of(Memory::private())
+    }
+
+    /// Accounts in `state_dir`, shared with every process that opens the same folder.
+    ///
+    /// # Errors
+    /// Why the file can't be made, mapped or joined.
+    pub fn open(state_dir: &Path) -> io::Result<Self> {
+        let accounts = Self::of(Memory::open(state_dir)?);
+        accounts.sweep();
+        Ok(accounts)
+    }
+
+    fn of(memory: Memory) -> Self {
+        Self(Arc::new(Shared {
+            memory,
+            known: Mutex::default(),
+        }))
+    }
+
+    /// The account of that name; it begins with nothing. Where the table is full, it is this process's
+    /// own, which is said in the log.
+    pub fn account(&self, name: &str, keep: Keep) -> Account {
+        let id = memory::id(name);
+        let mut known = self.0.known.lock();
+        if let Some(inner) = known.get(&id).and_then(Weak::upgrade) {
+            return Account(inner);
+        }
+        let now = SystemTime::now();
+        let place = match self.0.memory.row(id, keep.until(now), now) {
+            Some(row) => Place::Shared(row),
+            None => {
+                tracing::error!(
+                    account = name,
+                    "the table of accounts is full: this one isn't shared between processes, and is \
+                     forgotten by a restart"
+                );
+                Place::Own(Box::default())
+            }
+        };
+        let inner = Arc::new(Inner {
+            accounts: Arc::clone(&self.0),
+            place,
+            keep,
+        });
+        known.insert(id, Arc::downgrade(&inner));
+        Account(inner)
+    }
+
+    /// Gives back what processes held that are gone, and says which accounts are still wanted. Called
+    /// every second or so, by every process.
+    pub fn sweep(&self) {
+        self.0.memory.sweep();
+        let now = SystemTime::now();
+        let mut known = self.0.known.lock();
+        known.retain(|_, account| {
+            let Some(account) = account.upgrade() else {
+                return false;
+            };
+            if account.keep == Keep::Weeks {
+                account.row().keep_until(account.keep.until(now));
+            }
+            true
+        });
+    }
+}
+
+impl Keep {
+    fn until(self, now: SystemTime) -> u64 {
+        const WEEKS: u64 = 6 * 7 * 24 * 3600;
+        match self {
+            Self::Weeks => memory::unix(now) + WEEKS,
+            Self::Until(until) => memory::unix(until),
+        }
+    }
+}
+
+// === impl Account ===
+
+impl Account {
+    /// Settled and held amounts of all processes together.
+    pub fn total(&self) -> i64 {
+        self.0.row().total.load(Ordering::Relaxed)
+    }
+
+    /// Holds `amount` where the total stays within `max` and within what was [granted](Self::grant).
+    ///
+    /// # Errors
+    /// What the total is, where that is too much. Nothing is held then.
+    pub fn hold(&self, amount: i64, max: i64) -> Result<Held, Full> {
+        let row = self.0.row();
+        let max = max.min(row.granted.load(Ordering::Relaxed));
+        // First the column: a process that dies here leaves too little behind, never a place that is
+        // taken for good.
+        row.held[self.column()].fetch_add(amount, Ordering::Relaxed);
+        let fits = |total: i64| {
+            let next = total.saturating_add(amount);
+            (next <= max).then_some(next)
+        };
+        match (row.total).fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => Ok(Held {
+                account: self.clone(),
+                amount,
+            }),
+            Err(total) => {
+                row.held[self.column()].fetch_sub(amount, Ordering::Relaxed);
+                Err(Full { total })
+            }
+        }
+    }
+
+    /// Adds to the settled amount, whatever the total is.
+    pub fn add(&self, amount: i64) {
+        self.0.row().total.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// What is settled can't be less than this: a ledger knows better.
+    pub fn raise_settled_to(&self, settled: i64) {
+        let row = self.0.row();
+        let known = row.total.load(Ordering::Relaxed) - row.held_by_all();
+        if known < settled {
+            row.total.fetch_add(settled - known, Ordering::Relaxed);
+        }
+    }
+
+    /// What no total may pass here, whatever the limit: a part of an allowance that other hosts share.
+    /// `i64::MAX`, as in the beginning, where there is no such bound.
+    pub fn grant(&self, granted: i64) {
+        self.0.row().granted.store(granted, Ordering::Relaxed);
+    }
+
+    /// See [`Account::grant`].
+    pub fn granted(&self) -> i64 {
+        self.0.row().granted.load(Ordering::Relaxed)
+    }
+
+    /// The total itself, for who counts otherwise: as a moment, for a rate.
+    pub fn cell(&self) -> &AtomicI64 {
+        &self.0.row().total
+    }
+
+    fn column(&self) -> usize {
+        self.0.accounts.memory.column()
+    }
+}
+
+impl Inner {
+    fn row(&self) -> &Row {
+        match &self.place {
+            Place::Shared(row) => self.accounts.memory.at(*row),
+            Place::Own(row) => row,
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// How much.
+    pub fn amount(&self) -> i64 {
+        self.amount
+    }
+
+    /// It is known what was used: that is settled instead of what was held.
+    pub fn settle(mut self, used: i64) {
+        self.change_to(0, used);
+    }
+
+    /// Holds another amount, whatever the total is then.
+    pub fn set(&mut self, amount: i64) {
+        let more = amount - self.amount;
+        let row = self.account.0.row();
+        row.held[self.account.column()].fetch_add(more, Ordering::Relaxed);
+        row.total.fetch_add(more, Ordering::Relaxed);
+        self.amount = amount;
+    }
+
+    fn change_to(&mut self, held: i64, settled: i64) {
+        let row = self.account.0.row();
+        let less = self.amount - held;
+        row.held[self.account.column()].fetch_sub(less, Ordering::Relaxed);
+        row.total.fetch_add(settled - less, Ordering::Relaxed);
+        self.amount = held;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.amount != 0 {
+            self.change_to(0, 0);
+        }
+    }
+}
