@@ -1,15 +1,17 @@
 //! What a request will use, before it is sent: for limits and budgets to decide by.
 //!
-//! Quick for any body: short texts are counted, of longer ones the rest is estimated by [`linear`]
-//! and samples. Never to be billed where a count or a report is there.
+//! Quick for any body: short texts are counted, of longer ones the rest is estimated by a linear
+//! model and samples. Never to be billed where a count or a report is there.
 //!
 //! Called by the plan of a request; on the threads that serve only up to [`INLINE_BYTES_MAX`].
 
-pub mod linear;
+mod linear;
 pub(super) mod weigh;
 
 #[cfg(test)]
 mod tests;
+
+pub use self::linear::estimate;
 
 use self::weigh::Care;
 use super::family::family;
@@ -26,7 +28,7 @@ pub struct Estimate {
     /// The most tokens that all answers together may have, as the request says; else what the model
     /// commonly has at most.
     pub output_max: u64,
-    /// What it was made of.
+    /// What it was made of, for [`Calibration`](super::calibration::Calibration).
     pub(super) prompt: Prompt,
 }
 

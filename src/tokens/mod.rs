@@ -5,6 +5,7 @@
 //! by their names, and [`estimate`] is the quick answer for admission. Nothing here does I/O or knows
 //! of money.
 
+pub mod calibration;
 pub mod count;
 pub mod estimate;
 pub mod family;

@@ -27,7 +27,7 @@ use serde::de::DeserializeSeed;
 
 use self::request::Request;
 use self::shape::Read;
-use super::estimate::linear::estimate;
+use super::estimate::estimate;
 use super::estimate::weigh::{Care, Scale};
 use super::family::{Family, family};
 
@@ -81,7 +81,7 @@ impl Prompt {
 
     /// Whether more than a fifth of its text is of other scripts than Latin.
     pub fn is_wide(&self) -> bool {
-        self.wide_bytes * 5 > self.bytes
+        self.wide_bytes > self.bytes / 5
     }
 }
 
