@@ -5,12 +5,14 @@
 //! Resolves no names and connects to nothing; reads the files that `file:` and `tls:` name.
 
 mod aliases;
+mod allowance;
 mod bounds;
 mod edits;
 mod exits;
 mod from_env;
 mod later;
 mod listeners;
+mod prices;
 mod providers;
 mod road;
 mod routes;
@@ -83,7 +85,7 @@ pub(super) fn settings(
         },
         egress,
         govern: bounds.govern,
-        tokens: crate::tokens::settings::Settings::default(),
+        tokens: prices::prices(file, &mut check),
         observe: telling::logging(file, &mut check),
         threads: threads(file.threads),
         state_dir: telling::state_dir(file, &mut check),

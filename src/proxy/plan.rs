@@ -183,7 +183,7 @@ async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Re
     if !grant.is_limited() {
         return Ok(());
     }
-    let weight = weigh::weigh(&snapshot, plan, &journey.arrival);
+    let weight = weigh::weigh(&snapshot, plan, &journey.arrival).await;
     let ask = Ask {
         tokens: weight.tokens,
         cost: weight.cost,

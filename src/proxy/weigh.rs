@@ -2,12 +2,14 @@
 //! decides nothing; called by `plan` where a limit or a budget wants to know.
 
 use super::arrive::Arrival;
-use super::peek::{Body, Kind};
-use super::plan::{Plan, Surface};
+use super::peek::{Body, Held, Kind};
+use super::plan::{Plan, Surface, model_in_path};
 use crate::snapshot::Snapshot;
-use crate::tokens::estimate::estimate;
+use crate::tokens::estimate::{Estimate, INLINE_BYTES_MAX, admission};
+use crate::tokens::prompt::Api;
 use crate::types::Money;
 use http::Method;
+use std::sync::Arc;
 
 /// What a request may come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,27 +21,21 @@ pub struct Weight {
     pub cost: Option<Money>,
 }
 
-/// The answer that is reckoned with where neither the request nor the price list says how long it
-/// may become.
-const OUTPUT_DEFAULT: u64 = 4096;
-
-/// Weighs a request.
+/// Weighs a request. What is long is read on a thread that serves nobody.
 ///
 /// Where a request says how long its answer may be, that bounds what it costs. Where it doesn't, the
 /// model's `max_output` of the price list does; only of a model that has none an answer may cost more
 /// than was thought.
-pub fn weigh(snapshot: &Snapshot, plan: &Plan, arrival: &Arrival) -> Weight {
-    let (input, asked, choices) = prompt(plan);
-    let generates = input > 0 && plan.surface != Surface::Embeddings;
-    let output = |max: u64| match asked {
-        _ if !generates => 0,
-        Some(asked) => asked.saturating_mul(choices),
-        None => max.saturating_mul(choices),
-    };
-    let images = if arrival.path.contains("/images/") {
-        choices
-    } else {
-        0
+pub async fn weigh(snapshot: &Snapshot, plan: &Plan, arrival: &Arrival) -> Weight {
+    let estimate = estimate(plan, arrival).await;
+    let (input, output) = estimate.map_or((0, 0), |it| (it.input, it.output_max));
+    let images = match arrival.path.contains("/images/") {
+        true => plan
+            .body
+            .asked()
+            .and_then(|asked| asked.choices)
+            .unwrap_or(1),
+        false => 0,
     };
     let mut cost = Some(Money::ZERO);
     for choice in &plan.candidates {
@@ -48,32 +44,61 @@ pub fn weigh(snapshot: &Snapshot, plan: &Plan, arrival: &Arrival) -> Weight {
         let model = choice.model.as_deref().or(plan.model.as_deref());
         let price = model.and_then(|model| snapshot.prices.find(provider, model));
         let own = price.map(|price| {
-            let max = match price.output_max {
-                0 => OUTPUT_DEFAULT,
-                max => max,
+            let output = match estimate {
+                Some(it) if !it.output_said && price.output_max > 0 => {
+                    price.output_max.saturating_mul(it.answers)
+                }
+                _ => output,
             };
-            price.at_most(input, output(max)) + price.image.times(images)
+            price.at_most(input, output) + price.image.times(images)
         });
         cost = cost.zip(own).map(|(cost, own)| cost.max(own));
     }
     // Reading and deleting cost nothing.
-    let idle = plan.model.is_none()
-        && [Method::GET, Method::HEAD, Method::DELETE].contains(&arrival.method);
+    let idle = plan.model.is_none() && IDLE.contains(&arrival.method);
     Weight {
-        tokens: input.saturating_add(output(OUTPUT_DEFAULT)),
+        tokens: input.saturating_add(output),
         cost: if idle { Some(Money::ZERO) } else { cost },
     }
 }
 
-/// Estimated tokens of the prompt, the most that one answer may have, and how many answers.
-fn prompt(plan: &Plan) -> (u64, Option<u64>, u64) {
-    let Body::Held(held) = &plan.body else {
-        return (0, None, 1);
+const IDLE: [Method; 4] = [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE];
+
+/// `None` for what has no prompt: nothing, sound, pictures.
+async fn estimate(plan: &Plan, arrival: &Arrival) -> Option<Estimate> {
+    let Body::Held(Held {
+        kind: Kind::Json(_),
+        ..
+    }) = &plan.body
+    else {
+        return None;
     };
-    let input = plan.body.plain().map_or(0, |body| estimate(body));
-    match &held.kind {
-        Kind::Json(asked) => (input, asked.max_tokens, asked.choices.unwrap_or(1).max(1)),
-        // Sound and pictures are no text.
-        Kind::Form(_) => (0, Some(0), 1),
+    let body = plan.body.plain().filter(|body| !body.is_empty())?;
+    let model = plan
+        .candidates
+        .first()
+        .and_then(|choice| choice.model.clone());
+    let model: Arc<str> = model.unwrap_or_else(|| plan.model.as_deref().unwrap_or_default().into());
+    let api = api(plan.surface, &arrival.path);
+    if body.len() <= INLINE_BYTES_MAX {
+        return Some(admission(api, &model, body));
+    }
+    let body = body.clone();
+    let job = tokio::task::spawn_blocking(move || admission(api, &model, &body));
+    job.await.ok()
+}
+
+/// Where the prompt lies.
+fn api(surface: Surface, path: &str) -> Api {
+    match surface {
+        Surface::Chat => Api::Chat,
+        Surface::Completions => Api::Completions,
+        Surface::Embeddings => Api::Embeddings,
+        Surface::Messages => Api::Messages,
+        _ if path.ends_with("/responses") => Api::Responses,
+        _ if model_in_path(path).is_some() => Api::Gemini,
+        _ if path.ends_with("/embed") || path.ends_with("/rerank") => Api::Cohere,
+        _ if path.ends_with("/moderations") => Api::Embeddings,
+        _ => Api::Chat,
     }
 }

@@ -28,6 +28,10 @@ pub struct Estimate {
     /// The most tokens that all answers together may have, as the request says; else what the model
     /// commonly has at most.
     pub output_max: u64,
+    /// Whether the request says that.
+    pub output_said: bool,
+    /// How many answers it asks for.
+    pub answers: u64,
     /// What it was made of, for [`Calibration`](super::calibration::Calibration).
     pub(super) prompt: Prompt,
 }
@@ -55,6 +59,10 @@ fn seeded(api: Api, model: &str, body: &[u8], seed: u64) -> Estimate {
     };
     let (prompt, output_max) = prompt::read(api, family, body, care);
     let embeds = matches!(api, Api::Embeddings);
+    let (output_said, answers) = match output_max {
+        Ok(_) => (true, 1),
+        Err(answers) => (embeds, answers),
+    };
     let output_max = match output_max {
         _ if embeds => 0,
         Ok(output_max) => output_max,
@@ -64,6 +72,8 @@ fn seeded(api: Api, model: &str, body: &[u8], seed: u64) -> Estimate {
         input: family.seeded(&prompt),
         exact: family.exact && prompt.counted,
         output_max,
+        output_said,
+        answers,
         prompt,
     }
 }

@@ -1,7 +1,10 @@
 //! `limits`, `timeouts`, `upgrade`, `rate_limit`: how much and how long.
 
 use super::Check;
-use crate::config::file::{File, Limits, RateLimit, Timeouts, Upgrade};
+use super::allowance::{allowance, terms};
+use crate::config::file::{
+    CachedTokens, File, Limits, Queue, RateLimit, Timeouts, Unpriced, Upgrade,
+};
 use crate::config::path::Path;
 use crate::config::units::{Size, Span, Whole};
 use crate::{
@@ -35,6 +38,8 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
     };
     let client_header = positive(timeouts.client_header, "client_header", 10);
     let keepalive = positive(timeouts.keepalive, "keepalive", 75);
+    let no_queue = Queue::default();
+    let queue = limits.queue.as_ref().unwrap_or(&no_queue);
     let any =
         |span: Option<Span>, seconds| span.map_or(Duration::from_secs(seconds), |span| span.0);
     let (drain, idle_close_delay) = (
@@ -79,14 +84,21 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
             rate_limit: rate_limit(file.rate_limit.as_ref(), check),
             in_flight_max: count(limits.in_flight, 10_000),
             in_flight_tokens_max: limits.in_flight_tokens.map_or(0, |max| max.0),
-            per_address: govern::Allowance::default(),
-            cached_tokens_count: true,
-            unpriced: govern::Unpriced::Refuse,
-            queue: govern::Queue {
-                size: 1000,
-                timeout: Duration::from_secs(10),
+            per_address: allowance(
+                limits.per_address.as_ref(),
+                &limit.key("per_address"),
+                check,
+            ),
+            cached_tokens_count: !matches!(limits.cached_tokens, Some(CachedTokens::Ignore)),
+            unpriced: match limits.unpriced {
+                None | Some(Unpriced::Refuse) => govern::Unpriced::Refuse,
+                Some(Unpriced::Allow) => govern::Unpriced::Allow,
             },
-            routes: Vec::new(),
+            queue: govern::Queue {
+                size: count(queue.size, 1000),
+                timeout: any(queue.timeout, 10),
+            },
+            routes: terms(file, check),
             body_bytes_max,
             buffered_bytes_max,
             teams: None,
