@@ -3,8 +3,8 @@
 //! Built by `app`, read by `proxy` and `admin`.
 
 use crate::egress::{self, Egress};
-use crate::govern::Governor;
 use crate::govern::settings::Terms;
+use crate::govern::{Governor, Keys};
 use crate::observe::Observer;
 use crate::proxy::settings::Settings as Corridor;
 use crate::route::{Found, ProviderIndex, Table};
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub prices: Prices,
     /// Which road, and how it is walked.
     pub egress: Egress,
+    /// Who may come in.
+    pub keys: Keys,
     /// Limits; shared by all snapshots.
     pub governor: Arc<Governor>,
     /// Metrics and logs; shared by all snapshots.

@@ -3,7 +3,7 @@
 use super::Fault;
 use crate::config::Settings;
 use crate::egress::{self, Egress};
-use crate::govern::{Accounts, Governor};
+use crate::govern::{Accounts, Governor, Keys};
 use crate::observe::Observer;
 use crate::route::settings::Balance;
 use crate::route::{ProviderIndex, Table};
@@ -28,6 +28,7 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
     let shared = Shared {
         observer: Observer::new(&quiet)?,
         governor: Arc::new(Governor::new(settings.govern.clone(), Accounts::private())),
+        keys: Keys::new(settings.state_dir.clone()),
         resolver: resolver(settings, Arc::new(()))?,
         own: egress::Own::new(addresses_of(settings)),
         dialling: Arc::default(),
@@ -54,6 +55,8 @@ pub(super) fn resolver(
 pub(super) struct Shared {
     pub(super) observer: Arc<Observer>,
     pub(super) governor: Arc<Governor>,
+    /// Of no configuration: its keys made at run time are those of all.
+    pub(super) keys: Keys,
     pub(super) resolver: weir_dns::Resolver,
     /// Where weir listens, which no request may be sent to.
     pub(super) own: egress::Own,
@@ -120,6 +123,7 @@ impl Shared {
                 Arc::clone(&self.dialling),
             )
             .refusing(self.own.clone()),
+            keys: self.keys.with_teams(settings.govern.teams.as_deref()),
             governor: Arc::clone(&self.governor),
             observer: Arc::clone(&self.observer),
             routes,

@@ -1,10 +1,13 @@
 //! What a configuration expects of the host that it is checked on: folders that can be written, users
-//! that are there. Looks, and changes nothing. `weir check` alone asks: a weir that must replace what
-//! serves isn't kept from it by a disk that is full of something else.
+//! that are there. `weir check` looks, and changes nothing: a weir that must replace what serves isn't
+//! kept from it by a disk that is full of something else. Only the folder that teams can't do without is
+//! made ready before anything is served.
 
 use crate::config::Settings;
 use crate::supervise::sockets;
 use nix::unistd::{AccessFlags, eaccess, geteuid};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// What was found.
@@ -16,7 +19,7 @@ pub(super) struct Findings {
     pub(super) warnings: Vec<String>,
 }
 
-/// Looks at users, at the folder of the access log, and at `state_dir` where ACME needs it.
+/// Looks at users, at the folder of the access log, and at `state_dir` where something needs it.
 pub(super) fn look(settings: &Settings) -> Findings {
     let mut findings = Findings::default();
     let admin = settings.admin.iter().map(|it| &it.socket);
@@ -45,27 +48,64 @@ pub(super) fn look(settings: &Settings) -> Findings {
             Place::Open => {}
         }
     }
-    let mut tls = settings
-        .listen
-        .listeners
-        .iter()
-        .filter_map(|it| it.tls.as_ref());
-    if tls.any(|tls| tls.acme.is_some()) {
+    for (needed, what) in state_needs(settings) {
+        if !needed {
+            continue;
+        }
         let path = settings.state_dir.display();
-        let why = match Place::of(&settings.state_dir.join("acme/account.json")) {
-            Place::Closed(Closed::NoFolder(what)) => Some(format!("{what} is no folder")),
-            Place::Closed(Closed::Folder(what)) => Some(what),
-            Place::Folder | Place::Open => None,
-        };
-        if let Some(why) = why {
+        if let Some(why) = closed(&settings.state_dir) {
             findings.mistakes.push(format!(
-                "state_dir: {path} can't be written by {}: {why}; ACME keeps its account and certificates \
-                 there (check as the user that weir runs as)",
+                "state_dir: {path} can't be written by {}: {why}; {what} there (check as the user that \
+                 weir runs as)",
                 who()
             ));
         }
     }
     findings
+}
+
+/// What needs `state_dir`, and what it keeps.
+fn state_needs(settings: &Settings) -> [(bool, &'static str); 2] {
+    let mut listeners = settings.listen.listeners.iter();
+    let acme = listeners.any(|it| it.tls.as_ref().is_some_and(|tls| tls.acme.is_some()));
+    [
+        (acme, "ACME keeps its account and certificates"),
+        (
+            settings.govern.teams.is_some(),
+            "teams keep what they use, and keys made at run time,",
+        ),
+    ]
+}
+
+/// Why no file can be made in a folder.
+fn closed(folder: &Path) -> Option<String> {
+    match Place::of(&folder.join("state")) {
+        Place::Closed(Closed::NoFolder(what)) => Some(format!("{what} is no folder")),
+        Place::Closed(Closed::Folder(what)) => Some(what),
+        Place::Folder | Place::Open => None,
+    }
+}
+
+/// Makes `state_dir` where teams need it; to be called before anything is served.
+///
+/// # Errors
+/// It can't be used.
+pub(super) fn ready(settings: &Settings) -> Result<(), String> {
+    if settings.govern.teams.is_none() {
+        return Ok(());
+    }
+    let folder = &settings.state_dir;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let why = made.err().map(|error| error.to_string());
+    match why.or_else(|| closed(folder)) {
+        None => Ok(()),
+        Some(why) => Err(format!(
+            "state_dir: {} can't be used by {}: {why}; teams keep what they use, and keys made at run \
+             time, there: name a folder that weir may write, or give it this one",
+            folder.display(),
+            who()
+        )),
+    }
 }
 
 fn who() -> String {

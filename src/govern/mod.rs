@@ -22,7 +22,7 @@ pub use accounts::Accounts;
 pub use buffers::{Buffers, Hold};
 pub use ending::Ending;
 pub use grant::{Grant, Spent};
-pub use keys::Caller;
+pub use keys::{Caller, Keys};
 pub use limits::{Ask, Denied};
 pub use rate::Moment;
 pub use settings::Settings;

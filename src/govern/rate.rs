@@ -13,6 +13,7 @@
 //! further ahead than twice the burst is taken for one that lies there. So nobody owes more than a
 //! second bucket either, however much more a request used than was thought.
 
+use chrono::{DateTime, Utc};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -196,6 +197,12 @@ impl Moment {
     /// Nanoseconds since 1970.
     pub fn unix_ns(self) -> i64 {
         self.0
+    }
+}
+
+impl From<DateTime<Utc>> for Moment {
+    fn from(time: DateTime<Utc>) -> Self {
+        SystemTime::from(time).into()
     }
 }
 

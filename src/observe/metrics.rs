@@ -28,6 +28,7 @@ pub struct Metrics {
     buffered_bytes: IntGauge,
     streams: IntGauge,
     connections_refused: IntCounterVec,
+    auth_failures: IntCounterVec,
     certificate_days: GaugeVec,
     /// Open client connections; the accept loop keeps it.
     pub connections: IntGauge,
@@ -166,6 +167,12 @@ impl Metrics {
                 "Connections that were closed before a request, by reason.",
                 &["reason"],
             ),
+            auth_failures: counters(
+                &registry,
+                names::AUTH_FAILURES,
+                "Requests that showed no good key, by reason.",
+                &["reason"],
+            ),
             certificate_days: kept(
                 &registry,
                 GaugeVec::new(
@@ -295,6 +302,11 @@ impl Metrics {
     /// Counts a connection that was closed before a request; `reason` is one of a closed set.
     pub fn connection_refused(&self, reason: &str) {
         self.connections_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a request that showed no good key; `reason` is one of a closed set.
+    pub fn auth_failure(&self, reason: &str) {
+        self.auth_failures.with_label_values(&[reason]).inc();
     }
 
     /// Says which certificates there are now: listener, first name, days left.

@@ -9,7 +9,7 @@ use super::refuse::Refusal;
 use super::replay::{self, Deadlines, Slot};
 use crate::dialect::multipart;
 use crate::dialect::openai::request::{self, Asked, AskedError};
-use crate::govern::Hold;
+use crate::govern::{Caller, Hold};
 use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora_proxy::Session;
@@ -70,7 +70,8 @@ pub async fn body(
         return Err(Refusal::BodyTooLarge(bytes_max));
     }
     let media = Media::of(session);
-    let wanted = surface.metered().is_some() || !snapshot.routes.models.is_empty();
+    let restricted = (journey.arrival.caller.as_ref()).is_some_and(Caller::is_restricted);
+    let wanted = surface.metered().is_some() || !snapshot.routes.models.is_empty() || restricted;
     let empty = session.is_body_empty();
     if !empty && wants_continue(session) && session.write_continue_response().await.is_err() {
         return Err(Refusal::ClientLeft);
@@ -350,6 +351,20 @@ impl Body {
     pub fn set_deadlines(&mut self, first_byte: Duration, idle: Duration) {
         if let Some(slot) = self.slot() {
             slot.set_deadlines(first_byte, idle);
+        }
+    }
+
+    /// Holds the answer back from the client until [`Body::let_go`].
+    pub fn hold_back(&mut self) {
+        if let Some(slot) = self.slot() {
+            slot.hold_back(true);
+        }
+    }
+
+    /// Ends what [`Body::hold_back`] began.
+    pub fn let_go(&mut self) {
+        if let Some(slot) = self.slot() {
+            slot.hold_back(false);
         }
     }
 

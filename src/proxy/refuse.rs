@@ -14,6 +14,7 @@ use crate::dialect::multipart::FormError;
 use crate::dialect::openai::request::AskedError;
 use crate::egress::{ConnectError, RoadError};
 use crate::govern::Denied;
+use crate::govern::keys::KeyFault;
 use crate::observe::access::End;
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -39,6 +40,12 @@ pub enum Refusal {
     ModelNotFound(String),
     /// No route serves this path.
     NoRoute(String),
+    /// Nobody is known by what the client showed of itself.
+    NoKey(KeyFault),
+    /// The caller may not use this model.
+    ModelNotAllowed(String),
+    /// The request names no model, and the caller may not use this path for such requests.
+    PathNotAllowed(String),
     /// The client was too slow with its body.
     ClientTimeout,
     /// The client left in the middle of its body; nobody is there to be answered.
@@ -90,6 +97,8 @@ impl Refusal {
             | Self::DuplicateField(_)
             | Self::InvalidRequest(_)
             | Self::NoModel => 400,
+            Self::NoKey(_) => 401,
+            Self::ModelNotAllowed(_) | Self::PathNotAllowed(_) => 403,
             Self::ModelNotFound(_) | Self::NoRoute(_) => 404,
             Self::ClientTimeout | Self::ClientLeft => 408,
             Self::BodyTooLarge(_) => 413,
@@ -106,6 +115,8 @@ impl Refusal {
             Self::InvalidJson(_) => "invalid_json",
             Self::DuplicateField(_) => "duplicate_field",
             Self::InvalidRequest(_) | Self::NoModel => "invalid_request",
+            Self::NoKey(fault) => fault.code(),
+            Self::ModelNotAllowed(_) | Self::PathNotAllowed(_) => "model_not_allowed",
             Self::ModelNotFound(_) => "model_not_found",
             Self::NoRoute(_) => "no_route",
             Self::ClientTimeout | Self::ClientLeft => "client_timeout",
@@ -131,9 +142,10 @@ impl Refusal {
     /// Anthropic's `type`.
     fn anthropic_type(&self) -> &'static str {
         match self.status() {
+            401 => "authentication_error",
+            403 => "permission_error",
             404 => "not_found_error",
             413 => "request_too_large",
-            403 => "permission_error",
             429 => "rate_limit_error",
             503 => "overloaded_error",
             500.. => "api_error",
@@ -145,7 +157,7 @@ impl Refusal {
     fn param(&self) -> Option<&'static str> {
         match self {
             Self::DuplicateField(field) => Some(field),
-            Self::ModelNotFound(_) | Self::NoModel => Some("model"),
+            Self::ModelNotFound(_) | Self::ModelNotAllowed(_) | Self::NoModel => Some("model"),
             _ => None,
         }
     }
@@ -176,10 +188,38 @@ impl Refusal {
         }
     }
 
+    /// Google's `status`.
+    fn google_status(&self) -> &'static str {
+        match self.status() {
+            401 => "UNAUTHENTICATED",
+            403 => "PERMISSION_DENIED",
+            404 => "NOT_FOUND",
+            408 | 504 => "DEADLINE_EXCEEDED",
+            429 => "RESOURCE_EXHAUSTED",
+            500.. => "UNAVAILABLE",
+            _ => "INVALID_ARGUMENT",
+        }
+    }
+
+    /// The challenge that belongs to a 401 (RFC 6750, section 3).
+    fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Self::NoKey(KeyFault::Missing) => Some("Bearer"),
+            Self::NoKey(KeyFault::Several) => Some("Bearer error=\"invalid_request\""),
+            Self::NoKey(_) => Some("Bearer error=\"invalid_token\""),
+            _ => None,
+        }
+    }
+
     /// The body of the answer in the client's dialect.
-    fn body(&self, surface: Surface) -> Bytes {
+    fn body(&self, surface: Surface, path: &str) -> Bytes {
         let message = self.to_string();
         let body = match surface {
+            Surface::Other if is_gemini(path) => json!({"error": {
+                "code": self.status(),
+                "message": message,
+                "status": self.google_status(),
+            }}),
             Surface::Messages => json!({
                 "type": "error",
                 "error": {"type": self.anthropic_type(), "message": message},
@@ -217,6 +257,27 @@ impl fmt::Display for Refusal {
                 let shown: String = path.chars().take(128).collect();
                 write!(f, "No route serves the path `{shown}`.")
             }
+            Self::NoKey(KeyFault::Missing) => f.write_str(
+                "A key is needed; send it as `Authorization: Bearer KEY`, `x-api-key` or `api-key`.",
+            ),
+            Self::NoKey(KeyFault::Several) => f.write_str(
+                "The request has several keys that differ (Authorization, x-api-key, api-key, \
+                 x-goog-api-key); send one.",
+            ),
+            Self::NoKey(KeyFault::Invalid) => f.write_str("The key is not known here, or was revoked."),
+            Self::NoKey(KeyFault::Expired) => f.write_str("The key has expired; ask for a new one."),
+            Self::ModelNotAllowed(model) => {
+                let shown: String = model.chars().take(128).collect();
+                write!(f, "This key may not use the model `{shown}`; see GET /v1/models.")
+            }
+            Self::PathNotAllowed(path) => {
+                let shown: String = path.chars().take(128).collect();
+                write!(
+                    f,
+                    "The request names no model, and this key may not use the path `{shown}` for such \
+                     requests."
+                )
+            }
             Self::ClientTimeout => f.write_str("The request's body didn't arrive in time."),
             Self::ClientLeft => f.write_str("The client left in the middle of its body."),
             Self::BodyTooLarge(max) => {
@@ -232,6 +293,14 @@ impl fmt::Display for Refusal {
             Self::UpstreamTimeout(what) => write!(f, "The model server was too slow: {what}."),
         }
     }
+}
+
+/// Google's own API: `/v1beta/…`, and `/v1/models/{model}:method`.
+fn is_gemini(path: &str) -> bool {
+    path.starts_with("/v1beta/")
+        || path
+            .strip_prefix("/v1/models/")
+            .is_some_and(|it| it.contains(':'))
 }
 
 impl std::error::Error for Refusal {}
@@ -298,7 +367,7 @@ pub async fn answer(
             .map_err(|error| error.into_down());
     }
     let surface = Surface::of(&journey.arrival.path);
-    let body = refusal.body(surface);
+    let body = refusal.body(surface, &journey.arrival.path);
     let mut head = ResponseHeader::build_no_case(refusal.status(), Some(12))?;
     head.insert_header(
         header::CONTENT_TYPE,
@@ -313,6 +382,9 @@ pub async fn answer(
     }
     if refusal.is_final() {
         head.insert_header("x-should-retry", "false")?;
+    }
+    if let Some(challenge) = refusal.challenge() {
+        head.insert_header(header::WWW_AUTHENTICATE, challenge)?;
     }
     journey.reply.status = refusal.status();
     journey.reply.end = Some(End::Refused(refusal.code()));
@@ -542,7 +614,7 @@ mod tests {
     fn a_refusal_has_the_shape_of_the_clients_dialect() {
         let refusal = Refusal::ModelNotFound("x".repeat(1000));
         let read = |surface| -> serde_json::Value {
-            serde_json::from_slice(&refusal.body(surface)).unwrap()
+            serde_json::from_slice(&refusal.body(surface, "/v1/x")).unwrap()
         };
         let openai = read(Surface::Chat);
         assert_eq!(openai["error"]["code"], "model_not_found");

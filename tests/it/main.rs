@@ -8,6 +8,7 @@ mod support;
 
 mod acme;
 mod arrows;
+mod asking;
 mod bodies;
 mod cli;
 mod config;
@@ -19,6 +20,7 @@ mod fixtures;
 mod forwarding;
 mod h2_hostile;
 mod hostile;
+mod keys;
 mod limits;
 mod listeners;
 mod metering;

@@ -1,7 +1,7 @@
 //! `limits`, `timeouts`, `upgrade`, `rate_limit`: how much and how long.
 
-use super::Check;
 use super::allowance::{allowance, terms};
+use super::{Check, teams};
 use crate::config::file::{
     CachedTokens, File, Limits, Queue, RateLimit, Timeouts, Unpriced, Upgrade,
 };
@@ -101,7 +101,7 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
             routes: terms(file, check),
             body_bytes_max,
             buffered_bytes_max,
-            teams: None,
+            teams: teams::teams(file, check),
         },
     }
 }

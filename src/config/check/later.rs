@@ -12,14 +12,10 @@ pub(super) fn report(file: &File, check: &mut Check<'_>) {
     let otlp = tracing.and_then(|tracing| tracing.otlp_endpoint.as_ref());
     for (used, keys) in [
         (
-            file.teams.as_ref().is_some_and(|teams| !teams.0.is_empty()),
-            &["teams"][..],
-        ),
-        (
             file.shared_state
                 .as_ref()
                 .is_some_and(|url| !url.0.is_empty()),
-            &["shared_state"],
+            &["shared_state"][..],
         ),
         (file.usage.is_some(), &["usage"]),
         (
