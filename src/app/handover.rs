@@ -164,7 +164,10 @@ impl Handover {
             buffered_bytes: governor.buffers().held(),
             streams: governor.streams().look(Instant::now()).0,
         };
-        let text = self.shared.observer.metrics.render(now);
+        let metrics = &self.shared.observer.metrics;
+        metrics.no_budgets();
+        governor.budgets(|team, key, per, now| metrics.budget(team, key, per.as_str(), now.used));
+        let text = metrics.render(now);
         String::from_utf8_lossy(&text).into_owned()
     }
 

@@ -274,7 +274,26 @@ impl Governor {
         purse.account.raise_settled_to(spent.pico());
     }
 
-    /// The budgets of these callers: what is used of each in the current period.
+    /// Calls `tell` with each budget that the file gives: the team, the key where it is a key's, and how it
+    /// stands.
+    pub fn budgets(&self, mut tell: impl FnMut(&str, Option<&str>, Period, BudgetNow)) {
+        let teams = self.settings.read().teams.clone().unwrap_or_default();
+        for team in &teams {
+            let keys = team
+                .keys
+                .iter()
+                .map(|key| (Some(&key.name), &key.allowance));
+            let all = std::iter::once((None, &team.allowance)).chain(keys);
+            for (key, allowance) in all {
+                for budget in &allowance.budgets {
+                    let now = self.budget(&team.name, key, budget);
+                    tell(&team.name, key.map(|key| &**key), budget.per, now);
+                }
+            }
+        }
+    }
+
+    /// How a budget stands in the current period.
     pub fn budget(&self, team: &Arc<str>, key: Option<&Arc<str>>, budget: &Budget) -> BudgetNow {
         let id = match key {
             Some(key) => Id::Key(Arc::clone(team), Arc::clone(key)),

@@ -274,16 +274,15 @@ impl Metrics {
         self.budget_warnings.with_label_values(labels).inc();
     }
 
-    /// Says which budgets there are now: team, key, period, share that is spent.
-    pub fn budgets<'b>(
-        &self,
-        all: impl IntoIterator<Item = (&'b str, Option<&'b str>, &'b str, f64)>,
-    ) {
+    /// Forgets which budgets there are: they are told anew.
+    pub fn no_budgets(&self) {
         self.budget_used.reset();
-        for (team, key, period, used) in all {
-            let labels = &[team, key.unwrap_or_default(), period];
-            self.budget_used.with_label_values(labels).set(used);
-        }
+    }
+
+    /// Says how much of a budget is spent.
+    pub fn budget(&self, team: &str, key: Option<&str>, period: &str, used: f64) {
+        let labels = &[team, key.unwrap_or_default(), period];
+        self.budget_used.with_label_values(labels).set(used);
     }
 
     /// Counts a failed try.

@@ -5,6 +5,7 @@ use super::arrive::Arrival;
 use super::peek::{Body, Held, Kind};
 use super::plan::{Plan, Surface, model_in_path};
 use crate::snapshot::Snapshot;
+use crate::tokens::count::{family, loaded};
 use crate::tokens::estimate::{Estimate, INLINE_BYTES_MAX, admission};
 use crate::tokens::prompt::Api;
 use crate::types::Money;
@@ -80,7 +81,8 @@ async fn estimate(plan: &Plan, arrival: &Arrival) -> Option<Estimate> {
         .and_then(|choice| choice.model.clone());
     let model: Arc<str> = model.unwrap_or_else(|| plan.model.as_deref().unwrap_or_default().into());
     let api = api(plan.surface, &arrival.path);
-    if body.len() <= INLINE_BYTES_MAX {
+    // A vocabulary that is still being made ready would be waited for.
+    if body.len() <= INLINE_BYTES_MAX && loaded(family(&model).encoding) {
         return Some(admission(api, &model, body));
     }
     let body = body.clone();

@@ -10,6 +10,7 @@ mod acme;
 mod arrows;
 mod asking;
 mod bodies;
+mod budgets;
 mod cli;
 mod config;
 mod dialling;
