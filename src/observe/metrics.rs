@@ -72,6 +72,15 @@ impl Metrics {
         for result in ["ok", "refused"] {
             reloads.with_label_values(&[result]).reset();
         }
+        let auth_failures = counters(
+            &registry,
+            names::AUTH_FAILURES,
+            "Requests that showed no good key, by reason.",
+            &["reason"],
+        );
+        for reason in ["missing_key", "invalid_key", "expired_key"] {
+            auth_failures.with_label_values(&[reason]).reset();
+        }
         Self {
             requests: counters(
                 &registry,
@@ -133,12 +142,7 @@ impl Metrics {
                 "Connections that were closed before a request, by reason.",
                 &["reason"],
             ),
-            auth_failures: counters(
-                &registry,
-                names::AUTH_FAILURES,
-                "Requests that showed no good key, by reason.",
-                &["reason"],
-            ),
+            auth_failures,
             certificate_days: kept(
                 &registry,
                 GaugeVec::new(

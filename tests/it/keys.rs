@@ -727,6 +727,7 @@ fn a_revoked_key_is_refused_by_every_generation_within_a_second() {
         routes(&provider)
     );
     let weir = Launch::supervised(&yaml).start();
+    weir.wait_settled();
     let keys = |arguments: &[&str]| weir.supervised().command("keys", arguments);
     let mut slowest = Vec::new();
     for round in 0..ROUNDS {
@@ -776,6 +777,30 @@ fn a_revoked_key_is_refused_by_every_generation_within_a_second() {
     );
     let log = weir.log();
     assert!(log.contains("a key was revoked"), "{log}");
+}
+
+#[test]
+fn weir_keys_says_whom_it_could_not_ask() {
+    let launch = |arguments: &[&str]| {
+        let launch = Launch::verb(&["keys", "--control", "/dev/null/nobody.sock"]);
+        let state = launch.folder().join("state");
+        let text = format!("{}state_dir: {state:?}\n", team(""));
+        let path = launch.folder().write("weir.yaml", text);
+        let launch = arguments.iter().fold(launch, |launch, it| launch.arg(it));
+        (launch, path)
+    };
+    let (alone, _) = launch(&["new", "--team", "search"]);
+    let output = alone.output();
+    assert!(!output.status.success());
+    assert!(
+        said(&output)
+            .1
+            .contains("no weir answers at /dev/null/nobody.sock"),
+        "{output:?}"
+    );
+    // With a configuration its file is changed instead.
+    let (other, path) = launch(&["new", "--team", "search", "-c"]);
+    made(&other.arg(path).output());
 }
 
 #[test]
