@@ -114,7 +114,7 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         }
         plan.body
             .set_deadlines(exit.limits.first_byte, exit.limits.idle);
-        let ask = plan.surface.metered().is_some()
+        let ask = plan.surface.takes_usage_option()
             && (plan.body.asked())
                 .is_some_and(|asked| asked.can_ask_usage() && !asked.include_usage);
         if let Body::Held(held) = &mut plan.body {
