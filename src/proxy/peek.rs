@@ -70,7 +70,7 @@ pub async fn body(
         return Err(Refusal::BodyTooLarge(bytes_max));
     }
     let media = Media::of(session);
-    let wanted = surface.metered().is_some() || !snapshot.routes.models.is_empty();
+    let wanted = surface.prompt().is_some() || !snapshot.routes.models.is_empty();
     let empty = session.is_body_empty();
     if !empty && wants_continue(session) && session.write_continue_response().await.is_err() {
         return Err(Refusal::ClientLeft);
@@ -216,7 +216,7 @@ fn read_kind(body: &[u8], media: Media, surface: Surface) -> Result<Kind, Refusa
         // read is the upstream's affair. A field that is there twice never is: servers differ in
         // which one they believe.
         Err(AskedError::InvalidJson { .. } | AskedError::TooDeep)
-            if media == Media::Unknown && surface.metered().is_none() =>
+            if media == Media::Unknown && surface.prompt().is_none() =>
         {
             Ok(Kind::Json(Asked::default()))
         }

@@ -14,7 +14,7 @@ use crate::observe::access::{End, Usage};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::estimate;
 use crate::tokens::meter::{self, Source};
-use crate::tokens::prompt::{Api, prompt_tokens};
+use crate::tokens::prompt::prompt_tokens;
 use crate::types::identity::Identity;
 use crate::upstream::Endpoint;
 use pingora::{Error, ErrorSource};
@@ -54,7 +54,7 @@ pub fn complete(journey: &mut Journey) {
     let plan = journey.plan.as_ref();
     let reported = reported(&mut journey.reply, plan);
     let settled = match (&journey.reply.meter, reported) {
-        (Some(_), None) => Booked::Provisionally,
+        (Some(_), None) if is_counted(plan) => Booked::Provisionally,
         (_, usage) => Booked::Finally(usage),
     };
     journey.reply.settled = Some(settled);
@@ -180,7 +180,8 @@ impl Settled {
         }
         self.meter_what_was_not_answered();
         let reported = reported(&mut self.reply, self.plan.as_ref());
-        if self.reply.meter.is_none() || reported.is_some() {
+        let counted = self.reply.meter.is_some() && is_counted(self.plan.as_ref());
+        if !counted || reported.is_some() {
             return self.told().settle(reported);
         }
         let observer = Arc::clone(&self.snapshot.observer);
@@ -198,18 +199,14 @@ impl Settled {
             && let Some(surface) = plan.surface.metered()
         {
             let model = asked_model(self.tried.as_ref(), plan);
-            self.reply.meter = Some(meter::Meter::new(surface, model, false, false));
+            self.reply.meter = Some(meter::Meter::new(surface, model, meter::Form::Body, false));
         }
     }
 
     fn counted(&mut self) -> Option<meter::Usage> {
         let plan = self.plan.as_ref()?;
         let model = asked_model(self.tried.as_ref(), plan);
-        let api = match plan.surface {
-            Surface::Chat => Api::Chat,
-            Surface::Completions => Api::Completions,
-            _ => Api::Embeddings,
-        };
+        let api = plan.surface.prompt()?;
         let body = plan.body.plain();
         let prompt = || body.map_or(0, |body| prompt_tokens(api, model, body));
         Some(self.reply.meter.as_mut()?.settle(prompt))
@@ -282,12 +279,16 @@ impl<'a> Told<'a> {
     }
 }
 
-/// What the upstream reported, if it was all.
+/// What the upstream reported: all of it, or where nothing is counted what there is.
 fn reported(reply: &mut Reply, plan: Option<&Plan>) -> Option<meter::Usage> {
-    // Embeddings have no output that could be missing.
-    let embeddings = plan.is_some_and(|plan| plan.surface == Surface::Embeddings);
-    let usage = reply.meter.as_mut()?.usage()?;
-    (usage.input.is_some() && (usage.output.is_some() || embeddings)).then_some(usage)
+    let meter = reply.meter.as_mut()?;
+    let usable = meter.usage_is_whole() || !is_counted(plan);
+    meter.usage().filter(|_| usable)
+}
+
+/// Where nothing is reported, tokens are counted.
+fn is_counted(plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| plan.surface.prompt().is_some())
 }
 
 /// What stands for a count until it is made: cheap, whatever the sizes.
