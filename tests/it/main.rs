@@ -20,6 +20,7 @@ mod fixtures;
 mod forwarding;
 mod h2_hostile;
 mod hostile;
+mod leaving;
 mod limits;
 mod listeners;
 mod metering;
