@@ -9,6 +9,7 @@ mod support;
 mod acme;
 mod arrows;
 mod asking;
+mod balance;
 mod bodies;
 mod cli;
 mod config;
