@@ -3,6 +3,7 @@
 
 pub mod accounts;
 pub mod buffers;
+pub mod drains;
 pub mod ending;
 pub mod grant;
 pub mod limits;
@@ -11,6 +12,7 @@ pub mod streams;
 
 pub use accounts::Accounts;
 pub use buffers::{Buffers, Hold};
+pub use drains::{Drain, Drains};
 pub use ending::Ending;
 pub use grant::Grant;
 pub use settings::Settings;
@@ -33,6 +35,7 @@ pub struct Governor {
     buckets: Buckets,
     ending: Ending,
     streams: Streams,
+    drains: Drains,
     /// Requests that other processes of this host have in flight; see [`Governor::elsewhere`].
     elsewhere: AtomicUsize,
 }
@@ -53,6 +56,7 @@ impl Governor {
             buffers: Buffers::new(settings.buffered_bytes_max),
             buckets: Buckets::default(),
             in_flight: Arc::default(),
+            drains: Drains::new(settings.drains_max),
             settings: RwLock::new(settings),
             ending: Ending::default(),
             streams: Streams::default(),
@@ -63,6 +67,7 @@ impl Governor {
     /// Replaces the settings; what is in flight stays counted.
     pub fn apply(&self, settings: Settings) {
         self.buffers.set_max(settings.buffered_bytes_max);
+        self.drains.set_max(settings.drains_max);
         *self.settings.write() = settings;
     }
 
@@ -116,6 +121,11 @@ impl Governor {
     /// The open streams.
     pub fn streams(&self) -> &Streams {
         &self.streams
+    }
+
+    /// The answers that are read on after their clients have left.
+    pub fn drains(&self) -> &Drains {
+        &self.drains
     }
 
     /// Largest request body, bytes.

@@ -15,6 +15,7 @@ const SUMMED_GAUGES: &[&str] = &[
     names::BUFFERED_BYTES,
     names::CONNECTIONS,
     names::STREAMS,
+    names::DRAINS,
 ];
 
 /// Sums `living`, the leading process first, and the counters of `dead`.

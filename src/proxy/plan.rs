@@ -145,6 +145,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         began: journey.arrival.started,
         upload: !upgrade,
         ending: snapshot.governor.ending().clone(),
+        drains: snapshot.governor.drains().clone(),
     };
     plan.body.install(session, deadlines);
     Ok(Step::Onward)

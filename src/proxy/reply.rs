@@ -171,9 +171,12 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
             return Ok(());
         }
     }
+    let left = (journey.plan.as_ref()).is_some_and(|plan| plan.body.client_left());
     let reply = &mut journey.reply;
     if let Some(piece) = body.as_mut().filter(|piece| !piece.is_empty()) {
-        reply.first_byte.get_or_insert_with(Instant::now);
+        if !left {
+            reply.first_byte.get_or_insert_with(Instant::now);
+        }
         if let Some(meter) = reply.meter.as_mut() {
             *piece = meter.feed(std::mem::take(piece));
         }
@@ -189,7 +192,9 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
             _ => last,
         });
     }
-    journey.reply.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
+    if !left {
+        journey.reply.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
+    }
     if end || journey.reply.is_whole() {
         settle::complete(journey);
     }

@@ -29,6 +29,9 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// connection gets its own session back.
 pub fn over(session: &mut Session, error: Option<&Error>, journey: &mut Journey) {
     journey.reply.unseen = !refuse::has_begun(session);
+    if has_left(journey.plan.as_ref()) {
+        journey.reply.end = Some(End::ClientClosed);
+    }
     if let Some(plan) = journey.plan.as_mut() {
         plan.body.restore(session);
     }
@@ -69,10 +72,18 @@ pub fn complete(journey: &mut Journey) {
         plan,
         tried: tried.as_ref(),
         reply: &journey.reply,
-        end: journey.reply.end.unwrap_or(End::Complete),
+        end: match has_left(plan) {
+            true => End::ClientClosed,
+            false => journey.reply.end.unwrap_or(End::Complete),
+        },
     };
     let record = told.record(usage);
     book(&record, settled != Booked::Provisionally);
+}
+
+/// Whether the answer is one that was read on after its client had left.
+fn has_left(plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| plan.body.client_left())
 }
 
 /// How an answer's usage was booked before its last byte.
