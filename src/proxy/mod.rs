@@ -14,6 +14,7 @@ mod replay;
 mod reply;
 pub mod settings;
 mod settle;
+mod weigh;
 
 pub use plan::{Surface, model_in_path};
 

@@ -11,6 +11,7 @@ mod arrows;
 mod bodies;
 mod cli;
 mod config;
+mod counting;
 mod dialling;
 mod dns;
 mod edge;
