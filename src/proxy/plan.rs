@@ -10,7 +10,7 @@ use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::Estimate;
 use crate::tokens::meter;
-use crate::upstream::Choice;
+use crate::upstream::{Choice, EndpointId};
 use http::Method;
 use pingora::Result;
 use pingora_proxy::Session;
@@ -35,6 +35,8 @@ pub struct Plan {
     pub tries: u32,
     /// The same candidate was given a second chance after a pooled connection had died.
     pub second_chance: bool,
+    /// A candidate refused the request because weir asks for usage: from here on it doesn't.
+    pub unasked: Option<EndpointId>,
     /// The way to a connection with the current candidate.
     pub detour: Detour,
     /// The request's body, whole or passing through.
@@ -140,6 +142,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         next: 0,
         tries: 0,
         second_chance: false,
+        unasked: None,
         detour: Detour::default(),
         body,
         upgrade,
