@@ -656,6 +656,9 @@ pub(super) struct Logging {
     pub(super) file: Option<LogFile>,
     /// Log bodies too. Default: `false`. (`true` is not built yet)
     pub(super) bodies: Option<Flag>,
+    /// Estimate each request's tokens before it is sent, and log that beside what it used. Default:
+    /// `false`.
+    pub(super) estimates: Option<Flag>,
 }
 
 words! {

@@ -45,6 +45,8 @@ pub struct Record<'a> {
     pub road: Option<&'static str>,
     /// Tries at upstreams.
     pub attempts: u32,
+    /// The prompt's tokens as they were estimated before it was sent, where that was asked for.
+    pub estimate: Option<u64>,
     /// What was used.
     pub usage: Option<Usage>,
     /// Body bytes from the client.
@@ -122,6 +124,7 @@ impl<'a> Record<'a> {
             endpoint: None,
             road: None,
             attempts: 0,
+            estimate: None,
             usage: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -205,6 +208,9 @@ impl<'a> Record<'a> {
         field("endpoint", text(self.endpoint));
         field("road", text(self.road));
         field("attempts", Value::Number(self.attempts.into()));
+        if self.estimate.is_some() {
+            field("estimated_input_tokens", number(self.estimate));
+        }
         field("input_tokens", number(usage.map(|usage| usage.input)));
         field("output_tokens", number(usage.map(|usage| usage.output)));
         field("cached_tokens", number(usage.map(|usage| usage.cached)));
@@ -298,6 +304,7 @@ mod tests {
             endpoint: Some("api.openai.com"),
             road: Some("direct"),
             attempts: 1,
+            estimate: None,
             usage: Some(Usage {
                 input: 7,
                 output: 11,

@@ -16,6 +16,7 @@ mod reply;
 pub mod settings;
 mod settle;
 mod surface;
+mod weigh;
 
 pub use plan::{Surface, model_in_path};
 

@@ -5,9 +5,11 @@ use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
 use super::replay;
 pub use super::surface::Surface;
+use super::weigh;
 use crate::govern::Denied;
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
+use crate::tokens::estimate::Estimate;
 use crate::upstream::{Choice, EndpointId};
 use http::Method;
 use pingora::Result;
@@ -43,6 +45,8 @@ pub struct Plan {
     pub upgrade: bool,
     /// When the request's last byte (that weir waits for) was here.
     pub ready: Instant,
+    /// What it will use, where somebody wants to know.
+    pub estimate: Option<Estimate>,
     /// weir's own share: from `ready` to the choice of an upstream.
     pub overhead: Option<Duration>,
 }
@@ -124,6 +128,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         body,
         upgrade,
         ready,
+        estimate: None,
         overhead: None,
         model,
     });
@@ -139,6 +144,9 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         for choice in &mut plan.candidates {
             choice.model.get_or_insert_with(|| Arc::clone(name));
         }
+    }
+    if snapshot.corridor.estimates {
+        plan.estimate = weigh::weigh(&snapshot, plan).await;
     }
     let deadlines = replay::Deadlines {
         timeouts: snapshot.corridor.timeouts,

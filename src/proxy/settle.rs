@@ -2,6 +2,8 @@
 //! before its last bytes go to the client; see [`complete`]. The rest hangs on the journey's `Drop`, so
 //! that a client that vanishes, a panic and a runtime that ends are settled like everything else.
 
+mod count;
+
 use super::arrive::Arrival;
 use super::connect::Try;
 use super::journey::Journey;
@@ -9,12 +11,11 @@ use super::plan::{Plan, Surface};
 use super::refuse;
 use super::reply::Reply;
 use crate::egress::Road;
-use crate::observe::Record;
 use crate::observe::access::{End, Usage};
+use crate::observe::{Record, Room};
 use crate::snapshot::Snapshot;
-use crate::tokens::estimate::estimate;
+use crate::tokens::estimate::at_a_glance;
 use crate::tokens::meter::{self, Source};
-use crate::tokens::prompt::prompt_tokens;
 use crate::types::identity::Identity;
 use crate::upstream::Endpoint;
 use pingora::{Error, ErrorSource};
@@ -184,20 +185,26 @@ fn asked_model<'a>(tried: Option<&'a Tried>, plan: &'a Plan) -> &'a str {
 
 impl Settled {
     /// Tokens that the upstream reported are told at once. Where some must be counted, a thread that
-    /// serves nobody does it; the body waits there, still among the buffered bytes.
+    /// serves nobody does it; the body waits there, still among the buffered bytes. Where too much
+    /// waits there, an estimate must do.
     fn tell_where_it_belongs(mut self) {
         if let Some(Booked::Finally(usage)) = self.reply.settled {
-            return self.told().tell(usage);
+            self.told().tell(usage);
+            return self.teach(usage);
         }
         self.meter_what_was_not_answered();
         let reported = reported(&mut self.reply, self.plan.as_ref());
         let counted = self.reply.meter.is_some() && is_counted(self.plan.as_ref());
         if !counted || reported.is_some() {
-            return self.told().settle(reported);
+            self.told().settle(reported);
+            return self.teach(reported);
         }
         let observer = Arc::clone(&self.snapshot.observer);
-        observer.aside(move || {
-            let usage = self.counted();
+        observer.aside(self.body_bytes(), move |room| {
+            let usage = match room {
+                Room::Enough => self.counted(),
+                Room::None => self.guessed(),
+            };
             self.told().settle(usage);
         });
     }
@@ -214,13 +221,22 @@ impl Settled {
         }
     }
 
-    fn counted(&mut self) -> Option<meter::Usage> {
-        let plan = self.plan.as_ref()?;
-        let model = asked_model(self.tried.as_ref(), plan);
-        let api = plan.surface.prompt()?;
-        let body = plan.body.plain();
-        let prompt = || body.map_or(0, |body| prompt_tokens(api, model, body));
-        Some(self.reply.meter.as_mut()?.settle(prompt))
+    /// The body that waits until it is counted, bytes.
+    fn body_bytes(&self) -> usize {
+        let body = self.plan.as_ref().and_then(|plan| plan.body.plain());
+        body.map_or(0, bytes::Bytes::len)
+    }
+
+    /// What must do where there is no time to count.
+    fn guessed(&mut self) -> Option<meter::Usage> {
+        let rough = roughly(self.plan.as_ref(), &self.reply);
+        let reported = self.reply.meter.as_mut()?.usage();
+        Some(reported.map_or(rough, |reported| meter::Usage {
+            input: reported.input.or(rough.input),
+            output: reported.output.max(rough.output),
+            source: Source::Estimated,
+            ..reported
+        }))
     }
 
     fn told(&self) -> Told<'_> {
@@ -281,6 +297,7 @@ impl<'a> Told<'a> {
                 Road::Proxy => "proxy",
             }),
             attempts: tried.map_or(0, |tried| tried.number),
+            estimate: plan.and_then(|plan| plan.estimate).map(|it| it.input),
             usage: usage.map(figures),
             bytes_in: plan.map_or(0, |plan| plan.body.bytes_in()),
             bytes_out: reply.bytes_out,
@@ -304,18 +321,13 @@ fn is_counted(plan: Option<&Plan>) -> bool {
 
 /// What stands for a count until it is made: cheap, whatever the sizes.
 fn roughly(plan: Option<&Plan>, reply: &Reply) -> meter::Usage {
-    /// More of a prompt isn't looked at.
-    const SAMPLE_BYTES_MAX: usize = 64 << 10;
     /// An event of a stream carries about one token, in about this many bytes.
     const EVENT_BYTES: u64 = 200;
     /// A token of a text.
     const TOKEN_BYTES: u64 = 4;
+    let estimate = plan.and_then(|plan| plan.estimate).map(|it| it.input);
     let body = plan.and_then(|plan| plan.body.plain());
-    let input = body.map_or(0, |body| {
-        let sample = &body[..body.len().min(SAMPLE_BYTES_MAX)];
-        let shares = (body.len() as u64).div_ceil(SAMPLE_BYTES_MAX as u64).max(1);
-        estimate(sample) * shares
-    });
+    let input = estimate.unwrap_or_else(|| body.map_or(0, |body| at_a_glance(body)));
     let bytes_each = if reply.stream {
         EVENT_BYTES
     } else {

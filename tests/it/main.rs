@@ -13,6 +13,7 @@ mod balance;
 mod bodies;
 mod cli;
 mod config;
+mod counting;
 mod dialling;
 mod dns;
 mod edge;
