@@ -4,6 +4,7 @@ use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
 use super::peek::Body;
 use super::refuse::{SHORT_STREAM, stream_error};
+use super::settle::{self, Booked};
 use crate::govern::OpenStream;
 use crate::observe::access::End;
 use crate::tokens::meter::{Ending, Meter};
@@ -34,8 +35,12 @@ pub struct Reply {
     pub meter: Option<Meter>,
     /// How it ended, once somebody knows.
     pub end: Option<End<'static>>,
-    /// The last byte was handed on.
+    /// The length that its head announced, where weir doesn't change it.
+    length: Option<u64>,
+    /// The last byte was handed on, or is about to be.
     complete: bool,
+    /// What was booked before it was; see `settle`.
+    pub settled: Option<Booked>,
 }
 
 impl Reply {
@@ -53,6 +58,13 @@ impl Reply {
     pub fn is_done(&self) -> bool {
         let done = |meter: &Meter| meter.saw_finish() == Ending::Done;
         self.stream && self.meter.as_ref().is_some_and(done)
+    }
+
+    /// True when the client can tell by itself that nothing more comes, though the upstream's
+    /// connection may not have said so yet.
+    fn is_whole(&self) -> bool {
+        let counted = self.length.is_some_and(|length| self.bytes_out >= length);
+        self.settled.is_none() && (counted || self.is_done())
     }
 }
 
@@ -91,6 +103,12 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
     journey.reply.encoded = encoded;
     let head_only = session.req_header().method == http::Method::HEAD;
     journey.reply.meter = None;
+    let bodiless = head_only || matches!(response.status.as_u16(), 204 | 304);
+    journey.reply.length = match (bodiless, stream) {
+        (true, _) => Some(0),
+        (false, true) => None,
+        (false, false) => announced(response),
+    };
     if response.status.is_success()
         && !encoded
         && !head_only
@@ -110,7 +128,17 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         response.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
         response.insert_header(X_ACCEL_BUFFERING, HeaderValue::from_static("no"))?;
     }
-    mark(response, journey)
+    mark(response, journey)?;
+    if journey.reply.is_whole() {
+        settle::complete(journey);
+    }
+    Ok(())
+}
+
+/// What `Content-Length` says.
+fn announced(response: &ResponseHeader) -> Option<u64> {
+    let length = response.headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.trim().parse().ok()
 }
 
 /// Passes a piece of the answer on, and meters it.
@@ -134,6 +162,9 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) {
         });
     }
     journey.reply.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
+    if end || journey.reply.is_whole() {
+        settle::complete(journey);
+    }
 }
 
 /// An HTTP/2 upstream may end its answer with trailers instead of a last piece.
@@ -141,9 +172,10 @@ pub fn ended_by_trailers(journey: &mut Journey) -> Option<Bytes> {
     if journey.reply.complete {
         return None;
     }
-    let last = last_bytes(journey)?;
-    journey.reply.bytes_out += last.len() as u64;
-    Some(last)
+    let last = last_bytes(journey);
+    journey.reply.bytes_out += last.as_ref().map_or(0, |last| last.len() as u64);
+    settle::complete(journey);
+    last
 }
 
 /// The upstream has ended its answer in good form: what was still held, and an error event if the

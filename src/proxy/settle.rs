@@ -1,7 +1,9 @@
-//! Last step: one usage, one access record, the metrics. It hangs on the journey's `Drop`, so that a
-//! client that vanishes, a panic and a runtime that ends are settled like everything else.
+//! Last step: one usage, one access record, the metrics. What a completed answer used is settled
+//! before its last bytes go to the client; see [`complete`]. The rest hangs on the journey's `Drop`, so
+//! that a client that vanishes, a panic and a runtime that ends are settled like everything else.
 
 use super::arrive::Arrival;
+use super::connect::Try;
 use super::journey::Journey;
 use super::plan::{Plan, Surface};
 use super::reply::Reply;
@@ -9,6 +11,7 @@ use crate::egress::Road;
 use crate::observe::Record;
 use crate::observe::access::{End, Usage};
 use crate::snapshot::Snapshot;
+use crate::tokens::estimate::estimate;
 use crate::tokens::meter::{self, Source};
 use crate::tokens::prompt::{Api, prompt_tokens};
 use crate::types::identity::Identity;
@@ -34,6 +37,64 @@ pub fn over(session: &mut Session, error: Option<&Error>, journey: &mut Journey)
     });
 }
 
+/// Settles what a completed answer used, once, at the moment when its last bytes are about to be handed
+/// on: `reply` calls this before they are. So what is booked here is never lost for an answer that a
+/// client has whole, whatever becomes of weir in the next moment. A usage that must be counted is
+/// booked provisionally; the final one follows from the thread that counts.
+///
+/// What never comes here (refusals, broken answers, clients that left) is settled by the journey's
+/// `Drop`, like everything else.
+pub fn complete(journey: &mut Journey) {
+    if journey.reply.settled.is_some() {
+        return;
+    }
+    let tried = journey.attempt.as_ref().map(Tried::of);
+    let plan = journey.plan.as_ref();
+    let reported = reported(&mut journey.reply, plan);
+    let settled = match (&journey.reply.meter, reported) {
+        (Some(_), None) => Booked::Provisionally,
+        (_, usage) => Booked::Finally(usage),
+    };
+    journey.reply.settled = Some(settled);
+    let usage = reported.or_else(|| {
+        let counted = settled == Booked::Provisionally;
+        counted.then(|| roughly(plan, &journey.reply))
+    });
+    let told = Told {
+        ended: Instant::now(),
+        snapshot: &journey.snapshot,
+        arrival: &journey.arrival,
+        plan,
+        tried: tried.as_ref(),
+        reply: &journey.reply,
+        end: journey.reply.end.unwrap_or(End::Complete),
+    };
+    let record = told.record(usage);
+    book(&record, settled != Booked::Provisionally);
+}
+
+/// How an answer's usage was booked before its last byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Booked {
+    /// By a rough estimate: it is being counted.
+    Provisionally,
+    /// As it stays.
+    Finally(Option<meter::Usage>),
+}
+
+/// The one place that a settled request passes before its answer's last byte does: where books are
+/// kept, they are written here. Each request comes once with `last`; one whose tokens must be counted
+/// came before with an estimate, which that replaces.
+fn book(record: &Record<'_>, last: bool) {
+    tracing::trace!(
+        request_id = record.request_id,
+        input = record.usage.map(|usage| usage.input),
+        output = record.usage.map(|usage| usage.output),
+        last,
+        "settled"
+    );
+}
+
 impl Drop for Journey {
     fn drop(&mut self) {
         let ended = Instant::now();
@@ -41,13 +102,7 @@ impl Drop for Journey {
             // A probe every second is no traffic.
             return;
         }
-        let tried = self.attempt.take().map(|current| Tried {
-            endpoint: current.attempt.shared_endpoint(),
-            model: current.choice.model.clone(),
-            road: current.road,
-            sent: current.sent.is_some(),
-            number: current.number,
-        });
+        let tried = self.attempt.take().map(|current| Tried::of(&current));
         // Its places among those in flight are free when it is told of, or left to be counted: a weir
         // that waits for the last request to end must not end between the two.
         let places = (self.grant.take(), self.reply.open.take());
@@ -74,6 +129,17 @@ struct Settled {
     reply: Reply,
 }
 
+/// What is told of a request, over or about to be.
+struct Told<'a> {
+    ended: Instant,
+    snapshot: &'a Snapshot,
+    arrival: &'a Arrival,
+    plan: Option<&'a Plan>,
+    tried: Option<&'a Tried>,
+    reply: &'a Reply,
+    end: End<'a>,
+}
+
 /// The last try.
 struct Tried {
     endpoint: Arc<Endpoint>,
@@ -81,6 +147,18 @@ struct Tried {
     road: Option<Road>,
     sent: bool,
     number: u32,
+}
+
+impl Tried {
+    fn of(current: &Try) -> Self {
+        Self {
+            endpoint: current.attempt.shared_endpoint(),
+            model: current.choice.model.clone(),
+            road: current.road,
+            sent: current.sent.is_some(),
+            number: current.number,
+        }
+    }
 }
 
 /// The model that the upstream was asked for: its own name, else the client's.
@@ -95,23 +173,18 @@ impl Settled {
     /// Tokens that the upstream reported are told at once. Where some must be counted, a thread that
     /// serves nobody does it; the body waits there, still among the buffered bytes.
     fn tell_where_it_belongs(mut self) {
+        if let Some(Booked::Finally(usage)) = self.reply.settled {
+            return self.told().tell(usage);
+        }
         self.meter_what_was_not_answered();
-        let Some(meter) = self.reply.meter.as_mut() else {
-            return self.tell(None);
-        };
-        // Embeddings have no output that could be missing.
-        let embeddings =
-            (self.plan.as_ref()).is_some_and(|plan| plan.surface == Surface::Embeddings);
-        let reported = meter
-            .usage()
-            .filter(|usage| usage.input.is_some() && (usage.output.is_some() || embeddings));
-        if let Some(usage) = reported {
-            return self.tell(Some(usage));
+        let reported = reported(&mut self.reply, self.plan.as_ref());
+        if self.reply.meter.is_none() || reported.is_some() {
+            return self.told().settle(reported);
         }
         let observer = Arc::clone(&self.snapshot.observer);
         observer.aside(move || {
             let usage = self.counted();
-            self.tell(usage);
+            self.told().settle(usage);
         });
     }
 
@@ -140,18 +213,40 @@ impl Settled {
         Some(self.reply.meter.as_mut()?.settle(prompt))
     }
 
-    fn tell(self, usage: Option<meter::Usage>) {
-        let (arrival, reply, plan) = (&self.arrival, &self.reply, self.plan.as_ref());
+    fn told(&self) -> Told<'_> {
+        Told {
+            ended: self.ended,
+            snapshot: &self.snapshot,
+            arrival: &self.arrival,
+            plan: self.plan.as_ref(),
+            tried: self.tried.as_ref(),
+            reply: &self.reply,
+            end: self.reply.end.unwrap_or(End::Aborted),
+        }
+    }
+}
+
+impl<'a> Told<'a> {
+    fn settle(&self, usage: Option<meter::Usage>) {
+        book(&self.record(usage), true);
+        self.tell(usage);
+    }
+
+    fn tell(&self, usage: Option<meter::Usage>) {
+        self.snapshot.observer.request(&self.record(usage));
+    }
+
+    fn record(&self, usage: Option<meter::Usage>) -> Record<'a> {
+        let (arrival, reply, plan, tried) = (self.arrival, self.reply, self.plan, self.tried);
         let since = |instant: Instant| instant.saturating_duration_since(arrival.started);
-        let end = reply.end.unwrap_or(End::Aborted);
+        let end = self.end;
         let status = match (reply.status, end) {
             (0, End::ClientClosed) => CLIENT_CLOSED_REQUEST,
             (0, _) => 500,
             (status, _) => status,
         };
-        let tried = self.tried.as_ref();
         let upstreams = &self.snapshot.upstreams;
-        self.snapshot.observer.request(&Record {
+        Record {
             time: arrival.time,
             request_id: &arrival.request_id,
             trace_id: &arrival.trace.id,
@@ -180,7 +275,44 @@ impl Settled {
             bytes_out: reply.bytes_out,
             stream: reply.stream,
             end,
-        });
+        }
+    }
+}
+
+/// What the upstream reported, if it was all.
+fn reported(reply: &mut Reply, plan: Option<&Plan>) -> Option<meter::Usage> {
+    // Embeddings have no output that could be missing.
+    let embeddings = plan.is_some_and(|plan| plan.surface == Surface::Embeddings);
+    let usage = reply.meter.as_mut()?.usage()?;
+    (usage.input.is_some() && (usage.output.is_some() || embeddings)).then_some(usage)
+}
+
+/// What stands for a count until it is made: cheap, whatever the sizes.
+fn roughly(plan: Option<&Plan>, reply: &Reply) -> meter::Usage {
+    /// More of a prompt isn't looked at.
+    const SAMPLE_BYTES_MAX: usize = 64 << 10;
+    /// An event of a stream carries about one token, in about this many bytes.
+    const EVENT_BYTES: u64 = 200;
+    /// A token of a text.
+    const TOKEN_BYTES: u64 = 4;
+    let body = plan.and_then(|plan| plan.body.plain());
+    let input = body.map_or(0, |body| {
+        let sample = &body[..body.len().min(SAMPLE_BYTES_MAX)];
+        let shares = (body.len() as u64).div_ceil(SAMPLE_BYTES_MAX as u64).max(1);
+        estimate(sample) * shares
+    });
+    let bytes_each = if reply.stream {
+        EVENT_BYTES
+    } else {
+        TOKEN_BYTES
+    };
+    meter::Usage {
+        input: Some(input),
+        output: Some(reply.bytes_out / bytes_each),
+        cached: None,
+        cache_write: None,
+        reasoning: None,
+        source: Source::Estimated,
     }
 }
 

@@ -30,6 +30,7 @@ mod reload;
 mod resolving;
 mod routing;
 mod sdk;
+mod settling;
 mod streaming;
 mod supervise;
 mod telling;

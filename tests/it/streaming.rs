@@ -2,7 +2,7 @@
 
 use crate::support::client::Framing;
 use crate::support::gate::{Board, eventually};
-use crate::support::{Authority, Client, Exchange, Gate, Gateway, H2Provider, Provider};
+use crate::support::{Authority, Client, Exchange, Gate, Gateway, H2Provider, Launch, Provider};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -119,21 +119,31 @@ fn each_event_reaches_an_http2_client_before_the_next_is_sent() {
 }
 
 /// weir in front of a model server that speaks HTTP/2 behind TLS.
-struct Http2 {
-    provider: H2Provider,
-    gateway: Gateway,
+pub struct Http2 {
+    pub provider: H2Provider,
+    pub gateway: Gateway,
     front: crate::support::tls::TlsFront,
 }
 
 impl Http2 {
-    fn start(provider: H2Provider) -> Self {
+    pub fn start(provider: H2Provider) -> Self {
+        Self::start_with(provider, "", |launch| launch)
+    }
+
+    /// With more keys of the provider, and more of the command line's.
+    pub fn start_with(
+        provider: H2Provider,
+        keys: &str,
+        launch: impl FnOnce(Launch) -> Launch,
+    ) -> Self {
         let authority = Authority::new();
         let front = authority.front("IP:127.0.0.1", &["h2", "http/1.1"], provider.address());
-        let gateway = Gateway::start(&format!(
-            "providers:\n- {{name: p, base_url: \"https://{}\", models: [gpt-4o], tls: {{ca: {:?}}}}}\n",
+        let gateway = launch(Launch::file(&format!(
+            "providers:\n- {{name: p, base_url: \"https://{}\", models: [gpt-4o], tls: {{ca: {:?}}}{keys}}}\n",
             front.address(),
             authority.ca(),
-        ));
+        )));
+        let gateway = gateway.start();
         // What was read from the authority's file is kept; the file may go.
         Self {
             provider,

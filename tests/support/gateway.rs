@@ -472,6 +472,14 @@ impl Gateway {
         found.unwrap_or_else(|| panic!("no {what:?} in the log:\n{}", self.log()));
     }
 
+    /// Waits until the program's log has all that it will have.
+    #[track_caller]
+    pub fn wait_log_end(&self) {
+        self.wait_log_until("end", |lines| {
+            lines.last().is_some_and(|line| line == END_OF_OUTPUT)
+        });
+    }
+
     /// The access log's file.
     pub fn access_log(&self) -> PathBuf {
         self.folder.join(ACCESS_LOG)
