@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod buffers;
 pub mod ending;
 pub mod grant;
+pub mod ledger;
 pub mod limits;
 pub mod settings;
 pub mod streams;
@@ -13,6 +14,7 @@ pub use accounts::Accounts;
 pub use buffers::{Buffers, Hold};
 pub use ending::Ending;
 pub use grant::Grant;
+pub use ledger::Ledger;
 pub use settings::Settings;
 pub use streams::{OpenStream, Streams};
 

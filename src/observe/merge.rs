@@ -15,6 +15,9 @@ const SUMMED_GAUGES: &[&str] = &[
     names::BUFFERED_BYTES,
     names::CONNECTIONS,
     names::STREAMS,
+    names::LEDGER_WAITING,
+    names::LEDGER_UNCARRIED,
+    names::LEDGER_LAG,
 ];
 
 /// Sums `living`, the leading process first, and the counters of `dead`.

@@ -3,6 +3,7 @@
 
 pub mod access;
 mod aside;
+pub mod books;
 pub mod merge;
 pub mod metrics;
 pub mod names;
@@ -13,6 +14,7 @@ pub mod settings;
 pub mod sink;
 
 pub use access::Record;
+pub use books::Books;
 pub use metrics::Metrics;
 pub use pool::Pool;
 pub use settings::Settings;
