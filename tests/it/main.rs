@@ -19,6 +19,7 @@ mod fixtures;
 mod forwarding;
 mod h2_hostile;
 mod hostile;
+mod ledger;
 mod limits;
 mod listeners;
 mod metering;

@@ -338,3 +338,115 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::govern::ledger::settings::Store;
+
+    fn journal(name: &str) -> (Arc<Journal>, Books, PathBuf) {
+        let state_dir =
+            std::env::temp_dir().join(format!("weir-journal-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&state_dir);
+        let books = Books::default();
+        let settings = Settings {
+            state_dir: state_dir.clone(),
+            store: Store::Sqlite,
+            retain: Duration::from_secs(86_400),
+            fsync: None,
+            segment_bytes_max: 1000,
+            // Its thread has nothing to do by itself.
+            segment_age_max: Duration::MAX,
+        };
+        let journal = Journal::open(&settings, books.clone()).unwrap();
+        (journal, books, state_dir)
+    }
+
+    /// Lets the disk be full.
+    fn fill_disk(journal: &Journal) -> Arc<File> {
+        let full = File::options().append(true).open("/dev/full").unwrap();
+        let mut state = journal.shared.state.lock();
+        std::mem::replace(&mut state.segment.file, Arc::new(full))
+    }
+
+    fn lines(folder: &Path) -> Vec<u8> {
+        let folder = folder.join("usage");
+        let all = Name::all(&folder).unwrap().into_iter();
+        all.flat_map(|name| std::fs::read(name.path(&folder)).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_segment_is_closed_past_its_size_and_no_line_is_cut() {
+        let (journal, _, folder) = journal("size");
+        let line = [[b'x'; 299].as_slice(), b"\n"].concat();
+        // The fourth passes 1000 bytes.
+        for _ in 0..9 {
+            journal.append(&line);
+        }
+        let usage = folder.join("usage");
+        let sizes: Vec<_> = Name::all(&usage)
+            .unwrap()
+            .into_iter()
+            .map(|name| std::fs::metadata(name.path(&usage)).unwrap().len())
+            .collect();
+        assert_eq!(sizes, [1200, 1200, 300]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_waits_and_is_written_in_order() {
+        let (journal, books, folder) = journal("full");
+        journal.append(b"1\n");
+        let disk = fill_disk(&journal);
+        for line in ["2\n", "3\n"] {
+            journal.append(line.as_bytes());
+        }
+        assert_eq!(journal.shared.state.lock().waiting.bytes, 4);
+        assert_eq!(lines(&folder), b"1\n");
+        journal.shared.state.lock().segment.file = disk;
+        journal.finish();
+        journal.append(b"4\n");
+        assert_eq!(lines(&folder), b"1\n2\n3\n4\n");
+        assert_eq!((books.appended.get(), books.dropped.get()), (4, 0));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn no_more_waits_than_the_bound_and_what_is_dropped_is_counted() {
+        let (journal, books, folder) = journal("bound");
+        let disk = fill_disk(&journal);
+        let line = vec![b'x'; 1 << 20];
+        let fitting = WAITING_BYTES_MAX / line.len();
+        for _ in 0..fitting {
+            journal.append(&line);
+        }
+        assert_eq!(books.dropped.get(), 0);
+        assert_eq!(journal.shared.state.lock().waiting.bytes, WAITING_BYTES_MAX);
+        journal.append(b"\n");
+        assert_eq!(books.dropped.get(), 1);
+        journal.shared.state.lock().segment.file = disk;
+        journal.finish();
+        assert_eq!(lines(&folder).len(), WAITING_BYTES_MAX);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let settings = Settings {
+            state_dir: "/dev/null/weir".into(),
+            store: Store::Sqlite,
+            retain: Duration::from_secs(86_400),
+            fsync: None,
+            segment_bytes_max: 1000,
+            segment_age_max: Duration::MAX,
+        };
+        let Err(fault) = Journal::open(&settings, Books::default()) else {
+            panic!("it was opened");
+        };
+        assert!(
+            fault.to_string().contains("/dev/null/weir/usage"),
+            "{fault}"
+        );
+    }
+}

@@ -22,6 +22,8 @@ pub mod report;
 mod segment;
 pub mod settings;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use entry::Entry;
 pub use report::{Query, Row, report};

@@ -97,6 +97,23 @@ impl Query {
     }
 }
 
+impl std::ops::Add for Sums {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_add(other.requests),
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
+            cached: self.cached.saturating_add(other.cached),
+            cache_write: self.cache_write.saturating_add(other.cache_write),
+            reasoning: self.reasoning.saturating_add(other.reasoning),
+            unpriced: self.unpriced.saturating_add(other.unpriced),
+            cost_pico: self.cost_pico.saturating_add(other.cost_pico),
+        }
+    }
+}
+
 impl Sums {
     /// Columns in the store.
     pub(super) const COUNT: usize = 9;
