@@ -432,6 +432,18 @@ pub(super) struct Provider {
     pub(super) egress: Option<OneOrMore>,
     /// How its TLS is verified.
     pub(super) tls: Option<ProviderTls>,
+    /// Whether streams are asked for usage (`stream_options`) that the client didn't ask for: `auto`
+    /// unless the provider refuses it, `always`, `never`. Default: `auto`.
+    pub(super) include_usage: Option<IncludeUsage>,
+}
+
+words! {
+    /// Whether streams are asked for usage.
+    IncludeUsage {
+        Auto = "auto",
+        Always = "always",
+        Never = "never",
+    }
 }
 
 words! {

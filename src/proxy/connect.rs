@@ -1,5 +1,6 @@
 //! Third step, once for each try: the next candidate, its road, its peer.
 
+use super::ask::{self, USAGE_REFUSED};
 use super::journey::Journey;
 use super::peek::Body;
 use super::refuse::{self, Refusal};
@@ -114,9 +115,12 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         }
         plan.body
             .set_deadlines(exit.limits.first_byte, exit.limits.idle);
-        let ask = plan.surface.metered().is_some()
-            && (plan.body.asked())
-                .is_some_and(|asked| asked.can_ask_usage() && !asked.include_usage);
+        let endpoint = current.attempt.endpoint();
+        let ask = ask::asks(
+            plan,
+            snapshot.upstreams.provider(endpoint.provider),
+            endpoint,
+        );
         if let Body::Held(held) = &mut plan.body {
             current.body = held.edited(current.choice.model.as_deref(), ask)?;
             current.strip_usage = ask;
@@ -208,6 +212,11 @@ pub fn broke(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
+    if *error.etype() == USAGE_REFUSED && !refuse::has_begun(session) {
+        ask::ask_no_more(journey);
+        error.set_retry(true);
+        return error;
+    }
     let died = matches!(
         error.etype(),
         ErrorType::ConnectionClosed

@@ -353,6 +353,20 @@ impl Body {
         }
     }
 
+    /// Holds the answer back from the client until [`Body::let_go`].
+    pub fn hold_back(&mut self) {
+        if let Some(slot) = self.slot() {
+            slot.hold_back(true);
+        }
+    }
+
+    /// Ends what [`Body::hold_back`] began.
+    pub fn let_go(&mut self) {
+        if let Some(slot) = self.slot() {
+            slot.hold_back(false);
+        }
+    }
+
     /// Gives the session its own connection back.
     pub fn restore(&mut self, session: &mut Session) {
         if let Some(slot) = self.slot().take() {

@@ -8,7 +8,7 @@ use crate::govern::Denied;
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
 use crate::tokens::meter;
-use crate::upstream::Choice;
+use crate::upstream::{Choice, EndpointId};
 use http::Method;
 use pingora::Result;
 use pingora_proxy::Session;
@@ -33,6 +33,8 @@ pub struct Plan {
     pub tries: u32,
     /// The same candidate was given a second chance after a pooled connection had died.
     pub second_chance: bool,
+    /// A candidate refused the request because weir asks for usage: from here on it doesn't.
+    pub unasked: Option<EndpointId>,
     /// The way to a connection with the current candidate.
     pub detour: Detour,
     /// The request's body, whole or passing through.
@@ -136,6 +138,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         next: 0,
         tries: 0,
         second_chance: false,
+        unasked: None,
         detour: Detour::default(),
         body,
         upgrade,

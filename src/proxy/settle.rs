@@ -6,6 +6,7 @@ use super::arrive::Arrival;
 use super::connect::Try;
 use super::journey::Journey;
 use super::plan::{Plan, Surface};
+use super::refuse;
 use super::reply::Reply;
 use crate::egress::Road;
 use crate::govern::ledger::Entry;
@@ -28,6 +29,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// Pingora is done with the request: what only it knows is written down, and the client's
 /// connection gets its own session back.
 pub fn over(session: &mut Session, error: Option<&Error>, journey: &mut Journey) {
+    journey.reply.unseen = !refuse::has_begun(session);
     if let Some(plan) = journey.plan.as_mut() {
         plan.body.restore(session);
     }
@@ -248,6 +250,7 @@ impl<'a> Told<'a> {
         let end = self.end;
         let status = match (reply.status, end) {
             (0, End::ClientClosed) => CLIENT_CLOSED_REQUEST,
+            (_, End::ClientClosed) if reply.unseen => CLIENT_CLOSED_REQUEST,
             (0, _) => 500,
             (status, _) => status,
         };

@@ -8,7 +8,7 @@ pub mod settings;
 
 pub use attempt::{Attempt, Outcome};
 pub use balance::{Balancer, Order};
-pub use settings::Settings;
+pub use settings::{IncludeUsage, Settings};
 
 use crate::types::{BaseUrl, HeaderEdits};
 use ahash::AHashMap;
@@ -32,6 +32,8 @@ pub struct Provider {
     pub authorization: Option<HeaderValue>,
     /// Edits of requests to this provider.
     pub headers: HeaderEdits,
+    /// Whether it is asked for usage in the client's stead.
+    pub include_usage: IncludeUsage,
     /// Its endpoints.
     pub endpoints: Vec<EndpointId>,
 }
@@ -88,6 +90,7 @@ impl Upstreams {
                     .as_ref()
                     .and_then(|key| bearer(key.expose())),
                 headers: provider.headers.clone(),
+                include_usage: provider.include_usage,
                 endpoints,
             });
         }
@@ -242,6 +245,7 @@ mod tests {
                     egress: settings::Egress::Auto,
                     tls: settings::Tls::default(),
                     timeouts: settings::Timeouts::default(),
+                    include_usage: IncludeUsage::Auto,
                 })
                 .collect(),
         }
@@ -287,5 +291,20 @@ mod tests {
         assert_eq!(new.endpoint(EndpointId(0)).in_flight(), 0);
         drop(attempt);
         assert_eq!(new.endpoint(EndpointId(1)).in_flight(), 0);
+    }
+
+    #[test]
+    fn who_refuses_usage_is_known_for_a_day_and_across_reloads() {
+        use std::time::{Duration, Instant};
+        let old = Upstreams::new(&settings(&[&["http://a/", "http://b/"]]), None);
+        let now = Instant::now();
+        assert!(!old.endpoint(EndpointId(0)).refuses_usage(now));
+        old.endpoint(EndpointId(0)).usage_refused(now);
+        let new = Upstreams::new(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
+        let (refuser, other) = (new.endpoint(EndpointId(1)), new.endpoint(EndpointId(0)));
+        let day = Duration::from_secs(24 * 3600);
+        assert!(refuser.refuses_usage(now + day - Duration::from_nanos(1)));
+        assert!(!refuser.refuses_usage(now + day), "asked again");
+        assert!(!other.refuses_usage(now));
     }
 }

@@ -8,6 +8,7 @@ mod support;
 
 mod acme;
 mod arrows;
+mod asking;
 mod bodies;
 mod cli;
 mod config;

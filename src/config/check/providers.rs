@@ -1,14 +1,14 @@
 //! `providers`, and the providers that bare URLs stand for.
 
 use super::{Check, bounds, edits, road};
-use crate::config::file::{File, OneOrMore, Provider, ProviderTimeouts, ProviderTls};
+use crate::config::file::{self, File, OneOrMore, Provider, ProviderTimeouts, ProviderTls};
 use crate::config::findings::nearest;
 use crate::config::lists::List;
 use crate::config::path::Path;
 use crate::config::units::Text;
 use crate::route::settings::ProviderIndex;
 use crate::types::{BaseUrl, HeaderEdits};
-use crate::upstream::settings::{self, Egress, Timeouts, Tls};
+use crate::upstream::settings::{self, Egress, IncludeUsage, Timeouts, Tls};
 
 /// All providers so far.
 pub(super) struct Pool {
@@ -72,6 +72,11 @@ impl Pool {
             ),
             tls: tls(provider.tls.as_ref(), &path.key("tls"), check),
             timeouts: timeouts(provider.timeouts.as_ref(), &path.key("timeouts"), check),
+            include_usage: match provider.include_usage {
+                None | Some(file::IncludeUsage::Auto) => IncludeUsage::Auto,
+                Some(file::IncludeUsage::Always) => IncludeUsage::Always,
+                Some(file::IncludeUsage::Never) => IncludeUsage::Never,
+            },
         });
     }
 
@@ -142,6 +147,7 @@ impl Pool {
             egress: Egress::Auto,
             tls: Tls::default(),
             timeouts: Timeouts::default(),
+            include_usage: IncludeUsage::Auto,
         });
         self.bare.push((key, index));
         Some(index)

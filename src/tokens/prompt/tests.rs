@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::tokens::count::{self, Encoding};
 
 fn chat(body: serde_json::Value) -> u64 {
     prompt_tokens(Api::Chat, "gpt-4o", body.to_string().as_bytes())
