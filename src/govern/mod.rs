@@ -6,6 +6,7 @@ pub mod buffers;
 pub mod drains;
 pub mod ending;
 pub mod grant;
+pub mod ledger;
 pub mod limits;
 pub mod settings;
 pub mod streams;
@@ -15,6 +16,7 @@ pub use buffers::{Buffers, Hold};
 pub use drains::{Drain, Drains};
 pub use ending::Ending;
 pub use grant::Grant;
+pub use ledger::Ledger;
 pub use settings::Settings;
 pub use streams::{OpenStream, Streams};
 

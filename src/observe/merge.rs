@@ -16,6 +16,9 @@ const SUMMED_GAUGES: &[&str] = &[
     names::CONNECTIONS,
     names::STREAMS,
     names::DRAINS,
+    names::LEDGER_WAITING,
+    names::LEDGER_UNCARRIED,
+    names::LEDGER_LAG,
 ];
 
 /// Sums `living`, the leading process first, and the counters of `dead`.

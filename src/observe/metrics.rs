@@ -1,6 +1,7 @@
 //! The metrics of `/metrics`.
 
 use super::access::{Record, Usage};
+use super::books::Books;
 use super::names;
 use super::pool::Pool;
 use prometheus::{
@@ -36,6 +37,8 @@ pub struct Metrics {
     pub dns_seconds: HistogramVec,
     /// Connections to upstreams; whoever dials is given it.
     pub pool: Pool,
+    /// The ledger; whoever keeps it is given it.
+    pub books: Books,
 }
 
 /// Gauges that are read when somebody asks.
@@ -176,6 +179,7 @@ impl Metrics {
                 ),
             ),
             pool: Pool::registered(&registry),
+            books: Books::registered(&registry),
             registry,
         }
     }

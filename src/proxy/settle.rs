@@ -11,6 +11,7 @@ use super::plan::{Plan, Surface};
 use super::refuse;
 use super::reply::Reply;
 use crate::egress::Road;
+use crate::govern::ledger::Entry;
 use crate::observe::access::{End, Usage};
 use crate::observe::{Record, Room};
 use crate::snapshot::Snapshot;
@@ -78,8 +79,7 @@ pub fn complete(journey: &mut Journey) {
             false => journey.reply.end.unwrap_or(End::Complete),
         },
     };
-    let record = told.record(usage);
-    book(&record, settled != Booked::Provisionally);
+    told.book(usage, settled != Booked::Provisionally);
 }
 
 /// Whether the answer is one that was read on after its client had left.
@@ -94,19 +94,6 @@ pub enum Booked {
     Provisionally,
     /// As it stays.
     Finally(Option<meter::Usage>),
-}
-
-/// The one place that a settled request passes before its answer's last byte does: where books are
-/// kept, they are written here. Each request comes once with `last`; one whose tokens must be counted
-/// came before with an estimate, which that replaces.
-fn book(record: &Record<'_>, last: bool) {
-    tracing::trace!(
-        request_id = record.request_id,
-        input = record.usage.map(|usage| usage.input),
-        output = record.usage.map(|usage| usage.output),
-        last,
-        "settled"
-    );
 }
 
 impl Drop for Journey {
@@ -254,8 +241,27 @@ impl Settled {
 
 impl<'a> Told<'a> {
     fn settle(&self, usage: Option<meter::Usage>) {
-        book(&self.record(usage), true);
+        self.book(usage, true);
         self.tell(usage);
+    }
+
+    /// The one place that a settled request passes before its answer's last byte does: the books are
+    /// written here. Each request comes once with `last`; one whose tokens must be counted came before
+    /// with an estimate, which that replaces.
+    fn book(&self, usage: Option<meter::Usage>, last: bool) {
+        let record = self.record(usage);
+        if let Some(ledger) = &self.snapshot.ledger
+            && let Some(entry) = Entry::of(&record, last)
+        {
+            ledger.append(&entry);
+        }
+        tracing::trace!(
+            request_id = record.request_id,
+            input = record.usage.map(|usage| usage.input),
+            output = record.usage.map(|usage| usage.output),
+            last,
+            "settled"
+        );
     }
 
     fn tell(&self, usage: Option<meter::Usage>) {
@@ -275,6 +281,7 @@ impl<'a> Told<'a> {
         let upstreams = &self.snapshot.upstreams;
         Record {
             time: arrival.time,
+            number: arrival.number,
             request_id: &arrival.request_id,
             trace_id: &arrival.trace.id,
             client_ip: arrival.client,
@@ -299,6 +306,7 @@ impl<'a> Told<'a> {
             attempts: tried.map_or(0, |tried| tried.number),
             estimate: plan.and_then(|plan| plan.estimate).map(|it| it.input),
             usage: usage.map(figures),
+            cost: None,
             bytes_in: plan.map_or(0, |plan| plan.body.bytes_in()),
             bytes_out: reply.bytes_out,
             stream: reply.stream,
@@ -348,6 +356,7 @@ fn figures(usage: meter::Usage) -> Usage {
         input: usage.input.unwrap_or(0),
         output: usage.output.unwrap_or(0),
         cached: usage.cached.unwrap_or(0),
+        cache_write: usage.cache_write.unwrap_or(0),
         reasoning: usage.reasoning.unwrap_or(0),
         source: match usage.source {
             Source::Upstream => "upstream",

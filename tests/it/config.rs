@@ -538,9 +538,60 @@ fn every_key_is_known_and_only_the_later_ones_are_refused() {
             "teams",
             "prices",
             "shared_state",
-            "usage",
         ]
     );
+}
+
+#[test]
+fn usage_is_kept_where_it_is_asked_for() {
+    use weir::govern::ledger::settings::{Store, Tls};
+    assert_eq!(settings("port: 1").usage, None);
+    assert_eq!(settings("usage: off").usage, None);
+    let standard = settings("usage: {}\nstate_dir: /srv/weir")
+        .usage
+        .expect("on");
+    assert_eq!(standard.store, Store::Sqlite);
+    assert_eq!(standard.journal(), Path::new("/srv/weir/usage"));
+    assert_eq!(standard.retain, Duration::from_secs(90 * 86_400));
+    assert_eq!(standard.fsync, Some(Duration::from_secs(1)));
+    let given = settings(
+        "usage: {store: \"postgres://u:p@db/usage?sslmode=verify-full\", retain: 7d, fsync: never, \
+         segment_size: 1MiB, segment_age: 1m}",
+    );
+    let given = given.usage.expect("on");
+    let Store::Postgres(postgres) = given.store else {
+        panic!("{:?}", given.store);
+    };
+    assert_eq!(postgres.tls, Tls::VerifyFull);
+    assert_eq!((given.fsync, given.segment_bytes_max), (None, 1 << 20));
+    for (text, mistake) in [
+        (
+            "usage: {retain: 36h}",
+            "usage.retain: found \"36h\"; allowed: whole days, such as 90d, up to 36500d",
+        ),
+        (
+            "usage: {store: \"mysql://u:secret@db/usage\"}",
+            "usage.store: found \"mysql://***\"; allowed: sqlite, or postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full",
+        ),
+        (
+            "usage: {store: \"postgres://u:secret@db/usage?sslmode=maybe\"}",
+            "usage.store: found \"postgres://***\"; allowed: sslmode: disable, prefer, require, verify-ca or verify-full",
+        ),
+        (
+            "usage: {fsync: 0s}",
+            "usage.fsync: found \"0s\"; allowed: a duration above zero, such as 10s",
+        ),
+        (
+            "usage: {segment_size: 1KiB}",
+            "usage.segment_size: found \"1KiB\"; allowed: a size from 4KiB to 1GiB",
+        ),
+        (
+            "usage: sqlite",
+            "usage: found \"sqlite\"; allowed: off, or a mapping with store, retain, fsync, segment_size and segment_age",
+        ),
+    ] {
+        tells(text, &format!("weir.yaml:1: {mistake}"));
+    }
 }
 
 #[test]
@@ -569,7 +620,7 @@ fn off_is_off() {
 teams: []
 prices: {}
 shared_state: null
-usage: null
+usage: off
 tracing: {otlp_endpoint: null}
 logging: {bodies: false}
 listen: [{address: 0.0.0.0:80, proxy_protocol: false, tls: null}]
@@ -2069,7 +2120,6 @@ model_routes:
         "2: teams: not built yet: teams",
         "3: prices: not built yet: prices",
         "4: shared_state: not built yet: shared_state",
-        "5: usage: not built yet: usage",
         "6: tracing.otlp_endpoint: not built yet: tracing.otlp_endpoint",
         "7: logging.bodies: not built yet: logging.bodies",
         "8: proxy_url: found \"socks4://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",

@@ -23,6 +23,7 @@ mod forwarding;
 mod h2_hostile;
 mod hostile;
 mod leaving;
+mod ledger;
 mod limits;
 mod listeners;
 mod metering;
