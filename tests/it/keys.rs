@@ -848,7 +848,7 @@ fn teams_need_a_folder_for_state_and_say_so() {
         let (_, told) = said(&output);
         assert!(!output.status.success(), "{verb:?}");
         assert!(
-            told.contains("state_dir: /dev/null/state") && told.contains("teams keep"),
+            told.contains("/dev/null/state") && told.contains("state_dir"),
             "{told}"
         );
     }
