@@ -527,6 +527,14 @@ fn what_hides_its_model_gets_no_further_than_what_names_it() {
         ask("/openai/deployments/%6f1/chat/completions", json, "{}"),
         no
     );
+    for path in [
+        "/v1/projects/p/publishers/google/models/o1:generateContent",
+        "/v1/mod%65ls/o1:generateContent",
+        "/v1/model/o1/converse",
+    ] {
+        assert_eq!(ask(path, json, r#"{"model":"m"}"#), no, "{path}");
+        assert_eq!(ask(&path.replace("o1", "m"), json, "{}").0, 200, "{path}");
+    }
     // What the team's list names as a path.
     assert_eq!(ask("/v1/search/x", json, "{}").0, 200);
     assert_eq!(ask("/v1/search/x", json, r#"{"model":"o1"}"#), no);
