@@ -4,10 +4,11 @@
 
 use crate::egress::{self, Egress};
 use crate::govern::settings::Terms;
-use crate::govern::{Governor, Keys};
+use crate::govern::{Governor, Keys, Ledger};
 use crate::observe::Observer;
 use crate::proxy::settings::Settings as Corridor;
 use crate::route::{Found, ProviderIndex, Table};
+use crate::tokens::calibration::Calibration;
 use crate::tokens::price::Prices;
 use crate::upstream::{EndpointId, Group, Upstreams};
 use arc_swap::ArcSwap;
@@ -39,6 +40,10 @@ pub struct Snapshot {
     pub keys: Keys,
     /// Limits; shared by all snapshots.
     pub governor: Arc<Governor>,
+    /// What upstreams' reports have taught of their tokens; shared by all snapshots.
+    pub calibration: Arc<Calibration>,
+    /// Where usage is written down, if it is; shared by all snapshots.
+    pub ledger: Option<Arc<Ledger>>,
     /// Metrics and logs; shared by all snapshots.
     pub observer: Arc<Observer>,
     /// The answer to `GET /v1/models`; `None` when no model has a name that can be listed.

@@ -3,11 +3,12 @@
 use super::Fault;
 use crate::config::Settings;
 use crate::egress::{self, Egress};
-use crate::govern::{Accounts, Governor, Keys};
+use crate::govern::{Accounts, Governor, Keys, Ledger};
 use crate::observe::Observer;
 use crate::route::settings::Balance;
 use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
+use crate::tokens::calibration::Calibration;
 use crate::tokens::price::Prices;
 use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
@@ -29,9 +30,11 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
         observer: Observer::new(&quiet)?,
         governor: Arc::new(Governor::new(settings.govern.clone(), Accounts::private())),
         keys: Keys::new(settings.state_dir.clone()),
+        ledger: None,
         resolver: resolver(settings, Arc::new(()))?,
         own: egress::Own::new(addresses_of(settings)),
         dialling: Arc::default(),
+        calibration: Arc::default(),
     };
     shared.build(settings, None)
 }
@@ -57,11 +60,15 @@ pub(super) struct Shared {
     pub(super) governor: Arc<Governor>,
     /// Of no configuration: its keys made at run time are those of all.
     pub(super) keys: Keys,
+    /// Where usage is written down, if it is.
+    pub(super) ledger: Option<Arc<Ledger>>,
     pub(super) resolver: weir_dns::Resolver,
     /// Where weir listens, which no request may be sent to.
     pub(super) own: egress::Own,
     /// What dialling has taught.
     pub(super) dialling: Arc<egress::Memory>,
+    /// What upstreams' reports have taught of their tokens.
+    pub(super) calibration: Arc<Calibration>,
 }
 
 impl Shared {
@@ -125,6 +132,8 @@ impl Shared {
             .refusing(self.own.clone()),
             keys: self.keys.with_teams(settings.govern.teams.as_deref()),
             governor: Arc::clone(&self.governor),
+            calibration: Arc::clone(&self.calibration),
+            ledger: self.ledger.clone(),
             observer: Arc::clone(&self.observer),
             routes,
             upstreams,

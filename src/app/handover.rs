@@ -65,6 +65,7 @@ impl Handover {
             .take_over(&state["limits"], Moment::now());
         self.shared.resolver.learn(names_of(&state["names"]));
         self.shared.dialling.learn(busiest_of(&state["busiest"]));
+        self.shared.calibration.take_over(&state["calibration"]);
         if let Err(error) = self.challenges.import(&state["challenges"]) {
             tracing::debug!(%error, "another generation's challenges");
         }
@@ -80,6 +81,7 @@ impl Handover {
             .governor
             .take_over(&state["limits"], Moment::now());
         self.shared.resolver.learn(names_of(&state["names"]));
+        self.shared.calibration.take_over(&state["calibration"]);
     }
 
     /// Adds the totals of a generation that ended.
@@ -143,6 +145,7 @@ impl Handover {
                 "limits": self.shared.governor.hand_over(Moment::now()),
                 "names": names,
                 "busiest": busiest,
+                "calibration": self.shared.calibration.hand_over(),
                 "tickets": self.tickets.export(),
                 "challenges": self.challenges.export(),
             }),
@@ -163,6 +166,7 @@ impl Handover {
             waiting: governor.waiting(),
             buffered_bytes: governor.buffers().held(),
             streams: governor.streams().look(Instant::now()).0,
+            drains: governor.drains().open(),
         };
         let metrics = &self.shared.observer.metrics;
         metrics.no_budgets();

@@ -19,7 +19,7 @@ pub(super) struct Findings {
     pub(super) warnings: Vec<String>,
 }
 
-/// Looks at users, at the folder of the access log, and at `state_dir` where something needs it.
+/// Looks at users, at the folder of the access log, and at `state_dir` where something is kept there.
 pub(super) fn look(settings: &Settings) -> Findings {
     let mut findings = Findings::default();
     let admin = settings.admin.iter().map(|it| &it.socket);
@@ -48,43 +48,30 @@ pub(super) fn look(settings: &Settings) -> Findings {
             Place::Open => {}
         }
     }
-    for (needed, what) in state_needs(settings) {
-        if !needed {
-            continue;
-        }
-        let path = settings.state_dir.display();
-        if let Some(why) = closed(&settings.state_dir) {
-            findings.mistakes.push(format!(
-                "state_dir: {path} can't be written by {}: {why}; {what} there (check as the user that \
-                 weir runs as)",
-                who()
-            ));
-        }
+    let mut tls = settings
+        .listen
+        .listeners
+        .iter()
+        .filter_map(|it| it.tls.as_ref());
+    if tls.any(|tls| tls.acme.is_some()) {
+        let what = "ACME keeps its account and certificates there";
+        let mistake = unwritable(&settings.state_dir, "acme/account.json", what);
+        findings.mistakes.extend(mistake);
+    }
+    if settings.usage.is_some() {
+        let what = "usage is kept there, unless `usage: off` is said";
+        let mistake = unwritable(&settings.state_dir, "usage/journal", what);
+        findings.mistakes.extend(mistake);
+    }
+    if settings.govern.teams.is_some() {
+        let mistake = unwritable(&settings.state_dir, "keys.json", TEAMS);
+        findings.mistakes.extend(mistake);
     }
     findings
 }
 
-/// What needs `state_dir`, and what it keeps.
-fn state_needs(settings: &Settings) -> [(bool, &'static str); 2] {
-    let mut listeners = settings.listen.listeners.iter();
-    let acme = listeners.any(|it| it.tls.as_ref().is_some_and(|tls| tls.acme.is_some()));
-    [
-        (acme, "ACME keeps its account and certificates"),
-        (
-            settings.govern.teams.is_some(),
-            "teams keep what they use, and keys made at run time,",
-        ),
-    ]
-}
-
-/// Why no file can be made in a folder.
-fn closed(folder: &Path) -> Option<String> {
-    match Place::of(&folder.join("state")) {
-        Place::Closed(Closed::NoFolder(what)) => Some(format!("{what} is no folder")),
-        Place::Closed(Closed::Folder(what)) => Some(what),
-        Place::Folder | Place::Open => None,
-    }
-}
+/// What teams need `state_dir` for.
+const TEAMS: &str = "teams keep there what they use, and keys made at run time";
 
 /// Makes `state_dir` where teams need it; to be called before anything is served.
 ///
@@ -96,16 +83,31 @@ pub(super) fn ready(settings: &Settings) -> Result<(), String> {
     }
     let folder = &settings.state_dir;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    let why = made.err().map(|error| error.to_string());
-    match why.or_else(|| closed(folder)) {
-        None => Ok(()),
-        Some(why) => Err(format!(
-            "state_dir: {} can't be used by {}: {why}; teams keep what they use, and keys made at run \
-             time, there: name a folder that weir may write, or give it this one",
-            folder.display(),
+    let why = made.err().map(|error| {
+        let path = folder.display();
+        format!(
+            "state_dir: {path} can't be made by {}: {error}; {TEAMS}",
             who()
-        )),
+        )
+    });
+    match why.or_else(|| unwritable(folder, "keys.json", TEAMS)) {
+        None => Ok(()),
+        Some(why) => Err(why),
     }
+}
+
+/// Why a file in `state_dir` can't be written.
+fn unwritable(state_dir: &Path, file: &str, what: &str) -> Option<String> {
+    let path = state_dir.display();
+    let why = match Place::of(&state_dir.join(file)) {
+        Place::Closed(Closed::NoFolder(what)) => format!("{what} is no folder"),
+        Place::Closed(Closed::Folder(what)) => what,
+        Place::Folder | Place::Open => return None,
+    };
+    Some(format!(
+        "state_dir: {path} can't be written by {}: {why}; {what} (check as the user that weir runs as)",
+        who()
+    ))
 }
 
 fn who() -> String {

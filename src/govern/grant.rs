@@ -32,10 +32,14 @@ pub struct Grant {
 /// Its places among those in flight.
 #[derive(Debug)]
 pub struct Seat {
-    in_flight: Arc<AtomicUsize>,
+    counted: Option<Counted>,
     freed: Arc<Notify>,
     pub(super) places: Vec<Place>,
 }
+
+/// One of so many. Dropping it makes room for another.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<AtomicUsize>);
 
 /// Tokens and money that are set aside for it.
 #[derive(Debug, Default)]
@@ -179,7 +183,7 @@ impl Grant {
     }
 }
 
-// === impl Seat ===
+// === impl Seat, Counted ===
 
 impl Seat {
     /// Takes a seat when fewer than `max` are taken; `max` 0 is no cap.
@@ -188,21 +192,34 @@ impl Seat {
         max: usize,
         freed: &Arc<Notify>,
     ) -> Option<Self> {
-        let before = in_flight.fetch_add(1, Ordering::Relaxed);
-        let seat = Self {
-            in_flight: Arc::clone(in_flight),
+        Some(Self {
+            counted: Some(Counted::take(in_flight, max)?),
             freed: Arc::clone(freed),
             places: Vec::new(),
-        };
-        (max == 0 || before < max).then_some(seat)
+        })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.places.clear();
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.counted = None;
         self.freed.notify_waiters();
+    }
+}
+
+impl Counted {
+    /// Counts one more when there are fewer than `max`; `max` 0 is no cap.
+    pub(super) fn take(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        let counted = Self(Arc::clone(count));
+        (max == 0 || before < max).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

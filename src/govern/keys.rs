@@ -295,9 +295,6 @@ impl Caller {
 // === impl KeyFault ===
 
 impl KeyFault {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Missing, Self::Several, Self::Invalid, Self::Expired];
-
     /// In metrics and answers.
     pub const fn code(self) -> &'static str {
         match self {

@@ -6,9 +6,11 @@ pub mod accounts;
 mod addresses;
 pub mod budget;
 pub mod buffers;
+pub mod drains;
 pub mod ending;
 pub mod grant;
 pub mod keys;
+pub mod ledger;
 pub mod limits;
 mod queue;
 pub mod rate;
@@ -20,9 +22,11 @@ mod tests;
 
 pub use accounts::Accounts;
 pub use buffers::{Buffers, Hold};
+pub use drains::{Drain, Drains};
 pub use ending::Ending;
 pub use grant::{Grant, Spent};
 pub use keys::{Caller, Keys};
+pub use ledger::Ledger;
 pub use limits::{Ask, Denied};
 pub use rate::Moment;
 pub use settings::Settings;
@@ -52,6 +56,7 @@ pub struct Governor {
     sweeps: AtomicUsize,
     ending: Ending,
     streams: Streams,
+    drains: Drains,
     /// Requests that other processes of this host have in flight; see [`Governor::elsewhere`].
     elsewhere: AtomicUsize,
 }
@@ -68,6 +73,7 @@ impl Governor {
             sweeps: AtomicUsize::new(0),
             freed: Arc::default(),
             in_flight: Arc::default(),
+            drains: Drains::new(settings.drains_max),
             settings: RwLock::new(settings),
             ending: Ending::default(),
             streams: Streams::default(),
@@ -78,6 +84,7 @@ impl Governor {
     /// Replaces the settings; what is in flight stays counted.
     pub fn apply(&self, settings: Settings) {
         self.buffers.set_max(settings.buffered_bytes_max);
+        self.drains.set_max(settings.drains_max);
         *self.settings.write() = settings;
     }
 
@@ -128,6 +135,11 @@ impl Governor {
     /// The open streams.
     pub fn streams(&self) -> &Streams {
         &self.streams
+    }
+
+    /// The answers that are read on after their clients have left.
+    pub fn drains(&self) -> &Drains {
+        &self.drains
     }
 
     /// Largest request body, bytes.

@@ -24,6 +24,8 @@ pub struct Settings {
     pub unpriced: Unpriced,
     /// `limits.queue`: where requests wait for routes that say so.
     pub queue: Queue,
+    /// `limits.drains`: answers that are read on after their clients have left; 0 = none.
+    pub drains_max: usize,
     /// `limits.body_bytes`: largest request body, after decompression too.
     pub body_bytes_max: usize,
     /// `limits.buffered_bytes`: all bodies that are held at once, of all requests together.

@@ -22,6 +22,7 @@ fn settings() -> Settings {
             size: 10,
             timeout: Duration::from_secs(10),
         },
+        drains_max: 0,
         body_bytes_max: 1,
         buffered_bytes_max: 1,
         teams: None,

@@ -1,6 +1,7 @@
 //! The metrics of `/metrics`.
 
 use super::access::{Record, Usage};
+use super::books::Books;
 use super::names;
 use super::pool::Pool;
 use prometheus::{
@@ -27,6 +28,7 @@ pub struct Metrics {
     queue_depth: IntGauge,
     buffered_bytes: IntGauge,
     streams: IntGauge,
+    drains: IntGauge,
     connections_refused: IntCounterVec,
     auth_failures: IntCounterVec,
     certificate_days: GaugeVec,
@@ -40,6 +42,8 @@ pub struct Metrics {
     pub dns_seconds: HistogramVec,
     /// Connections to upstreams; whoever dials is given it.
     pub pool: Pool,
+    /// The ledger; whoever keeps it is given it.
+    pub books: Books,
 }
 
 /// Gauges that are read when somebody asks.
@@ -53,6 +57,8 @@ pub struct Now {
     pub buffered_bytes: usize,
     /// Open streams of events.
     pub streams: usize,
+    /// Answers that are read on after their clients have left.
+    pub drains: usize,
 }
 
 impl Metrics {
@@ -77,6 +83,15 @@ impl Metrics {
         );
         for result in ["ok", "refused"] {
             reloads.with_label_values(&[result]).reset();
+        }
+        let auth_failures = counters(
+            &registry,
+            names::AUTH_FAILURES,
+            "Requests that showed no good key, by reason.",
+            &["reason"],
+        );
+        for reason in ["missing_key", "invalid_key", "expired_key"] {
+            auth_failures.with_label_values(&[reason]).reset();
         }
         Self {
             requests: counters(
@@ -161,18 +176,18 @@ impl Metrics {
                 "Bytes held in request buffers.",
             ),
             streams: gauge(&registry, names::STREAMS, "Open streams of events."),
+            drains: gauge(
+                &registry,
+                names::DRAINS,
+                "Answers that are read on after their clients have left.",
+            ),
             connections_refused: counters(
                 &registry,
                 names::CONNECTIONS_REFUSED,
                 "Connections that were closed before a request, by reason.",
                 &["reason"],
             ),
-            auth_failures: counters(
-                &registry,
-                names::AUTH_FAILURES,
-                "Requests that showed no good key, by reason.",
-                &["reason"],
-            ),
+            auth_failures,
             certificate_days: kept(
                 &registry,
                 GaugeVec::new(
@@ -209,6 +224,7 @@ impl Metrics {
                 ),
             ),
             pool: Pool::registered(&registry),
+            books: Books::registered(&registry),
             registry,
         }
     }
@@ -331,6 +347,7 @@ impl Metrics {
         self.queue_depth.set(gauge_value(now.waiting));
         self.buffered_bytes.set(gauge_value(now.buffered_bytes));
         self.streams.set(gauge_value(now.streams));
+        self.drains.set(gauge_value(now.drains));
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be written");

@@ -10,12 +10,14 @@ mod forward;
 mod journey;
 mod peek;
 mod plan;
+mod reckon;
 mod refuse;
 mod replay;
 mod reply;
 pub mod settings;
 mod settle;
 mod standing;
+mod surface;
 mod weigh;
 
 pub use plan::{Surface, model_in_path};

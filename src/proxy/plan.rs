@@ -7,11 +7,12 @@ pub use auth::{CREDENTIALS, without_keys, without_subprotocol_keys};
 use super::journey::Journey;
 use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
-use super::{replay, weigh};
-use crate::govern::{Ask, Denied, Moment};
+pub use super::surface::Surface;
+use super::{reckon, replay, weigh};
+use crate::govern::{Denied, Moment};
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
-use crate::tokens::meter;
+use crate::tokens::estimate::Estimate;
 use crate::upstream::{Choice, EndpointId};
 use http::Method;
 use pingora::Result;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub upgrade: bool,
     /// When the request's last byte (that weir waits for) was here.
     pub ready: Instant,
+    /// What it will use, where somebody wants to know.
+    pub estimate: Option<Estimate>,
     /// weir's own share: from `ready` to the choice of an upstream.
     pub overhead: Option<Duration>,
 }
@@ -80,25 +83,6 @@ pub enum Step {
     Onward,
     /// weir has answered it.
     Answered,
-}
-
-/// Which API a path belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Surface {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completions,
-    /// `/v1/embeddings`
-    Embeddings,
-    /// `/v1/messages`: refusals are in Anthropic's shape.
-    Messages,
-    /// `/v1/models`
-    Models,
-    /// `/healthz`
-    Health,
-    /// Anything else.
-    Other,
 }
 
 /// Applies limits and rules of routing.
@@ -149,6 +133,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         body,
         upgrade,
         ready,
+        estimate: None,
         overhead: None,
         model,
     });
@@ -176,6 +161,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         began: journey.arrival.started,
         upload: !upgrade,
         ending: snapshot.governor.ending().clone(),
+        drains: snapshot.governor.drains().clone(),
     };
     plan.body.install(session, deadlines);
     Ok(Step::Onward)
@@ -185,20 +171,19 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
 async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Result<(), Refusal> {
     let snapshot = Arc::clone(&journey.snapshot);
     let governor = &snapshot.governor;
-    let (Some(plan), Some(grant)) = (&journey.plan, &mut journey.grant) else {
+    let (Some(plan), Some(grant)) = (&mut journey.plan, &mut journey.grant) else {
         return Ok(());
     };
     let terms = snapshot.terms(found);
     let model = terms.and_then(|terms| Some((plan.label.as_ref()?, &terms.allowance)));
     governor.aim(grant, model);
+    if grant.is_limited() || snapshot.corridor.estimates {
+        plan.estimate = weigh::weigh(&snapshot, plan).await;
+    }
     if !grant.is_limited() {
         return Ok(());
     }
-    let weight = weigh::weigh(&snapshot, plan, &journey.arrival).await;
-    let ask = Ask {
-        tokens: weight.tokens,
-        cost: weight.cost,
-    };
+    let ask = reckon::reckon(&snapshot, plan, &journey.arrival);
     let watched = matches!(plan.body, Body::Held(_)) && !plan.upgrade;
     if !watched || !terms.is_some_and(|terms| terms.waits) {
         let now = Moment::from(journey.arrival.time);
@@ -306,37 +291,6 @@ fn models(snapshot: &Snapshot, journey: &Journey) -> Option<Result<bytes::Bytes,
 
 const NO_MODELS: &[u8] = br#"{"object":"list","data":[]}"#;
 
-impl Surface {
-    /// The surface of a path, with or without `/v1`, and of Azure's deployments.
-    pub fn of(path: &str) -> Self {
-        let short = path
-            .strip_prefix("/openai/deployments/")
-            .and_then(|rest| rest.find('/').map(|slash| &rest[slash..]))
-            .or_else(|| path.strip_prefix("/v1"))
-            .unwrap_or(path);
-        match short {
-            "/chat/completions" => Self::Chat,
-            "/completions" => Self::Completions,
-            "/embeddings" => Self::Embeddings,
-            "/messages" | "/messages/count_tokens" => Self::Messages,
-            "/models" => Self::Models,
-            "/healthz" if path == "/healthz" => Self::Health,
-            _ if short.starts_with("/models/") && !short.contains(':') => Self::Models,
-            _ => Self::Other,
-        }
-    }
-
-    /// How its answers are metered; `None` where they aren't.
-    pub fn metered(self) -> Option<meter::Surface> {
-        match self {
-            Self::Chat => Some(meter::Surface::Chat),
-            Self::Completions => Some(meter::Surface::Completions),
-            Self::Embeddings => Some(meter::Surface::Embeddings),
-            Self::Messages | Self::Models | Self::Health | Self::Other => None,
-        }
-    }
-}
-
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         Self::Limited(denied)
@@ -346,27 +300,6 @@ impl From<Denied> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_path_has_its_surface_with_and_without_v1() {
-        for (path, surface) in [
-            ("/v1/chat/completions", Surface::Chat),
-            ("/chat/completions", Surface::Chat),
-            ("/openai/deployments/gpt-4o/chat/completions", Surface::Chat),
-            ("/v1/completions", Surface::Completions),
-            ("/embeddings", Surface::Embeddings),
-            ("/v1/messages", Surface::Messages),
-            ("/v1/models", Surface::Models),
-            ("/v1/models/gpt-4o", Surface::Models),
-            ("/v1/models/gemini:generateContent", Surface::Other),
-            ("/healthz", Surface::Health),
-            ("/v1/healthz", Surface::Other),
-            ("/v1/chat/completions/x", Surface::Other),
-            ("/v10/completions", Surface::Other),
-        ] {
-            assert_eq!(Surface::of(path), surface, "{path}");
-        }
-    }
 
     #[test]
     fn dot_segments_are_known_in_every_spelling() {

@@ -16,6 +16,7 @@ use crate::egress::{ConnectError, RoadError};
 use crate::govern::Denied;
 use crate::govern::keys::KeyFault;
 use crate::observe::access::End;
+use crate::tokens::meter::{self, Form, Gap, Meter};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use pingora::http::ResponseHeader;
@@ -212,15 +213,15 @@ impl Refusal {
     }
 
     /// The body of the answer in the client's dialect.
-    fn body(&self, surface: Surface, path: &str) -> Bytes {
+    fn body(&self, surface: Surface) -> Bytes {
         let message = self.to_string();
         let body = match surface {
-            Surface::Other if is_gemini(path) => json!({"error": {
+            surface if surface.is_google() => json!({"error": {
                 "code": self.status(),
                 "message": message,
                 "status": self.google_status(),
             }}),
-            Surface::Messages => json!({
+            surface if surface.is_anthropic() => json!({
                 "type": "error",
                 "error": {"type": self.anthropic_type(), "message": message},
             }),
@@ -295,14 +296,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Google's own API: `/v1beta/…`, and `/v1/models/{model}:method`.
-fn is_gemini(path: &str) -> bool {
-    path.starts_with("/v1beta/")
-        || path
-            .strip_prefix("/v1/models/")
-            .is_some_and(|it| it.contains(':'))
-}
-
 impl std::error::Error for Refusal {}
 
 impl From<Refusal> for Box<Error> {
@@ -367,7 +360,7 @@ pub async fn answer(
             .map_err(|error| error.into_down());
     }
     let surface = Surface::of(&journey.arrival.path);
-    let body = refusal.body(surface, &journey.arrival.path);
+    let body = refusal.body(surface);
     let mut head = ResponseHeader::build_no_case(refusal.status(), Some(12))?;
     head.insert_header(
         header::CONTENT_TYPE,
@@ -471,7 +464,8 @@ pub async fn failed(session: &mut Session, journey: &mut Journey, error: &Error)
         None => from_upstream(error),
     };
     let mut status = 0;
-    if refusal == Refusal::ClientLeft || (from_client && has_begun(session)) {
+    let left = (journey.plan.as_ref()).is_some_and(|plan| plan.body.client_left());
+    if left || refusal == Refusal::ClientLeft || (from_client && has_begun(session)) {
         journey.reply.end.get_or_insert(End::ClientClosed);
     } else if has_begun(session) {
         end_what_began(session, journey, refusal == Refusal::ShuttingDown).await;
@@ -504,10 +498,13 @@ async fn end_what_began(session: &mut Session, journey: &mut Journey, shutting_d
             (End::UpstreamBroke, BROKEN_STREAM)
         };
         journey.reply.end = Some(end);
-        if !journey.reply.stream || journey.reply.encoded || journey.reply.is_complete() {
+        if !journey.reply.stream || journey.reply.is_complete() {
             return;
         }
-        stream_error(journey, broken)
+        let Some(told) = stream_error(journey, broken) else {
+            return;
+        };
+        told
     };
     journey.reply.bytes_out += last.len() as u64;
     if let Err(error) = session.write_response_body(Some(last), true).await {
@@ -568,32 +565,66 @@ const ENDED_STREAM: Broken = ("shutting_down", ENDED);
 /// The upstream ended its answer in good form, and the stream in it isn't over.
 pub const SHORT_STREAM: Broken = ("upstream_failed", "The upstream ended its stream early.");
 
-/// The event that ends a stream which broke, in the client's dialect; no `[DONE]` follows.
-pub fn stream_error(journey: &Journey, (code, message): Broken) -> Bytes {
-    let surface = journey
-        .plan
-        .as_ref()
-        .map_or(Surface::Other, |plan| plan.surface);
-    let event = match surface {
-        Surface::Messages => {
-            let data = json!({
+/// What ends a stream which broke, in the client's dialect; no `[DONE]` follows. `None` where nothing
+/// can be put in, so that the stream must end without.
+pub fn stream_error(journey: &Journey, broken: Broken) -> Option<Bytes> {
+    let reply = &journey.reply;
+    if reply.encoded {
+        return None;
+    }
+    let plan = journey.plan.as_ref();
+    let surface = plan.map_or(Surface::Other, |plan| plan.surface);
+    let gap = reply.meter.as_ref().and_then(Meter::gap);
+    broken_off(surface, reply.form, gap, broken)
+}
+
+/// See [`stream_error`]; `gap` is where a list was broken off.
+fn broken_off(
+    surface: Surface,
+    form: Form,
+    gap: Option<Gap>,
+    (code, message): Broken,
+) -> Option<Bytes> {
+    use meter::Surface as Of;
+    let google = || json!({"error": {"code": 502, "message": message, "status": "UNAVAILABLE"}});
+    let (name, data) = match (surface, form) {
+        (_, Form::Body | Form::Frames) => return None,
+        (_, Form::List) => {
+            let (before, data) = (gap?.closing(), google());
+            return Some(format!("{before}{data}]").into());
+        }
+        // The line end before it ends a line that was cut in the middle.
+        (_, Form::Lines) => return Some(format!("\n{}\n", json!({"error": message})).into()),
+        (surface, _) if surface.is_anthropic() => (
+            "event: error\n",
+            json!({"type": "error", "error": {"type": "api_error", "message": message}}),
+        ),
+        (Surface::Metered(Of::Gemini), _) => ("", google()),
+        (Surface::Metered(Of::DashScope), _) => {
+            ("event: error\n", json!({"code": code, "message": message}))
+        }
+        (Surface::Metered(Of::Cohere), _) => (
+            "event: message-end\n",
+            json!({"type": "message-end", "delta": {"finish_reason": "ERROR", "error": message}}),
+        ),
+        (Surface::Metered(Of::Responses), _) => (
+            "event: error\n",
+            json!({
                 "type": "error",
-                "error": {"type": "api_error", "message": message},
-            });
-            // The empty line before it ends an event that was cut in the middle.
-            format!("\n\nevent: error\ndata: {data}\n\n")
-        }
-        _ => {
-            let data = json!({"error": {
-                "message": message,
-                "type": "server_error",
-                "param": null,
                 "code": code,
-            }});
-            format!("\n\ndata: {data}\n\n")
-        }
+                "message": message,
+                "param": null,
+                "error": openai_error(code, message),
+            }),
+        ),
+        _ => ("", json!({"error": openai_error(code, message)})),
     };
-    event.into()
+    // The empty line before it ends an event that was cut in the middle.
+    Some(format!("\n\n{name}data: {data}\n\n").into())
+}
+
+fn openai_error(code: &str, message: &str) -> serde_json::Value {
+    json!({"message": message, "type": "server_error", "param": null, "code": code})
 }
 
 #[cfg(test)]
@@ -614,13 +645,13 @@ mod tests {
     fn a_refusal_has_the_shape_of_the_clients_dialect() {
         let refusal = Refusal::ModelNotFound("x".repeat(1000));
         let read = |surface| -> serde_json::Value {
-            serde_json::from_slice(&refusal.body(surface, "/v1/x")).unwrap()
+            serde_json::from_slice(&refusal.body(surface)).unwrap()
         };
-        let openai = read(Surface::Chat);
+        let openai = read(Surface::Other);
         assert_eq!(openai["error"]["code"], "model_not_found");
         assert_eq!(openai["error"]["param"], "model");
         assert!(openai["error"]["message"].as_str().unwrap().len() < 200);
-        let anthropic = read(Surface::Messages);
+        let anthropic = read(Surface::of("/v1/messages"));
         assert_eq!(anthropic["type"], "error");
         assert_eq!(anthropic["error"]["type"], "not_found_error");
     }

@@ -2,6 +2,9 @@
 //! before its last bytes go to the client; see [`complete`]. The rest hangs on the journey's `Drop`, so
 //! that a client that vanishes, a panic and a runtime that ends are settled like everything else.
 
+mod count;
+mod pay;
+
 use super::arrive::Arrival;
 use super::connect::Try;
 use super::journey::Journey;
@@ -9,16 +12,14 @@ use super::plan::{Plan, Surface};
 use super::refuse;
 use super::reply::Reply;
 use crate::egress::Road;
+use crate::govern::Grant;
 use crate::govern::grant::Stake;
-use crate::govern::{Grant, Moment, Spent};
-use crate::observe::Record;
+use crate::govern::ledger::Entry;
 use crate::observe::access::{End, Usage};
+use crate::observe::{Record, Room};
 use crate::snapshot::Snapshot;
-use crate::tokens::estimate::estimate;
+use crate::tokens::estimate::at_a_glance;
 use crate::tokens::meter::{self, Source};
-use crate::tokens::price::Billed;
-use crate::tokens::prompt::{Api, prompt_tokens};
-use crate::types::Money;
 use crate::types::identity::Identity;
 use crate::upstream::Endpoint;
 use pingora::{Error, ErrorSource};
@@ -33,6 +34,9 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// connection gets its own session back.
 pub fn over(session: &mut Session, error: Option<&Error>, journey: &mut Journey) {
     journey.reply.unseen = !refuse::has_begun(session);
+    if has_left(journey.plan.as_ref()) {
+        journey.reply.end = Some(End::ClientClosed);
+    }
     if let Some(plan) = journey.plan.as_mut() {
         plan.body.restore(session);
     }
@@ -58,7 +62,7 @@ pub fn complete(journey: &mut Journey) {
     let plan = journey.plan.as_ref();
     let reported = reported(&mut journey.reply, plan);
     let settled = match (&journey.reply.meter, reported) {
-        (Some(_), None) => Booked::Provisionally,
+        (Some(_), None) if is_counted(plan) => Booked::Provisionally,
         (_, usage) => Booked::Finally(usage),
     };
     journey.reply.settled = Some(settled);
@@ -73,13 +77,20 @@ pub fn complete(journey: &mut Journey) {
         plan,
         tried: tried.as_ref(),
         reply: &journey.reply,
-        end: journey.reply.end.unwrap_or(End::Complete),
+        end: match has_left(plan) {
+            true => End::ClientClosed,
+            false => journey.reply.end.unwrap_or(End::Complete),
+        },
     };
-    let record = told.record(usage);
-    book(&record, settled != Booked::Provisionally);
+    told.book(usage, settled != Booked::Provisionally);
     if let (Booked::Finally(usage), Some(grant)) = (settled, &mut journey.grant) {
         told.pay(grant.stake(), usage);
     }
+}
+
+/// Whether the answer is one that was read on after its client had left.
+fn has_left(plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| plan.body.client_left())
 }
 
 /// How an answer's usage was booked before its last byte.
@@ -89,19 +100,6 @@ pub enum Booked {
     Provisionally,
     /// As it stays.
     Finally(Option<meter::Usage>),
-}
-
-/// The one place that a settled request passes before its answer's last byte does: where books are
-/// kept, they are written here. Each request comes once with `last`; one whose tokens must be counted
-/// came before with an estimate, which that replaces.
-fn book(record: &Record<'_>, last: bool) {
-    tracing::trace!(
-        request_id = record.request_id,
-        input = record.usage.map(|usage| usage.input),
-        output = record.usage.map(|usage| usage.output),
-        last,
-        "settled"
-    );
 }
 
 impl Drop for Journey {
@@ -183,24 +181,31 @@ fn asked_model<'a>(tried: Option<&'a Tried>, plan: &'a Plan) -> &'a str {
 
 impl Settled {
     /// Tokens that the upstream reported are told at once. Where some must be counted, a thread that
-    /// serves nobody does it; the body waits there, still among the buffered bytes.
+    /// serves nobody does it; the body waits there, still among the buffered bytes. Where too much
+    /// waits there, an estimate must do.
     fn tell_where_it_belongs(mut self) {
         if let Some(Booked::Finally(usage)) = self.reply.settled {
-            return self.told().tell(usage);
+            self.told().tell(usage);
+            return self.teach(usage);
         }
         self.meter_what_was_not_answered();
         let reported = reported(&mut self.reply, self.plan.as_ref());
-        if self.reply.meter.is_none() || reported.is_some() {
-            return self.settle(reported);
+        let counted = self.reply.meter.is_some() && is_counted(self.plan.as_ref());
+        if !counted || reported.is_some() {
+            self.settle(reported);
+            return self.teach(reported);
         }
         let observer = Arc::clone(&self.snapshot.observer);
-        observer.aside(move || {
-            let usage = self.counted();
+        observer.aside(self.body_bytes(), move |room| {
+            let usage = match room {
+                Room::Enough => self.counted(),
+                Room::None => self.guessed(),
+            };
             self.settle(usage);
         });
     }
 
-    fn settle(mut self, usage: Option<meter::Usage>) {
+    fn settle(&mut self, usage: Option<meter::Usage>) {
         let stake = self.stake.take();
         let told = self.told();
         if let Some(mut stake) = stake {
@@ -217,21 +222,26 @@ impl Settled {
             && let Some(surface) = plan.surface.metered()
         {
             let model = asked_model(self.tried.as_ref(), plan);
-            self.reply.meter = Some(meter::Meter::new(surface, model, false, false));
+            self.reply.meter = Some(meter::Meter::new(surface, model, meter::Form::Body, false));
         }
     }
 
-    fn counted(&mut self) -> Option<meter::Usage> {
-        let plan = self.plan.as_ref()?;
-        let model = asked_model(self.tried.as_ref(), plan);
-        let api = match plan.surface {
-            Surface::Chat => Api::Chat,
-            Surface::Completions => Api::Completions,
-            _ => Api::Embeddings,
-        };
-        let body = plan.body.plain();
-        let prompt = || body.map_or(0, |body| prompt_tokens(api, model, body));
-        Some(self.reply.meter.as_mut()?.settle(prompt))
+    /// The body that waits until it is counted, bytes.
+    fn body_bytes(&self) -> usize {
+        let body = self.plan.as_ref().and_then(|plan| plan.body.plain());
+        body.map_or(0, bytes::Bytes::len)
+    }
+
+    /// What must do where there is no time to count.
+    fn guessed(&mut self) -> Option<meter::Usage> {
+        let rough = roughly(self.plan.as_ref(), &self.reply);
+        let reported = self.reply.meter.as_mut()?.usage();
+        Some(reported.map_or(rough, |reported| meter::Usage {
+            input: reported.input.or(rough.input),
+            output: reported.output.max(rough.output),
+            source: Source::Estimated,
+            ..reported
+        }))
     }
 
     fn told(&self) -> Told<'_> {
@@ -249,67 +259,31 @@ impl Settled {
 
 impl<'a> Told<'a> {
     fn settle(&self, usage: Option<meter::Usage>) {
-        book(&self.record(usage), true);
+        self.book(usage, true);
         self.tell(usage);
+    }
+
+    /// The one place that a settled request passes before its answer's last byte does: the books are
+    /// written here. Each request comes once with `last`; one whose tokens must be counted came before
+    /// with an estimate, which that replaces.
+    fn book(&self, usage: Option<meter::Usage>, last: bool) {
+        let record = self.record(usage);
+        if let Some(ledger) = &self.snapshot.ledger
+            && let Some(entry) = Entry::of(&record, last)
+        {
+            ledger.append(&entry);
+        }
+        tracing::trace!(
+            request_id = record.request_id,
+            input = record.usage.map(|usage| usage.input),
+            output = record.usage.map(|usage| usage.output),
+            last,
+            "settled"
+        );
     }
 
     fn tell(&self, usage: Option<meter::Usage>) {
         self.snapshot.observer.request(&self.record(usage));
-    }
-
-    /// Settles tokens and money of the limits that the request was under.
-    fn pay(&self, stake: &mut Stake, usage: Option<meter::Usage>) {
-        let spent = match usage {
-            Some(usage) => Spent::Used {
-                tokens: usage.input.unwrap_or(0) + usage.output.unwrap_or(0),
-                cached: usage.cached.unwrap_or(0),
-                cost: self.cost(&usage),
-            },
-            // Nobody reads what such an answer used.
-            None if self.may_have_cost() => Spent::AsThought,
-            None => Spent::Nothing,
-        };
-        for warning in stake.settle(spent, Moment::now()) {
-            let (team, key) = (&*warning.team, warning.key.as_deref());
-            let per = warning.per.as_str();
-            let share = warning.crossing.share;
-            self.snapshot
-                .observer
-                .metrics
-                .budget_warning(team, key, per);
-            tracing::warn!(
-                team,
-                key,
-                per,
-                share,
-                used = warning.crossing.used,
-                "a budget is nearly spent"
-            );
-        }
-    }
-
-    /// An upstream has the request, and hasn't refused it.
-    fn may_have_cost(&self) -> bool {
-        let sent = self.tried.is_some_and(|tried| tried.sent);
-        let answered = matches!(self.reply.status, 101 | 200..300);
-        sent && (answered || self.reply.status == 0)
-    }
-
-    /// What it cost; `None` where the model has no price.
-    fn cost(&self, usage: &meter::Usage) -> Option<Money> {
-        let provider = self
-            .snapshot
-            .upstreams
-            .provider(self.tried?.endpoint.provider);
-        let model = asked_model(self.tried, self.plan?);
-        let price = self.snapshot.prices.find(&provider.name, model)?;
-        Some(price.cost(&Billed {
-            input: usage.input.unwrap_or(0),
-            cached: usage.cached.unwrap_or(0),
-            cache_write: usage.cache_write.unwrap_or(0),
-            output: usage.output.unwrap_or(0),
-            reasoning: usage.reasoning.unwrap_or(0),
-        }))
     }
 
     fn record(&self, usage: Option<meter::Usage>) -> Record<'a> {
@@ -325,6 +299,7 @@ impl<'a> Told<'a> {
         let upstreams = &self.snapshot.upstreams;
         Record {
             time: arrival.time,
+            number: arrival.number,
             request_id: &arrival.request_id,
             trace_id: &arrival.trace.id,
             client_ip: arrival.client,
@@ -347,6 +322,7 @@ impl<'a> Told<'a> {
                 Road::Proxy => "proxy",
             }),
             attempts: tried.map_or(0, |tried| tried.number),
+            estimate: plan.and_then(|plan| plan.estimate).map(|it| it.input),
             usage: usage.map(figures),
             cost: usage.and_then(|usage| self.cost(&usage)),
             bytes_in: plan.map_or(0, |plan| plan.body.bytes_in()),
@@ -357,28 +333,27 @@ impl<'a> Told<'a> {
     }
 }
 
-/// What the upstream reported, if it was all.
+/// What the upstream reported: all of it, or where nothing is counted what there is.
 fn reported(reply: &mut Reply, plan: Option<&Plan>) -> Option<meter::Usage> {
-    // Embeddings have no output that could be missing.
-    let embeddings = plan.is_some_and(|plan| plan.surface == Surface::Embeddings);
-    let usage = reply.meter.as_mut()?.usage()?;
-    (usage.input.is_some() && (usage.output.is_some() || embeddings)).then_some(usage)
+    let meter = reply.meter.as_mut()?;
+    let usable = meter.usage_is_whole() || !is_counted(plan);
+    meter.usage().filter(|_| usable)
+}
+
+/// Where nothing is reported, tokens are counted.
+fn is_counted(plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| plan.surface.prompt().is_some())
 }
 
 /// What stands for a count until it is made: cheap, whatever the sizes.
 fn roughly(plan: Option<&Plan>, reply: &Reply) -> meter::Usage {
-    /// More of a prompt isn't looked at.
-    const SAMPLE_BYTES_MAX: usize = 64 << 10;
     /// An event of a stream carries about one token, in about this many bytes.
     const EVENT_BYTES: u64 = 200;
     /// A token of a text.
     const TOKEN_BYTES: u64 = 4;
+    let estimate = plan.and_then(|plan| plan.estimate).map(|it| it.input);
     let body = plan.and_then(|plan| plan.body.plain());
-    let input = body.map_or(0, |body| {
-        let sample = &body[..body.len().min(SAMPLE_BYTES_MAX)];
-        let shares = (body.len() as u64).div_ceil(SAMPLE_BYTES_MAX as u64).max(1);
-        estimate(sample) * shares
-    });
+    let input = estimate.unwrap_or_else(|| body.map_or(0, |body| at_a_glance(body)));
     let bytes_each = if reply.stream {
         EVENT_BYTES
     } else {
@@ -399,6 +374,7 @@ fn figures(usage: meter::Usage) -> Usage {
         input: usage.input.unwrap_or(0),
         output: usage.output.unwrap_or(0),
         cached: usage.cached.unwrap_or(0),
+        cache_write: usage.cache_write.unwrap_or(0),
         reasoning: usage.reasoning.unwrap_or(0),
         source: match usage.source {
             Source::Upstream => "upstream",

@@ -70,7 +70,7 @@ fn tell(
 ) -> Result<()> {
     let reset = tier.reset_text().to_string();
     put(response, openai, tier, reset)?;
-    if surface == Surface::Messages {
+    if surface.is_anthropic() {
         let reset = TimeDelta::from_std(tier.reset).unwrap_or_default();
         // Whole seconds, and never too soon.
         let reset: DateTime<Utc> = Utc::now() + reset + TimeDelta::milliseconds(999);

@@ -527,6 +527,14 @@ fn what_hides_its_model_gets_no_further_than_what_names_it() {
         ask("/openai/deployments/%6f1/chat/completions", json, "{}"),
         no
     );
+    for path in [
+        "/v1/projects/p/publishers/google/models/o1:generateContent",
+        "/v1/mod%65ls/o1:generateContent",
+        "/v1/model/o1/converse",
+    ] {
+        assert_eq!(ask(path, json, r#"{"model":"m"}"#), no, "{path}");
+        assert_eq!(ask(&path.replace("o1", "m"), json, "{}").0, 200, "{path}");
+    }
     // What the team's list names as a path.
     assert_eq!(ask("/v1/search/x", json, "{}").0, 200);
     assert_eq!(ask("/v1/search/x", json, r#"{"model":"o1"}"#), no);
@@ -728,6 +736,7 @@ fn a_revoked_key_is_refused_by_every_generation_within_a_second() {
         routes(&provider)
     );
     let weir = Launch::supervised(&yaml).start();
+    weir.wait_settled();
     let keys = |arguments: &[&str]| weir.supervised().command("keys", arguments);
     let mut slowest = Vec::new();
     for round in 0..ROUNDS {
@@ -780,6 +789,30 @@ fn a_revoked_key_is_refused_by_every_generation_within_a_second() {
 }
 
 #[test]
+fn weir_keys_says_whom_it_could_not_ask() {
+    let launch = |arguments: &[&str]| {
+        let launch = Launch::verb(&["keys", "--control", "/dev/null/nobody.sock"]);
+        let state = launch.folder().join("state");
+        let text = format!("{}state_dir: {state:?}\n", team(""));
+        let path = launch.folder().write("weir.yaml", text);
+        let launch = arguments.iter().fold(launch, |launch, it| launch.arg(it));
+        (launch, path)
+    };
+    let (alone, _) = launch(&["new", "--team", "search"]);
+    let output = alone.output();
+    assert!(!output.status.success());
+    assert!(
+        said(&output)
+            .1
+            .contains("no weir answers at /dev/null/nobody.sock"),
+        "{output:?}"
+    );
+    // With a configuration its file is changed instead.
+    let (other, path) = launch(&["new", "--team", "search", "-c"]);
+    made(&other.arg(path).output());
+}
+
+#[test]
 fn a_damaged_file_of_keys_keeps_nobody_out_who_was_in_and_weir_from_nothing() {
     let provider = Provider::json(DONE);
     let weir = Gateway::start(&(team("") + &routes(&provider)));
@@ -824,7 +857,7 @@ fn teams_need_a_folder_for_state_and_say_so() {
         let (_, told) = said(&output);
         assert!(!output.status.success(), "{verb:?}");
         assert!(
-            told.contains("state_dir: /dev/null/state") && told.contains("teams keep"),
+            told.contains("/dev/null/state") && told.contains("state_dir"),
             "{told}"
         );
     }

@@ -99,6 +99,7 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
                 timeout: any(queue.timeout, 10),
             },
             routes: terms(file, check),
+            drains_max: count(limits.drains, 1000),
             body_bytes_max,
             buffered_bytes_max,
             teams: teams::teams(file, check),

@@ -189,14 +189,7 @@ pub(super) fn lock(folder: &Path) -> Result<Lock, Fault> {
         .mode(0o700)
         .create(folder)
         .map_err(system)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(system)?;
-    own(&file, folder).map_err(system)?;
+    let file = lock_file(&path, folder).map_err(system)?;
     let due = Instant::now() + PATIENCE;
     loop {
         match file.try_lock() {
@@ -208,6 +201,20 @@ pub(super) fn lock(folder: &Path) -> Result<Lock, Fault> {
             }
             Err(TryLockError::Error(error)) => return Err(system(error)),
         }
+    }
+}
+
+/// The lock's file. Who may write the folder may put a link there, and root gives nothing away for that:
+/// links aren't followed, and only what was just made gets an owner.
+fn lock_file(path: &Path, folder: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => own(&file, folder).map(|()| file),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            options.custom_flags(libc::O_NOFOLLOW).open(path)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -244,6 +251,7 @@ fn new_file(path: &Path, folder: &Path, text: &[u8]) -> io::Result<()> {
     {
         return Err(error);
     }
+    // `create_new` follows no link.
     let mut options = OpenOptions::new();
     let mut file = options
         .write(true)

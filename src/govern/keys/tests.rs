@@ -435,6 +435,24 @@ fn a_damaged_file_changes_nothing_for_who_knows_the_last_good_one_and_is_never_w
 }
 
 #[test]
+fn a_link_in_the_place_of_the_lock_or_of_the_file_leads_nowhere() {
+    let folder = Folder::new("links");
+    let now = SystemTime::now();
+    let keys = keys(&folder.0, &[team("a", Vec::new())]);
+    std::fs::create_dir_all(&folder.0).unwrap();
+    let elsewhere = folder.0.join("elsewhere");
+    std::fs::write(&elsewhere, "precious").unwrap();
+    let make = |name| keys.store().create(keys.teams(), &wish("a", name), now);
+    std::os::unix::fs::symlink(&elsewhere, folder.0.join("keys.lock")).unwrap();
+    assert!(matches!(make("k"), Err(StoreFault::File(_))));
+    std::fs::remove_file(folder.0.join("keys.lock")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, folder.0.join(".keys.json.new")).unwrap();
+    make("k").unwrap();
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "precious");
+    assert_eq!(keys.list(now).unwrap().len(), 1);
+}
+
+#[test]
 fn who_changes_keys_at_the_same_time_loses_nothing() {
     const THREADS: usize = 4;
     const EACH: usize = 5;

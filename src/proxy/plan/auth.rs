@@ -8,7 +8,7 @@
 use super::super::arrive::Arrival;
 use super::super::journey::Journey;
 use super::super::refuse::Refusal;
-use super::{Plan, model_in_path, percent_decoded};
+use super::{Plan, percent_decoded};
 use crate::govern::keys::{KeyFault, Presented};
 use crate::govern::{Caller, Denied, Moment};
 use crate::snapshot::Snapshot;
@@ -168,7 +168,7 @@ pub(super) fn permit_named(
         return Ok(());
     };
     let in_body = plan.body.model().map(Cow::Borrowed);
-    let in_path = model_in_path(&arrival.path).map(percent_decoded);
+    let in_path = models_in_path(&arrival.path).map(percent_decoded);
     let query = arrival.query.as_deref().filter(|_| plan.upgrade);
     let in_query = query.into_iter().flat_map(|query| values(query, "model"));
     let named = in_body.into_iter().chain(in_path);
@@ -186,12 +186,33 @@ pub(super) fn permit_named(
 /// # Errors
 /// There is none.
 pub(super) fn permit_unnamed(arrival: &Arrival, plan: &Plan) -> Result<(), Refusal> {
-    match restricted(arrival).filter(|_| plan.model.is_none()) {
+    // Where an API that weir knows has its model in the path, that one was looked at.
+    let known = plan.surface.metered().is_some() && models_in_path(&arrival.path).next().is_some();
+    match restricted(arrival).filter(|_| plan.model.is_none() && !known) {
         Some(caller) if !caller.may_use(&arrival.path, None) => {
             Err(Refusal::PathNotAllowed(arrival.path.clone()))
         }
         _ => Ok(()),
     }
+}
+
+/// The models that a path may name to any server, also one below a prefix or of an API that weir doesn't
+/// know: what follows a segment such as `models`, up to a `:method`.
+fn models_in_path(path: &str) -> impl Iterator<Item = &str> {
+    const BEFORE: [&str; 4] = ["models", "model", "deployments", "engines"];
+    path.match_indices('/').filter_map(|(slash, _)| {
+        let (segment, rest) = path[slash + 1..].split_once('/')?;
+        let names = |word: &str| percent_decode_str(segment).eq(word.bytes());
+        if !BEFORE.iter().any(|word| names(word)) {
+            return None;
+        }
+        let name = match rest.rsplit_once(':') {
+            // A model's name may have a `/` in it.
+            Some((name, method)) if !method.contains('/') => name,
+            _ => rest.split('/').next().unwrap_or_default(),
+        };
+        Some(name).filter(|name| !name.is_empty())
+    })
 }
 
 fn restricted(arrival: &Arrival) -> Option<&Caller> {
@@ -279,6 +300,30 @@ mod tests {
         assert_eq!(shown(header, Some("key=b")), Ok(Some(b"a".to_vec())));
         let odd: &[(&str, &[u8])] = &[("authorization", b"Bearer \xff\xfe")];
         assert_eq!(shown(odd, None), Ok(Some(b"\xff\xfe".to_vec())));
+    }
+
+    #[test]
+    fn models_are_seen_wherever_a_path_may_name_one() {
+        for (path, models) in [
+            (
+                "/openai/deployments/gpt-4o/chat/completions",
+                &["gpt-4o"][..],
+            ),
+            ("/v1beta/models/g:generateContent", &["g"]),
+            ("/gemini/v1beta/mod%65ls/g:generateContent", &["g"]),
+            ("/v1/projects/p/publishers/google/models/g:predict", &["g"]),
+            ("/v1/models/org/name:predict", &["org/name"]),
+            (
+                "/model/anthropic.claude-v2:1/converse",
+                &["anthropic.claude-v2:1"],
+            ),
+            ("/v1/engines/a/models/b", &["a", "b"]),
+            ("/v1/models", &[]),
+            ("/v1/models/", &[]),
+            ("/v1/chat/completions", &[]),
+        ] {
+            assert_eq!(models_in_path(path).collect::<Vec<_>>(), models, "{path}");
+        }
     }
 
     #[test]
