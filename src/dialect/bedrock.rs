@@ -15,22 +15,14 @@ use crate::dialect::usage::{Count, Entry, Rank, Sheet};
 
 /// `/model/{model}/converse` and `/converse-stream`.
 pub static CONVERSE: Table = Table {
-    body: &BODY,
-    event: &EVENT,
-    listed: false,
-    types: &[],
-    sheet: &USAGE,
     cache_beside: true,
-    repeats: false,
+    ..Table::new(&BODY, &EVENT, &[], &USAGE)
 };
 
 /// `/model/{model}/invoke` and `/invoke-with-response-stream`.
 pub static INVOKE: Table = Table {
-    body: &INVOKED,
-    event: &INVOKED_EVENT,
-    types: anthropic::TYPES,
-    sheet: &INVOKED_USAGE,
-    ..CONVERSE
+    cache_beside: true,
+    ..Table::new(&INVOKED, &INVOKED_EVENT, anthropic::TYPES, &INVOKED_USAGE)
 };
 
 static BODY: Node = Node::object(&[

@@ -16,13 +16,8 @@ use crate::dialect::usage::{Count, Entry, Rank, Raw, Reported, Sheet};
 
 /// `:generateContent`, `:streamGenerateContent`, `:countTokens`, `:embedContent` and the like.
 pub static GEMINI: Table = Table {
-    body: &ROOT,
-    event: &ROOT,
     listed: true,
-    types: &[],
-    sheet: &COUNTED,
-    cache_beside: false,
-    repeats: false,
+    ..Table::new(&ROOT, &ROOT, &[], &COUNTED)
 };
 
 static ROOT: Node = Node::object(&[

@@ -11,6 +11,8 @@ mod arrows;
 mod bodies;
 mod cli;
 mod config;
+mod costs;
+mod dialects;
 mod dialling;
 mod dns;
 mod edge;

@@ -136,6 +136,24 @@ impl Node {
 // === impl Table ===
 
 impl Table {
+    /// A table without any of the peculiarities.
+    pub const fn new(
+        body: &'static Node,
+        event: &'static Node,
+        types: &'static [(&'static str, Says)],
+        sheet: &'static Sheet,
+    ) -> Table {
+        Table {
+            body,
+            event,
+            listed: false,
+            types,
+            sheet,
+            cache_beside: false,
+            repeats: false,
+        }
+    }
+
     /// All that a report says, with the prompt's tokens in one sum.
     pub fn whole(&self, reported: Reported) -> Reported {
         if !self.cache_beside {

@@ -7,15 +7,7 @@ use crate::dialect::answer::Field;
 use crate::dialect::answer::table::{Node, Role, Says, Table};
 
 /// `/v1/audio/…` and `/v1/images/…`.
-pub static MEDIA: Table = Table {
-    body: &BODY,
-    event: &EVENT,
-    listed: false,
-    types: TYPES,
-    sheet: &USAGE,
-    cache_beside: false,
-    repeats: false,
-};
+pub static MEDIA: Table = Table::new(&BODY, &EVENT, TYPES, &USAGE);
 
 static BODY: Node = Node::object(&[
     ("text", Role::Text(Field::Text)),
