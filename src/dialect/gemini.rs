@@ -47,7 +47,7 @@ static PART: Node = Node::object(&[
 ]);
 static CALL: Node = Node::object(&[("args", Role::Json(Field::Arguments(0)))]);
 static CODE: Node = Node::object(&[("code", Role::Text(Field::Text))]);
-static FEEDBACK: Node = Node::object(&[("blockReason", Role::Complete)]);
+static FEEDBACK: Node = Node::object(&[("blockReason", Role::Stopped)]);
 
 static PREDICTIONS: Node = Node::array(Role::Into(&PREDICTION));
 static PREDICTION: Node = Node::object(&[("embeddings", Role::Into(&EMBEDDED))]);

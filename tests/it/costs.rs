@@ -98,14 +98,12 @@ fn an_event_is_read_without_an_allocation_in_every_dialect() {
                 meter.feed(Bytes::from_static(event.as_bytes()));
             }
         };
-        feed(50);
+        // The room for waiting text has grown to its full size then, and isn't full yet.
+        feed(600);
         let before = ASKED.get();
-        feed(500);
+        feed(300);
         let asked = ASKED.get() - before;
-        assert_eq!(
-            asked, 0,
-            "{surface:?}, {form:?}: allocations for 500 events"
-        );
+        assert_eq!(asked, 0, "{surface:?}, {form:?}, in 300 events");
         assert!(meter.first_token_seen(), "{surface:?}, {form:?}");
     }
 }

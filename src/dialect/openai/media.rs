@@ -24,7 +24,7 @@ static EVENT: Node = Node::object(&[
 const TYPES: &[(&str, Says)] = &[
     ("transcript.text.done", Says::Complete),
     ("speech.audio.done", Says::Complete),
-    ("image_generation.completed", Says::Complete),
-    ("image_edit.completed", Says::Complete),
+    ("image_generation.completed", Says::Stopped),
+    ("image_edit.completed", Says::Stopped),
     ("error", Says::Error),
 ];
