@@ -3,11 +3,12 @@
 use super::Fault;
 use crate::config::Settings;
 use crate::egress::{self, Egress};
-use crate::govern::Governor;
+use crate::govern::{Governor, Ledger};
 use crate::observe::Observer;
 use crate::route::settings::Balance;
 use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
+use crate::tokens::calibration::Calibration;
 use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -27,9 +28,11 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
     let shared = Shared {
         observer: Observer::new(&quiet)?,
         governor: Arc::new(Governor::new(settings.govern.clone())),
+        ledger: None,
         resolver: resolver(settings, Arc::new(()))?,
         own: egress::Own::new(addresses_of(settings)),
         dialling: Arc::default(),
+        calibration: Arc::default(),
     };
     shared.build(settings, None)
 }
@@ -53,11 +56,15 @@ pub(super) fn resolver(
 pub(super) struct Shared {
     pub(super) observer: Arc<Observer>,
     pub(super) governor: Arc<Governor>,
+    /// Where usage is written down, if it is.
+    pub(super) ledger: Option<Arc<Ledger>>,
     pub(super) resolver: weir_dns::Resolver,
     /// Where weir listens, which no request may be sent to.
     pub(super) own: egress::Own,
     /// What dialling has taught.
     pub(super) dialling: Arc<egress::Memory>,
+    /// What upstreams' reports have taught of their tokens.
+    pub(super) calibration: Arc<Calibration>,
 }
 
 impl Shared {
@@ -111,6 +118,8 @@ impl Shared {
             )
             .refusing(self.own.clone()),
             governor: Arc::clone(&self.governor),
+            calibration: Arc::clone(&self.calibration),
+            ledger: self.ledger.clone(),
             observer: Arc::clone(&self.observer),
             routes,
             upstreams,

@@ -1,9 +1,10 @@
 //! Third step, once for each try: the next candidate, its road, its peer.
 
+use super::ask::{self, USAGE_REFUSED};
 use super::journey::Journey;
 use super::peek::Body;
 use super::refuse::{self, Refusal};
-use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
+use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
 use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
 use crate::observe::pool::Handshake;
 use crate::upstream::{Attempt, Choice, Outcome};
@@ -59,6 +60,9 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         let Some(plan) = journey.plan.as_mut() else {
             return Err(Refusal::NoRoute(journey.arrival.path.clone()).into());
         };
+        if plan.body.client_left() {
+            return Err(Refusal::ClientLeft.into());
+        }
         let Some(choice) = plan.candidates.get(plan.next).cloned() else {
             let refusal =
                 last.unwrap_or_else(|| Refusal::UpstreamFailed("no endpoint is left".into()));
@@ -112,11 +116,14 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         if plan.upgrade {
             way.only_http1(&mut peer);
         }
-        plan.body
-            .set_deadlines(exit.limits.first_byte, exit.limits.idle);
-        let ask = plan.surface.takes_usage_option()
-            && (plan.body.asked())
-                .is_some_and(|asked| asked.can_ask_usage() && !asked.include_usage);
+        let endpoint = current.attempt.endpoint();
+        let provider = snapshot.upstreams.provider(endpoint.provider);
+        plan.body.set_terms(Terms {
+            first_byte: exit.limits.first_byte,
+            idle: exit.limits.idle,
+            drain: provider.drain,
+        });
+        let ask = ask::asks(plan, provider, endpoint);
         if let Body::Held(held) = &mut plan.body {
             current.body = held.edited(current.choice.model.as_deref(), ask)?;
             current.strip_usage = ask;
@@ -208,6 +215,11 @@ pub fn broke(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
+    if *error.etype() == USAGE_REFUSED && !refuse::has_begun(session) {
+        ask::ask_no_more(journey);
+        error.set_retry(true);
+        return error;
+    }
     let died = matches!(
         error.etype(),
         ErrorType::ConnectionClosed

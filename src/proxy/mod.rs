@@ -4,6 +4,7 @@
 //! The only backward step is a retry: `connect` again, with a fresh attempt.
 
 mod arrive;
+mod ask;
 mod connect;
 mod forward;
 mod journey;
@@ -15,6 +16,7 @@ mod reply;
 pub mod settings;
 mod settle;
 mod surface;
+mod weigh;
 
 pub use plan::{Surface, model_in_path};
 
@@ -137,8 +139,17 @@ impl ProxyHttp for Proxy {
         end: bool,
         journey: &mut Journey,
     ) -> Result<Option<Duration>> {
-        reply::body(body, end, journey);
+        reply::body(body, end, journey)?;
         Ok(None)
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut http::HeaderMap,
+        journey: &mut Journey,
+    ) -> Result<()> {
+        reply::trailers(journey)
     }
 
     async fn response_trailer_filter(

@@ -6,7 +6,7 @@
 use super::journey::Journey;
 use super::plan::Surface;
 use super::refuse::Refusal;
-use super::replay::{self, Deadlines, Slot};
+use super::replay::{self, Deadlines, Slot, Terms};
 use crate::dialect::multipart;
 use crate::dialect::openai::request::{self, Asked, AskedError};
 use crate::govern::Hold;
@@ -14,7 +14,6 @@ use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora_proxy::Session;
 use std::io::Read;
-use std::time::Duration;
 
 /// A request's body.
 #[derive(Debug)]
@@ -346,10 +345,33 @@ impl Body {
         *self.slot() = Some(replay::install(session, body, deadlines));
     }
 
-    /// Sets the deadlines of the next try.
-    pub fn set_deadlines(&mut self, first_byte: Duration, idle: Duration) {
+    /// Sets what holds for the next try.
+    pub fn set_terms(&mut self, terms: Terms) {
         if let Some(slot) = self.slot() {
-            slot.set_deadlines(first_byte, idle);
+            slot.set_terms(terms);
+        }
+    }
+
+    /// True when the client has left and its answer is read on without it.
+    pub fn client_left(&self) -> bool {
+        let slot = match self {
+            Self::Held(held) => &held.slot,
+            Self::Streamed { slot, .. } => slot,
+        };
+        slot.as_ref().is_some_and(Slot::client_left)
+    }
+
+    /// Holds the answer back from the client until [`Body::let_go`].
+    pub fn hold_back(&mut self) {
+        if let Some(slot) = self.slot() {
+            slot.hold_back(true);
+        }
+    }
+
+    /// Ends what [`Body::hold_back`] began.
+    pub fn let_go(&mut self) {
+        if let Some(slot) = self.slot() {
+            slot.hold_back(false);
         }
     }
 

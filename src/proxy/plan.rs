@@ -5,10 +5,12 @@ use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
 use super::replay;
 pub use super::surface::Surface;
+use super::weigh;
 use crate::govern::Denied;
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
-use crate::upstream::Choice;
+use crate::tokens::estimate::Estimate;
+use crate::upstream::{Choice, EndpointId};
 use http::Method;
 use pingora::Result;
 use pingora_proxy::Session;
@@ -33,6 +35,8 @@ pub struct Plan {
     pub tries: u32,
     /// The same candidate was given a second chance after a pooled connection had died.
     pub second_chance: bool,
+    /// A candidate refused the request because weir asks for usage: from here on it doesn't.
+    pub unasked: Option<EndpointId>,
     /// The way to a connection with the current candidate.
     pub detour: Detour,
     /// The request's body, whole or passing through.
@@ -41,6 +45,8 @@ pub struct Plan {
     pub upgrade: bool,
     /// When the request's last byte (that weir waits for) was here.
     pub ready: Instant,
+    /// What it will use, where somebody wants to know.
+    pub estimate: Option<Estimate>,
     /// weir's own share: from `ready` to the choice of an upstream.
     pub overhead: Option<Duration>,
 }
@@ -117,10 +123,12 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         next: 0,
         tries: 0,
         second_chance: false,
+        unasked: None,
         detour: Detour::default(),
         body,
         upgrade,
         ready,
+        estimate: None,
         overhead: None,
         model,
     });
@@ -137,11 +145,15 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
             choice.model.get_or_insert_with(|| Arc::clone(name));
         }
     }
+    if snapshot.corridor.estimates {
+        plan.estimate = weigh::weigh(&snapshot, plan).await;
+    }
     let deadlines = replay::Deadlines {
         timeouts: snapshot.corridor.timeouts,
         began: journey.arrival.started,
         upload: !upgrade,
         ending: snapshot.governor.ending().clone(),
+        drains: snapshot.governor.drains().clone(),
     };
     plan.body.install(session, deadlines);
     Ok(Step::Onward)

@@ -374,7 +374,8 @@ pub async fn failed(session: &mut Session, journey: &mut Journey, error: &Error)
         None => from_upstream(error),
     };
     let mut status = 0;
-    if refusal == Refusal::ClientLeft || (from_client && has_begun(session)) {
+    let left = (journey.plan.as_ref()).is_some_and(|plan| plan.body.client_left());
+    if left || refusal == Refusal::ClientLeft || (from_client && has_begun(session)) {
         journey.reply.end.get_or_insert(End::ClientClosed);
     } else if has_begun(session) {
         end_what_began(session, journey, refusal == Refusal::ShuttingDown).await;

@@ -5,11 +5,18 @@
 //! answer is awaited: Pingora's read timeout is one number for the first byte and for each gap, and
 //! a session is polled while neither side moves.
 
+mod clock;
+mod sink;
+
+pub use clock::{BODY_LATE, ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
+
+use super::ask;
 use super::settings::Timeouts;
-use crate::govern::{Ending, ending::Over};
+use crate::govern::{Drains, Ending};
 use crate::listen::Conn;
 use async_trait::async_trait;
 use bytes::Bytes;
+use clock::{Clock, DRAINED};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -18,26 +25,12 @@ use pingora::protocols::http::custom::CustomMessageWrite;
 use pingora::protocols::http::custom::server::Session as CustomSession;
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::protocols::l4::socket::SocketAddr;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
-use std::pin::Pin;
+use sink::Sink;
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
-
-/// The upstream was silent until its first byte was due.
-pub const FIRST_BYTE_LATE: ErrorType = ErrorType::Custom("FirstByteLate");
-/// The upstream fell silent in the middle of its answer.
-pub const IDLE: ErrorType = ErrorType::Custom("Idle");
-/// The request as a whole took too long.
-pub const TOTAL: ErrorType = ErrorType::Custom("Total");
-
-/// weir ends, and with it all that is in flight.
-pub const ENDING: ErrorType = ErrorType::Custom("Ending");
-
-/// The client took longer than it may to send its body.
-pub const BODY_LATE: ErrorType = ErrorType::Custom("BodyLate");
 
 /// By when what must have happened.
 #[derive(Clone, Debug)]
@@ -51,6 +44,19 @@ pub struct Deadlines {
     pub upload: bool,
     /// When weir itself ends.
     pub ending: Ending,
+    /// Places for answers that are read on after their clients have left.
+    pub drains: Drains,
+}
+
+/// What holds for the next try: a provider may have its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// From the sent request to the first byte.
+    pub first_byte: Duration,
+    /// Between two bytes.
+    pub idle: Duration,
+    /// How long the answer is read on when the client has left; `None` ends it then.
+    pub drain: Option<Duration>,
 }
 
 /// What the corridor keeps of a session that is stood in for.
@@ -59,8 +65,12 @@ pub struct Slot(Arc<Shared>);
 struct Shared {
     /// Where the real session waits to come back.
     back: Mutex<Option<Box<ServerSession>>>,
-    /// Deadlines of the next try.
-    timeouts: Mutex<Timeouts>,
+    /// What holds for the next try.
+    terms: Mutex<Terms>,
+    /// The client has left, and its answer is read on.
+    left: AtomicBool,
+    /// The answer is held back; see [`Slot::hold_back`].
+    holding: AtomicBool,
 }
 
 impl std::fmt::Debug for Slot {
@@ -77,8 +87,15 @@ struct Replay {
     shared: Arc<Shared>,
     clock: Clock,
     ending: Ending,
+    drains: Drains,
+    /// How long this try's answer is read on when the client has left.
+    drain: Option<Duration>,
+    /// No more of the request is awaited from the client.
+    whole: bool,
     /// The head of an upgrade has just gone to the upstream; see `is_body_empty`.
     upgrading: bool,
+    /// What is held back of an answer.
+    held: Vec<HttpTask>,
 }
 
 /// Puts the stand-in into the place of the real session, with the body that it is to give, or with
@@ -92,15 +109,25 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
     }
     let shared = Arc::new(Shared {
         back: Mutex::default(),
-        timeouts: Mutex::new(deadlines.timeouts),
+        terms: Mutex::new(Terms {
+            first_byte: deadlines.timeouts.first_byte,
+            idle: deadlines.timeouts.idle,
+            drain: None,
+        }),
+        left: AtomicBool::new(false),
+        holding: AtomicBool::new(false),
     });
     let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
     let inner = std::mem::replace(&mut session.downstream_session, placeholder);
     let replay = Replay {
         inner: Some(inner),
         upgrading: false,
+        held: Vec::new(),
         ending: deadlines.ending.clone(),
+        drains: deadlines.drains.clone(),
+        drain: None,
         clock: Clock::new(deadlines, body.is_none()),
+        whole: body.is_some(),
         body,
         shared: Arc::clone(&shared),
     };
@@ -109,11 +136,21 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
 }
 
 impl Slot {
-    /// Sets the deadlines of the next try: a provider may have its own.
-    pub fn set_deadlines(&self, first_byte: Duration, idle: Duration) {
-        let mut timeouts = self.0.timeouts.lock();
-        timeouts.first_byte = first_byte;
-        timeouts.idle = idle;
+    /// Sets what holds for the next try.
+    pub fn set_terms(&self, terms: Terms) {
+        *self.0.terms.lock() = terms;
+    }
+
+    /// True when the client has left and its answer is read on without it.
+    pub fn client_left(&self) -> bool {
+        self.0.left.load(Ordering::Relaxed)
+    }
+
+    /// Holds the answer's head back from the client, or lets it go with what comes next. The pieces of
+    /// its body are the caller's to hold: an answer that ends while its head is held back is none that
+    /// could be understood, and fails as one that refuses usage.
+    pub fn hold_back(&self, hold: bool) {
+        self.0.holding.store(hold, Ordering::Relaxed);
     }
 
     /// Puts the real session back, so that its connection can serve the next request.
@@ -142,6 +179,49 @@ impl Replay {
             .expect("the inner session is taken only by drop")
     }
 
+    /// What may go to the client of what has come; `None` while the answer is held back.
+    fn let_through(&mut self, tasks: Vec<HttpTask>) -> Result<Option<Vec<HttpTask>>> {
+        if !self.shared.holding.load(Ordering::Relaxed) {
+            if self.held.is_empty() {
+                return Ok(Some(tasks));
+            }
+            let mut all = std::mem::take(&mut self.held);
+            all.extend(tasks);
+            return Ok(Some(all));
+        }
+        for task in tasks {
+            match task {
+                HttpTask::Failed(error) => return Err(error),
+                task if task.is_end() => return Err(ask::refused()),
+                HttpTask::Body(..) => {}
+                task => self.held.push(task),
+            }
+        }
+        self.clock.moved();
+        Ok(None)
+    }
+
+    /// The client has left. Where its answer is to be read on, a sink takes its place, and its own
+    /// session and connection end here. Not while the upstream still waits for a piece of the request.
+    fn goes_on_alone(&mut self) -> bool {
+        let may = self.whole && !self.inner().is_upgrade_req() && !self.has_left();
+        let Some(time) = self.drain.filter(|_| may) else {
+            return false;
+        };
+        let Some(place) = self.drains.begin() else {
+            return false;
+        };
+        let sink = Sink::of(self.inner(), place);
+        self.inner = Some(Box::new(ServerSession::new_custom(Box::new(sink))));
+        self.shared.left.store(true, Ordering::Relaxed);
+        self.clock.end_in(time);
+        true
+    }
+
+    fn has_left(&self) -> bool {
+        self.shared.left.load(Ordering::Relaxed)
+    }
+
     /// An answer begins. The last one on a connection says so (RFC 9112, section 9.6).
     fn begins(&mut self, head: &ResponseHeader) {
         if !is_interim(head) {
@@ -159,97 +239,12 @@ impl Drop for Replay {
     }
 }
 
-/// Deadlines of an answer. One timer that is moved only when it fires: a stream's events cost a
-/// look at the clock each, not a timer.
-struct Clock {
-    timeouts: Timeouts,
-    began: Instant,
-    /// When the current wait began: a try's start, or the last byte to the client.
-    since: Instant,
-    answering: bool,
-    /// By when the client's body must be whole, while it isn't.
-    upload_due: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-    ending: Over,
-}
-
-impl Clock {
-    fn new(deadlines: Deadlines, streamed: bool) -> Self {
-        let began = Instant::from_std(deadlines.began);
-        let uploads = streamed && deadlines.upload;
-        Self {
-            timeouts: deadlines.timeouts,
-            began,
-            since: Instant::now(),
-            answering: false,
-            upload_due: uploads.then(|| began + deadlines.timeouts.client_body),
-            timer: None,
-            ending: deadlines.ending.over(),
-        }
-    }
-
-    /// A try begins.
-    fn restart(&mut self, timeouts: Timeouts) {
-        self.timeouts = timeouts;
-        self.since = Instant::now();
-        self.answering = false;
-    }
-
-    /// A piece of the request came.
-    fn heard(&mut self) {
-        self.since = Instant::now();
-    }
-
-    /// Something went to the client.
-    fn moved(&mut self) {
-        self.since = Instant::now();
-        self.answering = true;
-    }
-
-    fn due(&self) -> (Instant, ErrorType) {
-        let (wait, late) = if self.answering {
-            (self.timeouts.idle, IDLE)
-        } else {
-            (self.timeouts.first_byte, FIRST_BYTE_LATE)
-        };
-        let mut soonest = (self.since + wait, late);
-        if self.timeouts.total > Duration::ZERO {
-            soonest = sooner(soonest, (self.began + self.timeouts.total, TOTAL));
-        }
-        match self.upload_due {
-            Some(due) => sooner(soonest, (due, BODY_LATE)),
-            None => soonest,
-        }
-    }
-
-    /// Resolves when a deadline is over.
-    async fn over(&mut self) -> ErrorType {
-        loop {
-            let (due, late) = self.due();
-            if due <= Instant::now() {
-                return late;
-            }
-            let timer = self
-                .timer
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-            if timer.is_elapsed() || timer.deadline() > due {
-                timer.as_mut().reset(due);
-            }
-            let ended = std::future::poll_fn(|cx| {
-                if self.ending.poll(cx).is_ready() {
-                    return Poll::Ready(true);
-                }
-                timer.as_mut().poll(cx).map(|()| false)
-            });
-            if ended.await {
-                return ENDING;
-            }
-        }
-    }
-}
-
-fn sooner(a: (Instant, ErrorType), b: (Instant, ErrorType)) -> (Instant, ErrorType) {
-    if b.0 < a.0 { b } else { a }
+/// True for what went wrong on the way to the client.
+fn is_clients(error: &Error) -> bool {
+    matches!(
+        error.esource(),
+        ErrorSource::Downstream | ErrorSource::Unset
+    )
 }
 
 /// True for a head after which the answer itself is still awaited.
@@ -271,8 +266,10 @@ impl CustomSession for Replay {
 
     /// Pingora calls this once for each try, when the request's head has gone to the upstream.
     fn enable_retry_buffering(&mut self) {
-        let timeouts = *self.shared.timeouts.lock();
-        self.clock.restart(timeouts);
+        let terms = *self.shared.terms.lock();
+        self.clock.restart(terms.first_byte, terms.idle);
+        self.drain = terms.drain;
+        self.held.clear();
         self.upgrading = self.inner().is_upgrade_req();
     }
 
@@ -297,7 +294,8 @@ impl CustomSession for Replay {
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let idle = no_body_expected || self.body.is_some();
         if idle {
-            self.clock.upload_due = None;
+            self.whole = true;
+            self.clock.uploaded();
         }
         let inner = self
             .inner
@@ -305,11 +303,21 @@ impl CustomSession for Replay {
             .expect("the inner session is taken only by drop");
         let read = tokio::select! {
             biased;
-            read = inner.read_body_or_idle(idle) => read?,
-            late = self.clock.over() => return Error::e_explain(late, "no byte in time"),
+            read = inner.read_body_or_idle(idle) => read,
+            late = self.clock.over() => return match late {
+                DRAINED => Error::e_explain(ErrorType::ConnectionClosed, "the client left"),
+                late => Error::e_explain(late, "no byte in time"),
+            },
         };
-        self.clock.heard();
-        Ok(read)
+        match read {
+            Ok(read) => {
+                self.clock.heard();
+                Ok(read)
+            }
+            // Whoever asks next waits for the end of the answer, or of its time.
+            Err(_) if self.goes_on_alone() => self.read_body_or_idle(true).await,
+            Err(error) => Err(error),
+        }
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
@@ -364,15 +372,22 @@ impl CustomSession for Replay {
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        let Some(tasks) = self.let_through(tasks)? else {
+            return Ok(false);
+        };
         let interim = matches!(tasks.as_slice(), [HttpTask::Header(head, _)] if is_interim(head));
         if let Some(HttpTask::Header(head, _)) = tasks.first() {
             self.begins(head);
         }
+        let end = tasks.iter().any(HttpTask::is_end);
         let written = self.inner_mut().response_duplex_vec(tasks).await;
         if !interim {
             self.clock.moved();
         }
-        written
+        match written {
+            Err(error) if is_clients(&error) && self.goes_on_alone() => Ok(end),
+            written => written,
+        }
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) {

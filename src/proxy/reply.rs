@@ -1,5 +1,6 @@
 //! Fifth step: the answer as the client gets it, and what it tells of itself.
 
+use super::ask::{self, Suspect, Verdict};
 use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
 use super::peek::Body;
@@ -22,6 +23,8 @@ use std::time::Instant;
 pub struct Reply {
     /// Status that was sent.
     pub status: u16,
+    /// The client has gone without its head.
+    pub unseen: bool,
     /// The answer is a stream.
     pub stream: bool,
     /// How it comes.
@@ -42,6 +45,10 @@ pub struct Reply {
     length: Option<u64>,
     /// The last byte was handed on, or is about to be.
     complete: bool,
+    /// A refusal that may be of weir's own making is held back until that is known; see `ask`.
+    suspect: Option<Suspect>,
+    /// What was held of it, until its trailers are through.
+    cleared: Option<Bytes>,
     /// What was booked before it was; see `settle`.
     pub settled: Option<Booked>,
 }
@@ -104,6 +111,13 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
     let coding = coding(response);
     journey.reply.encoded = coding.is_some();
     let head_only = session.req_header().method == http::Method::HEAD;
+    journey.reply.suspect = Suspect::of(journey, response.status, coding.is_some());
+    if let (Some(_), Some(plan)) = (&journey.reply.suspect, journey.plan.as_mut()) {
+        plan.body.hold_back();
+    }
+    if response.status.is_success() {
+        ask::learn(journey);
+    }
     journey.reply.meter = None;
     let bodiless = head_only || matches!(response.status.as_u16(), 204 | 304);
     journey.reply.length = match (bodiless, stream) {
@@ -134,7 +148,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         response.insert_header(X_ACCEL_BUFFERING, HeaderValue::from_static("no"))?;
     }
     mark(response, journey)?;
-    if journey.reply.is_whole() {
+    if journey.reply.suspect.is_none() && journey.reply.is_whole() {
         settle::complete(journey);
     }
     Ok(())
@@ -147,10 +161,22 @@ fn announced(response: &ResponseHeader) -> Option<u64> {
 }
 
 /// Passes a piece of the answer on, and meters it.
-pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) {
+///
+/// # Errors
+/// When the answer is a refusal of weir's own making.
+pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Result<()> {
+    if journey.reply.suspect.is_some() {
+        *body = clear(body.take().unwrap_or_default(), end, journey)?;
+        if body.is_none() && !end {
+            return Ok(());
+        }
+    }
+    let left = (journey.plan.as_ref()).is_some_and(|plan| plan.body.client_left());
     let reply = &mut journey.reply;
     if let Some(piece) = body.as_mut().filter(|piece| !piece.is_empty()) {
-        reply.first_byte.get_or_insert_with(Instant::now);
+        if !left {
+            reply.first_byte.get_or_insert_with(Instant::now);
+        }
         if let Some(meter) = reply.meter.as_mut() {
             *piece = meter.feed(std::mem::take(piece));
         }
@@ -166,10 +192,41 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) {
             _ => last,
         });
     }
-    journey.reply.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
+    if !left {
+        journey.reply.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
+    }
     if end || journey.reply.is_whole() {
         settle::complete(journey);
     }
+    Ok(())
+}
+
+/// Holds a piece of a suspect refusal, or gives all that was held.
+fn clear(piece: Bytes, end: bool, journey: &mut Journey) -> Result<Option<Bytes>> {
+    let Some(suspect) = journey.reply.suspect.as_mut() else {
+        return Ok(Some(piece));
+    };
+    let held = match suspect.feed(&piece, end) {
+        Verdict::Open => return Ok(None),
+        Verdict::Ours => return Err(ask::refused()),
+        Verdict::Theirs(held) => held,
+    };
+    journey.reply.suspect = None;
+    if let Some(plan) = journey.plan.as_mut() {
+        plan.body.let_go();
+    }
+    Ok(Some(held))
+}
+
+/// An HTTP/2 upstream's trailers have come: a suspect refusal's body is whole.
+///
+/// # Errors
+/// When the answer is a refusal of weir's own making.
+pub fn trailers(journey: &mut Journey) -> Result<()> {
+    if journey.reply.suspect.is_some() {
+        journey.reply.cleared = clear(Bytes::new(), true, journey)?;
+    }
+    Ok(())
 }
 
 /// An HTTP/2 upstream may end its answer with trailers instead of a last piece.
@@ -177,7 +234,9 @@ pub fn ended_by_trailers(journey: &mut Journey) -> Option<Bytes> {
     if journey.reply.complete {
         return None;
     }
-    let last = last_bytes(journey);
+    // Where a refusal was held back, there is no stream that could have more to say.
+    let cleared = journey.reply.cleared.take();
+    let last = cleared.or(last_bytes(journey));
     journey.reply.bytes_out += last.as_ref().map_or(0, |last| last.len() as u64);
     settle::complete(journey);
     last

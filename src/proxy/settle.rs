@@ -2,18 +2,21 @@
 //! before its last bytes go to the client; see [`complete`]. The rest hangs on the journey's `Drop`, so
 //! that a client that vanishes, a panic and a runtime that ends are settled like everything else.
 
+mod count;
+
 use super::arrive::Arrival;
 use super::connect::Try;
 use super::journey::Journey;
 use super::plan::{Plan, Surface};
+use super::refuse;
 use super::reply::Reply;
 use crate::egress::Road;
-use crate::observe::Record;
+use crate::govern::ledger::Entry;
 use crate::observe::access::{End, Usage};
+use crate::observe::{Record, Room};
 use crate::snapshot::Snapshot;
-use crate::tokens::estimate::estimate;
+use crate::tokens::estimate::at_a_glance;
 use crate::tokens::meter::{self, Source};
-use crate::tokens::prompt::prompt_tokens;
 use crate::types::identity::Identity;
 use crate::upstream::Endpoint;
 use pingora::{Error, ErrorSource};
@@ -27,6 +30,10 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// Pingora is done with the request: what only it knows is written down, and the client's
 /// connection gets its own session back.
 pub fn over(session: &mut Session, error: Option<&Error>, journey: &mut Journey) {
+    journey.reply.unseen = !refuse::has_begun(session);
+    if has_left(journey.plan.as_ref()) {
+        journey.reply.end = Some(End::ClientClosed);
+    }
     if let Some(plan) = journey.plan.as_mut() {
         plan.body.restore(session);
     }
@@ -67,10 +74,17 @@ pub fn complete(journey: &mut Journey) {
         plan,
         tried: tried.as_ref(),
         reply: &journey.reply,
-        end: journey.reply.end.unwrap_or(End::Complete),
+        end: match has_left(plan) {
+            true => End::ClientClosed,
+            false => journey.reply.end.unwrap_or(End::Complete),
+        },
     };
-    let record = told.record(usage);
-    book(&record, settled != Booked::Provisionally);
+    told.book(usage, settled != Booked::Provisionally);
+}
+
+/// Whether the answer is one that was read on after its client had left.
+fn has_left(plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| plan.body.client_left())
 }
 
 /// How an answer's usage was booked before its last byte.
@@ -80,19 +94,6 @@ pub enum Booked {
     Provisionally,
     /// As it stays.
     Finally(Option<meter::Usage>),
-}
-
-/// The one place that a settled request passes before its answer's last byte does: where books are
-/// kept, they are written here. Each request comes once with `last`; one whose tokens must be counted
-/// came before with an estimate, which that replaces.
-fn book(record: &Record<'_>, last: bool) {
-    tracing::trace!(
-        request_id = record.request_id,
-        input = record.usage.map(|usage| usage.input),
-        output = record.usage.map(|usage| usage.output),
-        last,
-        "settled"
-    );
 }
 
 impl Drop for Journey {
@@ -171,20 +172,26 @@ fn asked_model<'a>(tried: Option<&'a Tried>, plan: &'a Plan) -> &'a str {
 
 impl Settled {
     /// Tokens that the upstream reported are told at once. Where some must be counted, a thread that
-    /// serves nobody does it; the body waits there, still among the buffered bytes.
+    /// serves nobody does it; the body waits there, still among the buffered bytes. Where too much
+    /// waits there, an estimate must do.
     fn tell_where_it_belongs(mut self) {
         if let Some(Booked::Finally(usage)) = self.reply.settled {
-            return self.told().tell(usage);
+            self.told().tell(usage);
+            return self.teach(usage);
         }
         self.meter_what_was_not_answered();
         let reported = reported(&mut self.reply, self.plan.as_ref());
         let counted = self.reply.meter.is_some() && is_counted(self.plan.as_ref());
         if !counted || reported.is_some() {
-            return self.told().settle(reported);
+            self.told().settle(reported);
+            return self.teach(reported);
         }
         let observer = Arc::clone(&self.snapshot.observer);
-        observer.aside(move || {
-            let usage = self.counted();
+        observer.aside(self.body_bytes(), move |room| {
+            let usage = match room {
+                Room::Enough => self.counted(),
+                Room::None => self.guessed(),
+            };
             self.told().settle(usage);
         });
     }
@@ -201,13 +208,22 @@ impl Settled {
         }
     }
 
-    fn counted(&mut self) -> Option<meter::Usage> {
-        let plan = self.plan.as_ref()?;
-        let model = asked_model(self.tried.as_ref(), plan);
-        let api = plan.surface.prompt()?;
-        let body = plan.body.plain();
-        let prompt = || body.map_or(0, |body| prompt_tokens(api, model, body));
-        Some(self.reply.meter.as_mut()?.settle(prompt))
+    /// The body that waits until it is counted, bytes.
+    fn body_bytes(&self) -> usize {
+        let body = self.plan.as_ref().and_then(|plan| plan.body.plain());
+        body.map_or(0, bytes::Bytes::len)
+    }
+
+    /// What must do where there is no time to count.
+    fn guessed(&mut self) -> Option<meter::Usage> {
+        let rough = roughly(self.plan.as_ref(), &self.reply);
+        let reported = self.reply.meter.as_mut()?.usage();
+        Some(reported.map_or(rough, |reported| meter::Usage {
+            input: reported.input.or(rough.input),
+            output: reported.output.max(rough.output),
+            source: Source::Estimated,
+            ..reported
+        }))
     }
 
     fn told(&self) -> Told<'_> {
@@ -225,8 +241,27 @@ impl Settled {
 
 impl<'a> Told<'a> {
     fn settle(&self, usage: Option<meter::Usage>) {
-        book(&self.record(usage), true);
+        self.book(usage, true);
         self.tell(usage);
+    }
+
+    /// The one place that a settled request passes before its answer's last byte does: the books are
+    /// written here. Each request comes once with `last`; one whose tokens must be counted came before
+    /// with an estimate, which that replaces.
+    fn book(&self, usage: Option<meter::Usage>, last: bool) {
+        let record = self.record(usage);
+        if let Some(ledger) = &self.snapshot.ledger
+            && let Some(entry) = Entry::of(&record, last)
+        {
+            ledger.append(&entry);
+        }
+        tracing::trace!(
+            request_id = record.request_id,
+            input = record.usage.map(|usage| usage.input),
+            output = record.usage.map(|usage| usage.output),
+            last,
+            "settled"
+        );
     }
 
     fn tell(&self, usage: Option<meter::Usage>) {
@@ -239,12 +274,14 @@ impl<'a> Told<'a> {
         let end = self.end;
         let status = match (reply.status, end) {
             (0, End::ClientClosed) => CLIENT_CLOSED_REQUEST,
+            (_, End::ClientClosed) if reply.unseen => CLIENT_CLOSED_REQUEST,
             (0, _) => 500,
             (status, _) => status,
         };
         let upstreams = &self.snapshot.upstreams;
         Record {
             time: arrival.time,
+            number: arrival.number,
             request_id: &arrival.request_id,
             trace_id: &arrival.trace.id,
             client_ip: arrival.client,
@@ -267,7 +304,9 @@ impl<'a> Told<'a> {
                 Road::Proxy => "proxy",
             }),
             attempts: tried.map_or(0, |tried| tried.number),
+            estimate: plan.and_then(|plan| plan.estimate).map(|it| it.input),
             usage: usage.map(figures),
+            cost: None,
             bytes_in: plan.map_or(0, |plan| plan.body.bytes_in()),
             bytes_out: reply.bytes_out,
             stream: reply.stream,
@@ -290,18 +329,13 @@ fn is_counted(plan: Option<&Plan>) -> bool {
 
 /// What stands for a count until it is made: cheap, whatever the sizes.
 fn roughly(plan: Option<&Plan>, reply: &Reply) -> meter::Usage {
-    /// More of a prompt isn't looked at.
-    const SAMPLE_BYTES_MAX: usize = 64 << 10;
     /// An event of a stream carries about one token, in about this many bytes.
     const EVENT_BYTES: u64 = 200;
     /// A token of a text.
     const TOKEN_BYTES: u64 = 4;
+    let estimate = plan.and_then(|plan| plan.estimate).map(|it| it.input);
     let body = plan.and_then(|plan| plan.body.plain());
-    let input = body.map_or(0, |body| {
-        let sample = &body[..body.len().min(SAMPLE_BYTES_MAX)];
-        let shares = (body.len() as u64).div_ceil(SAMPLE_BYTES_MAX as u64).max(1);
-        estimate(sample) * shares
-    });
+    let input = estimate.unwrap_or_else(|| body.map_or(0, |body| at_a_glance(body)));
     let bytes_each = if reply.stream {
         EVENT_BYTES
     } else {
@@ -322,6 +356,7 @@ fn figures(usage: meter::Usage) -> Usage {
         input: usage.input.unwrap_or(0),
         output: usage.output.unwrap_or(0),
         cached: usage.cached.unwrap_or(0),
+        cache_write: usage.cache_write.unwrap_or(0),
         reasoning: usage.reasoning.unwrap_or(0),
         source: match usage.source {
             Source::Upstream => "upstream",

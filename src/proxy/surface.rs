@@ -48,13 +48,7 @@ impl Surface {
 
     /// Where in a request's body the prompt lies; `None` where its tokens aren't counted.
     pub fn prompt(self) -> Option<Api> {
-        use meter::Surface as Of;
-        match self.metered()? {
-            Of::Chat | Of::Messages | Of::Ollama | Of::Cohere => Some(Api::Chat),
-            Of::Completions => Some(Api::Completions),
-            Of::Embeddings | Of::Responses => Some(Api::Embeddings),
-            _ => None,
-        }
+        Api::of(self.metered()?)
     }
 
     /// Its clients expect Anthropic's dialect.

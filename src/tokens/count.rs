@@ -19,12 +19,10 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::sync::{LazyLock, OnceLock};
 
-use tiktoken_rs::tokenizer::{Tokenizer, get_tokenizer};
-
 pub use self::running::{BUFFER_BYTES, Running};
+pub use super::family::{Family, family};
 
 use self::classes::Classes;
 use self::scan::{Piece, Scan};
@@ -40,82 +38,6 @@ pub enum Encoding {
     O200k,
     /// GPT-4, GPT-3.5 and the embedding models.
     Cl100k,
-}
-
-/// How a model's tokens are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Family {
-    /// The vocabulary that is nearest.
-    pub encoding: Encoding,
-    /// Whether it is the model's own. Where it isn't, a count is an estimate and is to be recorded
-    /// as one.
-    pub exact: bool,
-}
-
-/// The family of a model by the name that a client or upstream calls it by: with or without the
-/// name of a provider before it (`openai/gpt-4o`) or a variant behind it (`gpt-4o:extended`), in
-/// any case. Names are what clients write: any text is answered, at once.
-pub fn family(model: &str) -> Family {
-    const UNKNOWN: Family = Family {
-        encoding: Encoding::O200k,
-        exact: false,
-    };
-    let name = bare(model);
-    let exact = |encoding| Family {
-        encoding,
-        exact: true,
-    };
-    match get_tokenizer(&name) {
-        Some(Tokenizer::O200kBase | Tokenizer::O200kHarmony) => exact(Encoding::O200k),
-        Some(Tokenizer::Cl100kBase) => exact(Encoding::Cl100k),
-        Some(_) => UNKNOWN,
-        None => kin(&name).map_or(UNKNOWN, exact),
-    }
-}
-
-/// A model's name in lower case without provider, fine-tuning or variant; empty if it is too long
-/// to be one.
-pub(super) fn bare(model: &str) -> Cow<'_, str> {
-    if model.len() > MODEL_BYTES_MAX {
-        return Cow::Borrowed("");
-    }
-    if model.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Cow::Owned(bare(&model.to_ascii_lowercase()).into_owned());
-    }
-    let name = model.trim().rsplit('/').next().unwrap_or_default();
-    let name = name.strip_prefix("openai.").unwrap_or(name);
-    let name = name.strip_prefix("ft:").unwrap_or(name);
-    Cow::Borrowed(name.split([':', '@']).next().unwrap_or_default())
-}
-
-/// No model's name is longer.
-const MODEL_BYTES_MAX: usize = 256;
-
-/// OpenAI's models that the reference's list doesn't name, by the look of them.
-fn kin(name: &str) -> Option<Encoding> {
-    const CL100K: [&str; 3] = ["gpt-3", "text-embedding-3", "text-embedding-ada"];
-    const O200K: [&str; 7] = [
-        "gpt-oss",
-        "gpt-realtime",
-        "gpt-audio",
-        "gpt-image",
-        "chatgpt",
-        "codex",
-        "computer-use-preview",
-    ];
-    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
-    // `o4-pro` or `gpt-6`, but not `olmo` or `gpt-neox`.
-    let numbered = |prefix: &str| {
-        name.strip_prefix(prefix)
-            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    if starts(&CL100K) {
-        Some(Encoding::Cl100k)
-    } else if starts(&O200K) || numbered("gpt-") || numbered("o") {
-        Some(Encoding::O200k)
-    } else {
-        None
-    }
 }
 
 static CLASSES: LazyLock<Classes> = LazyLock::new(Classes::new);

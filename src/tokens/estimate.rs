@@ -1,216 +1,96 @@
-//! About how many tokens a body holds, at the speed of memory and before it is parsed.
+//! What a request will use, before it is sent: for limits and budgets to decide by.
 //!
-//! A linear model over classes of neighbouring bytes, fitted to `o200k`: within about 2 % for a
-//! large mixed document, 10 % for most single kinds of text, 30 % for some scripts. Knows nothing
-//! of JSON or models; admission adds it up while a body arrives, `prompt` falls back on it. Never
-//! to be billed where a count is possible.
+//! Quick for any body: short texts are counted, of longer ones the rest is estimated by a linear
+//! model and samples. Never to be billed where a count or a report is there.
+//!
+//! Called by the plan of a request; on the threads that serve only up to [`INLINE_BYTES_MAX`].
 
-/// The estimated tokens of `bytes`: text or JSON in UTF-8, but any bytes are answered. Never more
-/// than there are bytes, never 0 for some.
-///
-/// Bodies that arrive in chunks may be estimated chunk by chunk: each cut adds at most one token or
-/// so.
-pub fn estimate(bytes: &[u8]) -> u64 {
-    if bytes.is_empty() {
-        return 0;
-    }
-    // A chunk's sum fits 32 bits.
-    let mut class = Class::Start as u8;
-    let mut sum = 0_u64;
-    for chunk in bytes.chunks(CHUNK) {
-        let mut weight = 0_u32;
-        for &byte in chunk {
-            let next = CLASSES[usize::from(byte)];
-            weight += WEIGHTS[usize::from(class << 4 | next)];
-            class = next;
-        }
-        sum += u64::from(weight);
-    }
-    (sum / u64::from(UNIT)).clamp(1, bytes.len() as u64)
-}
-
-/// Weights are counted in 1/1000 token.
-const UNIT: u32 = 1000;
-const CHUNK: usize = 64 * 1024;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    /// Before the first byte.
-    Start,
-    Lower,
-    Upper,
-    Digit,
-    Space,
-    Control,
-    Punctuation,
-    /// Bytes of a character behind its first.
-    Inner,
-    /// First bytes of two-byte characters: Latin, Greek, Cyrillic, Hebrew, Arabic.
-    Two,
-    /// `E0` to `E2`: South Asian scripts, symbols.
-    ThreeLow,
-    /// `E3`: Kana.
-    Kana,
-    /// `E4` to `E9`: Han.
-    Han,
-    /// `EA` to `ED`: Hangul.
-    Hangul,
-    /// `EE`, `EF`.
-    ThreeHigh,
-    /// Four-byte characters: emoji.
-    Four,
-}
-
-static CLASSES: [u8; 256] = {
-    let mut classes = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let class = match byte as u8 {
-            b'a'..=b'z' => Class::Lower,
-            b'A'..=b'Z' => Class::Upper,
-            b'0'..=b'9' => Class::Digit,
-            b' ' => Class::Space,
-            0..0x20 | 0x7f => Class::Control,
-            0x21..0x7f => Class::Punctuation,
-            0x80..0xc0 => Class::Inner,
-            0xc0..0xe0 => Class::Two,
-            0xe0..=0xe2 => Class::ThreeLow,
-            0xe3 => Class::Kana,
-            0xe4..=0xe9 => Class::Han,
-            0xea..=0xed => Class::Hangul,
-            0xee | 0xef => Class::ThreeHigh,
-            0xf0.. => Class::Four,
-        };
-        classes[byte] = class as u8;
-        byte += 1;
-    }
-    classes
-};
-
-/// What a byte adds, by the class of the byte before it (upper four bits) and its own.
-static WEIGHTS: [u32; 256] = {
-    use Class::*;
-    const ALL: [Class; 15] = [
-        Start,
-        Lower,
-        Upper,
-        Digit,
-        Space,
-        Control,
-        Punctuation,
-        Inner,
-        Two,
-        ThreeLow,
-        Kana,
-        Han,
-        Hangul,
-        ThreeHigh,
-        Four,
-    ];
-    let mut weights = [0; 256];
-    let mut before = 0;
-    while before < ALL.len() {
-        let mut own = 0;
-        while own < ALL.len() {
-            weights[before << 4 | own] = weight(ALL[before], ALL[own]);
-            own += 1;
-        }
-        before += 1;
-    }
-    weights
-};
-
-const fn weight(before: Class, own: Class) -> u32 {
-    use Class::*;
-    let lettered = matches!(before, Lower | Upper);
-    let word = if lettered { 0 } else { 600 };
-    match own {
-        Lower => 105 + word,
-        Upper if matches!(before, Lower) => 144 + 1010,
-        Upper => 144 + word,
-        // The fit gave these nothing, for it knows only short runs. Long ones cost twice as much.
-        Digit if matches!(before, Digit) => 150,
-        Digit => 2280,
-        Space if matches!(before, Space) => 43,
-        Start | Space | Inner => 0,
-        Control => 971,
-        Punctuation if matches!(before, Punctuation) => 73,
-        Punctuation => 73 + 510,
-        Two => 348,
-        ThreeLow => 460,
-        Kana => 730,
-        Han => 720,
-        Hangul => 760,
-        ThreeHigh => 620,
-        Four => 2660,
-    }
-}
+pub(super) mod linear;
+pub(super) mod weigh;
 
 #[cfg(test)]
-mod tests {
-    use super::super::count::{Encoding, count};
-    use super::*;
+mod tests;
 
-    #[track_caller]
-    fn assert_near(text: &str, percent: u64) {
-        let exact = count(Encoding::O200k, text);
-        let off = estimate(text.as_bytes()).abs_diff(exact) * 100 / exact;
-        assert!(
-            off <= percent,
-            "{off} % off: {} for {exact}",
-            estimate(text.as_bytes())
-        );
+use self::linear::estimate;
+use self::weigh::Care;
+use super::family::family;
+use super::prompt::{self, Api, Prompt};
+
+/// What a request will use, at most as far as that can be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// Tokens of the prompt.
+    pub input: u64,
+    /// Whether `input` is a count in the model's own vocabulary. Else it is about right: within 2 %
+    /// for OpenAI's models, as far as the ratio is known for others.
+    pub exact: bool,
+    /// The most tokens that all answers together may have, as the request says; else what the model
+    /// commonly has at most.
+    pub output_max: u64,
+    /// What it was made of, for [`Calibration`](super::calibration::Calibration).
+    pub(super) prompt: Prompt,
+}
+
+/// The largest body that is worth estimating on a thread that serves: 0.1 ms of ordinary text, less
+/// than 2 ms of the worst. Larger ones cost up to 10 ms for 5 MB, and twice that of the worst.
+pub const INLINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of text that are counted; the rest is estimated.
+pub const COUNTED_BYTES_MAX: usize = 32 * 1024;
+
+/// Estimates the request `body` for `model`. Whatever the body is, there is an answer; the time is
+/// linear in its length, and a body that can't be read costs no more.
+pub fn admission(api: Api, model: &str, body: &[u8]) -> Estimate {
+    seeded(api, model, body, rand::random())
+}
+
+/// As [`admission`], where there is no time for it: by the body's beginning alone, 0.1 ms at most.
+pub fn admission_at_a_glance(model: &str, body: &[u8]) -> Estimate {
+    let family = family(model);
+    let prompt = Prompt {
+        text: at_a_glance(body),
+        fixed: 0,
+        bytes: body.len() as u64,
+        wide_bytes: 0,
+        media: false,
+        counted: false,
+    };
+    Estimate {
+        input: family.seeded(&prompt),
+        exact: false,
+        output_max: family.output_max,
+        prompt,
     }
+}
 
-    #[test]
-    fn common_texts_are_near() {
-        assert_near(
-            "A weir is a low dam that regulates and measures a river. Unlike a tall dam it lets \
-             the water flow over its crest, so the level upstream stays nearly the same through \
-             the year, and boats, fish and millers all know what to expect.",
-            25,
-        );
-        assert_near(include_str!("count/vocabulary.rs"), 15);
-        assert_near(
-            "堰是一种低矮的水坝，用来调节和测量河流的水位。与高坝不同，水可以从它的顶部流过。",
-            25,
-        );
-        assert_near(
-            &r#"{"id":17,"name":"north weir","open":true,"level":2.45},"#.repeat(20),
-            25,
-        );
-    }
+/// About how many tokens a body has, by its beginning alone.
+pub fn at_a_glance(body: &[u8]) -> u64 {
+    const SAMPLE_BYTES_MAX: usize = 64 * 1024;
+    let sample = &body[..body.len().min(SAMPLE_BYTES_MAX)];
+    let tokens = u128::from(estimate(sample)) * body.len() as u128;
+    let tokens = tokens.checked_div(sample.len() as u128).unwrap_or(0);
+    u64::try_from(tokens).unwrap_or(u64::MAX)
+}
 
-    #[test]
-    fn an_estimate_lies_between_one_and_the_number_of_bytes() {
-        for byte in 0..=255 {
-            for length in [1, 2, 3, 100, 3 * CHUNK + 1] {
-                let bytes = vec![byte; length];
-                let tokens = estimate(&bytes);
-                assert!(
-                    (1..=length as u64).contains(&tokens),
-                    "{tokens} for {length} of {byte}"
-                );
-            }
-        }
-        assert_eq!(estimate(b""), 0);
-    }
-
-    #[test]
-    fn chunks_add_up() {
-        let text = include_str!("count/vocabulary.rs").as_bytes();
-        let whole = estimate(text);
-        let chunked: u64 = text.chunks(1000).map(estimate).sum();
-        assert!(
-            chunked.abs_diff(whole) <= 2 * (text.len() as u64 / 1000 + 1),
-            "{chunked}, {whole}"
-        );
-    }
-
-    #[test]
-    fn many_digits_are_not_for_free() {
-        let digits = "7".repeat(30_000);
-        let tokens = estimate(digits.as_bytes());
-        assert!(tokens * 5 / 2 > count(Encoding::O200k, &digits), "{tokens}");
+/// As [`admission`], with chance as an argument.
+fn seeded(api: Api, model: &str, body: &[u8], seed: u64) -> Estimate {
+    let family = family(model);
+    let care = Care {
+        exact_bytes_max: COUNTED_BYTES_MAX,
+        bytes: body.len(),
+        seed,
+    };
+    let (prompt, output_max) = prompt::read(api, family, body, care);
+    let embeds = matches!(api, Api::Embeddings);
+    let output_max = match output_max {
+        _ if embeds => 0,
+        Ok(output_max) => output_max,
+        Err(answers) => answers.saturating_mul(family.output_max),
+    };
+    Estimate {
+        input: family.seeded(&prompt),
+        exact: family.exact && prompt.counted,
+        output_max,
+        prompt,
     }
 }

@@ -106,6 +106,8 @@ pub struct Meter {
     done: bool,
     error: bool,
     said: bool,
+    /// Pieces of text.
+    deltas: u64,
 }
 
 /// Longer events pass unedited.
@@ -180,6 +182,7 @@ impl Meter {
             done: false,
             error: false,
             said: false,
+            deltas: 0,
         }
     }
 
@@ -335,6 +338,11 @@ impl Meter {
     pub fn first_token_seen(&self) -> bool {
         let texts = |reader: Reader| self.counts_text() && !reader.facts().texts.is_empty();
         self.said || self.read_aside().is_some_and(texts)
+    }
+
+    /// In how many pieces the text of a stream has come; `None` of a JSON body.
+    pub fn deltas(&self) -> Option<u64> {
+        self.framer.is_some().then_some(self.deltas)
     }
 
     /// Goes on with the event that was begun; gives where the next one begins.
@@ -559,6 +567,7 @@ impl Meter {
             return;
         }
         self.said = true;
+        self.deltas += 1;
         let (known, model) = (&mut self.family, &self.model);
         self.tally
             .add(choice, field, raw, || family(known, model).encoding);

@@ -1,193 +1,221 @@
-//! The tokens of a whole request in OpenAI's shape: what its messages, tools and images will be
+//! The tokens of a whole request, in any dialect: what its messages, tools and images will be
 //! counted as, before it is sent.
 //!
-//! By the rules that OpenAI publishes, which it calls an estimate; the upstream's own usage is
+//! For OpenAI's models by the rules that OpenAI publishes, which it calls an estimate; for others by
+//! the nearest vocabulary, to be corrected by what is learned of them. The upstream's own usage is
 //! what is billed where there is one. Text is counted as ordinary text: a client can't make it
-//! cheaper by writing special tokens out. Images are counted by size, never as base64; sound and
-//! files, whose rules aren't published, not at all. The body is untrusted: what is not of the
-//! known shape is skipped, and what is not JSON is estimated. Called by the plan of a request,
-//! off the serving threads above [`INLINE_BYTES_MAX`].
+//! cheaper by writing special tokens out. Images are counted by size, never as base64. The body is
+//! untrusted: what is not of the known shape is skipped, and what is not JSON is estimated. Called
+//! when a request is settled that no usage came for, and by [`admission`](super::estimate::admission).
+//!
+//! One reader serves all dialects: `request` knows which field of which dialect holds what,
+//! `messages` what is in messages, `functions` what is in tools, `media` what isn't text.
 
 mod functions;
-mod image;
+pub(in crate::tokens) mod image;
+mod media;
 mod messages;
+mod request;
 mod shape;
 mod written;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Display;
-
 use memchr::{memchr, memmem};
-use serde::de::{DeserializeSeed, MapAccess, SeqAccess};
+use serde::de::DeserializeSeed;
 
-use self::functions::{Format, Tools};
-use self::image::Rule;
-use self::messages::Messages;
-use self::shape::{Read, Shape, each, key, skip, value};
-use super::count::{self, Encoding};
-use super::estimate::estimate;
+use self::request::Request;
+use self::shape::Read;
+use super::estimate::linear::estimate;
+use super::estimate::weigh::{Care, Scale};
+use super::family::{Family, family};
+use super::meter::Surface;
 
-/// The largest body whose tokens are worth waiting for on a serving thread: 0.3 ms of ordinary
-/// text, 4 ms of the worst. Larger ones are estimated first and counted elsewhere.
-pub const INLINE_BYTES_MAX: usize = 32 * 1024;
-
-/// What was asked for.
+/// Which interface a request is for: where in its body the prompt lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
-    /// `/v1/chat/completions`
+    /// OpenAI's `/v1/chat/completions`
     Chat,
-    /// `/v1/completions`
+    /// OpenAI's `/v1/completions`
     Completions,
-    /// `/v1/embeddings`
+    /// OpenAI's `/v1/embeddings`, Ollama's `/api/embed`
     Embeddings,
+    /// OpenAI's `/v1/responses`
+    Responses,
+    /// Anthropic's `/v1/messages`
+    Messages,
+    /// Google's `…:generateContent`, `…:embedContent` and the like
+    Gemini,
+    /// Ollama's `/api/chat` and `/api/generate`
+    Ollama,
+    /// Alibaba's own `/api/v1/services/…`
+    DashScope,
+    /// Cohere's `/v2/chat`, `/v2/embed`, `/v2/rerank`, and what servers make like the last
+    Cohere,
+    /// Amazon Bedrock's `/model/…/converse`
+    Converse,
 }
+
+impl Api {
+    /// The interface that an answer is metered for; `None` where its requests have no prompt that is
+    /// known.
+    pub fn of(surface: Surface) -> Option<Self> {
+        Some(match surface {
+            Surface::Chat => Self::Chat,
+            Surface::Completions => Self::Completions,
+            Surface::Embeddings | Surface::OllamaEmbed => Self::Embeddings,
+            Surface::Responses => Self::Responses,
+            Surface::Messages | Surface::MessagesCount => Self::Messages,
+            Surface::Gemini | Surface::GeminiCount | Surface::GeminiEmbed => Self::Gemini,
+            Surface::Ollama => Self::Ollama,
+            Surface::DashScope => Self::DashScope,
+            Surface::Cohere | Surface::CohereEmbed | Surface::Rerank => Self::Cohere,
+            Surface::Converse => Self::Converse,
+            Surface::Audio | Surface::Images | Surface::Invoke | Surface::Other => return None,
+        })
+    }
+}
+
+/// What a prompt holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// Tokens of its text, by the nearest vocabulary.
+    pub text: u64,
+    /// Tokens that are nobody's text: around messages and tools, of images.
+    pub fixed: u64,
+    /// Bytes of its text.
+    pub bytes: u64,
+    /// Those of them that aren't ASCII.
+    pub wide_bytes: u64,
+    /// Whether it has images, documents or sound.
+    pub media: bool,
+    /// Whether all text was counted. Else it is partly estimated: it was too long, or wasn't JSON.
+    pub counted: bool,
+}
+
+impl Prompt {
+    /// All tokens, as the nearest vocabulary has them.
+    pub fn tokens(&self) -> u64 {
+        self.text + self.fixed
+    }
+
+    /// Whether more than a fifth of its text is of other scripts than Latin.
+    pub fn is_wide(&self) -> bool {
+        self.wide_bytes > self.bytes / 5
+    }
+}
+
+/// The longest text that is counted to its end; of longer ones the rest is estimated. A second of a
+/// thread's time, at the worst.
+pub const COUNTED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The tokens of the prompt in the request `body` for `model`.
 ///
 /// Whatever the body is, there is an answer: a body without any known field, or one that isn't
-/// JSON (half a surrogate pair in a string, for one), gets that of [`estimate`] without its
-/// images' data.
+/// JSON (half a surrogate pair in a string, for one), is estimated without its images' data.
 pub fn prompt_tokens(api: Api, model: &str, body: &[u8]) -> u64 {
-    let mut request = Request {
-        api,
-        known: false,
-        tally: Tally::of(model),
+    prompt(api, model, body).tokens()
+}
+
+/// As [`prompt_tokens`], with what calibration needs to know of the prompt.
+pub fn prompt(api: Api, model: &str, body: &[u8]) -> Prompt {
+    let care = Care {
+        exact_bytes_max: COUNTED_BYTES_MAX,
+        bytes: body.len(),
+        seed: rand::random(),
     };
-    let image = request.tally.image;
+    read(api, family(model), body, care).0
+}
+
+/// The prompt of a request, and the most tokens that its answers may have; `Err` where it doesn't say
+/// so, with the number of answers.
+pub(super) fn read(
+    api: Api,
+    family: Family,
+    body: &[u8],
+    care: Care,
+) -> (Prompt, Result<u64, u64>) {
+    let mut request = Request::new(api, Tally::new(family, care));
     let read = Read(&mut request).deserialize(&mut serde_json::Deserializer::from_slice(body));
+    let output_max = request.output_max();
     match read {
-        Ok(()) if request.known => request.tally.tokens,
-        _ => estimate_of_text(body, image),
+        Ok(()) if request.is_known() => (request.into_tally().prompt(), output_max),
+        _ => (estimated(body, family), output_max),
     }
 }
 
-fn estimate_of_text(body: &[u8], image: Rule) -> u64 {
+fn estimated(body: &[u8], family: Family) -> Prompt {
     const DATA: &[u8] = b";base64,";
-    let (mut tokens, mut rest) = (0, body);
+    let (mut text, mut images, mut rest) = (0, 0, body);
     while let Some(at) = memmem::find(rest, DATA) {
         let data = &rest[at + DATA.len()..];
-        tokens += estimate(&rest[..at]) + image.tokens(None, false);
+        text += estimate(&rest[..at]);
+        images += 1;
         rest = memchr(b'"', data).map_or(&[], |end| &data[end..]);
     }
-    tokens + estimate(rest)
+    let wide = body.iter().filter(|byte| !byte.is_ascii()).count();
+    Prompt {
+        text: text + estimate(rest),
+        fixed: images * family.image.tokens(None, false),
+        bytes: body.len() as u64,
+        wide_bytes: wide as u64,
+        media: images > 0,
+        counted: false,
+    }
 }
 
 // === the tally ===
 
 /// The sum so far, and the rules that it is made by.
 struct Tally {
-    encoding: Encoding,
-    image: Rule,
-    /// For each message.
-    message: u64,
-    /// For a message with a name.
-    name: i64,
-    /// For each function that may be called.
-    function: u64,
-    tokens: u64,
+    family: Family,
+    text: Scale,
+    fixed: u64,
+    media: bool,
 }
 
-/// The answer begins with so many tokens of its own.
-const REPLY: u64 = 3;
-/// Around all definitions of functions.
-const FUNCTIONS: u64 = 12;
-
 impl Tally {
-    fn of(model: &str) -> Self {
-        let encoding = count::family(model).encoding;
-        // The oldest model lets a name stand for the role.
-        let (message, name) = if count::bare(model) == "gpt-3.5-turbo-0301" {
-            (4, -1)
-        } else {
-            (3, 1)
-        };
-        let function = if encoding == Encoding::Cl100k { 10 } else { 7 };
+    fn new(family: Family, care: Care) -> Self {
         Self {
-            encoding,
-            image: Rule::of(model),
-            message,
-            name,
-            function,
-            tokens: 0,
+            family,
+            text: Scale::new(family.encoding, care),
+            fixed: 0,
+            media: false,
         }
     }
 
     fn add(&mut self, tokens: u64) {
-        self.tokens += tokens;
+        self.fixed += tokens;
     }
 
     fn add_text(&mut self, text: &str) {
-        self.tokens += count::count(self.encoding, text);
+        self.text.add(text);
     }
-}
 
-// === the request ===
+    fn add_message(&mut self) {
+        self.fixed += self.family.overhead.message;
+    }
 
-struct Request {
-    api: Api,
-    /// Whether there was a field that is a prompt.
-    known: bool,
-    tally: Tally,
-}
+    /// A message has a name.
+    fn add_name(&mut self) {
+        self.fixed = self.fixed.saturating_add_signed(self.family.overhead.name);
+    }
 
-impl Shape for Request {
-    fn object<'de, O: MapAccess<'de>>(&mut self, mut object: O) -> Result<(), O::Error> {
-        let tally = &mut self.tally;
-        let mut functions = false;
-        while let Some(key) = key(&mut object)? {
-            let prompt = match (self.api, &*key) {
-                (Api::Chat, "messages") => {
-                    value(&mut object, &mut Messages(tally))?;
-                    tally.add(REPLY);
-                    true
-                }
-                (Api::Completions, "prompt") | (Api::Embeddings, "input") => {
-                    value(&mut object, &mut Input(tally))?;
-                    true
-                }
-                (Api::Completions, "suffix") => {
-                    value(&mut object, &mut Input(tally))?;
-                    false
-                }
-                (Api::Chat, "tools" | "functions") => {
-                    let mut tools = Tools { tally, any: false };
-                    value(&mut object, &mut tools)?;
-                    functions |= tools.any;
-                    false
-                }
-                (Api::Chat, "response_format") => {
-                    value(&mut object, &mut Format(tally))?;
-                    false
-                }
-                _ => {
-                    skip(&mut object)?;
-                    false
-                }
-            };
-            self.known |= prompt;
+    fn add_media(&mut self, tokens: u64) {
+        self.media = true;
+        self.fixed += tokens;
+    }
+
+    fn prompt(&self) -> Prompt {
+        let (bytes, wide_bytes) = self.text.bytes();
+        Prompt {
+            text: self.text.tokens(),
+            fixed: self.fixed,
+            bytes,
+            wide_bytes,
+            media: self.media,
+            counted: self.text.is_counted(),
         }
-        if functions {
-            tally.add(FUNCTIONS);
-        }
-        Ok(())
-    }
-}
-
-/// A text, texts, token numbers, or lists of token numbers.
-struct Input<'t>(&'t mut Tally);
-
-impl Shape for Input<'_> {
-    fn text(&mut self, text: &str) {
-        self.0.add_text(text);
-    }
-
-    fn number(&mut self, _: &dyn Display) {
-        self.0.add(1);
-    }
-
-    fn list<'de, L: SeqAccess<'de>>(&mut self, list: L) -> Result<(), L::Error> {
-        each(list, self)
     }
 }

@@ -2,15 +2,22 @@
 //! leaks when a client vanishes between two bytes.
 
 use super::Endpoint;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// What an endpoint carries; shared by all configurations that know it.
 #[derive(Debug, Default)]
 pub(super) struct Load {
     in_flight: AtomicUsize,
     failures: AtomicU64,
+    /// When it last refused a request for asking for usage.
+    usage_refused: Mutex<Option<Instant>>,
 }
+
+/// An endpoint that refused to report usage is asked again after this long: servers are updated.
+const USAGE_REFUSED_FOR: Duration = Duration::from_secs(24 * 3600);
 
 impl Endpoint {
     /// Requests that it carries now.
@@ -21,6 +28,17 @@ impl Endpoint {
     /// Attempts that failed since the start.
     pub fn failures(&self) -> u64 {
         self.load.failures.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is known to refuse requests that ask for usage.
+    pub fn refuses_usage(&self, now: Instant) -> bool {
+        let since = *self.load.usage_refused.lock();
+        since.is_some_and(|since| now.saturating_duration_since(since) < USAGE_REFUSED_FOR)
+    }
+
+    /// Remembers that it refuses requests that ask for usage.
+    pub fn usage_refused(&self, now: Instant) {
+        *self.load.usage_refused.lock() = Some(now);
     }
 }
 

@@ -8,13 +8,14 @@ pub mod settings;
 
 pub use attempt::{Attempt, Outcome};
 pub use balance::{Balancer, Order};
-pub use settings::Settings;
+pub use settings::{IncludeUsage, Settings};
 
 use crate::types::{BaseUrl, HeaderEdits};
 use ahash::AHashMap;
 use attempt::Load;
 use http::HeaderValue;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// All providers and endpoints of one configuration.
 #[derive(Debug)]
@@ -32,6 +33,10 @@ pub struct Provider {
     pub authorization: Option<HeaderValue>,
     /// Edits of requests to this provider.
     pub headers: HeaderEdits,
+    /// Whether it is asked for usage in the client's stead.
+    pub include_usage: IncludeUsage,
+    /// How long an answer is read on when its client has left.
+    pub drain: Option<Duration>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointId>,
 }
@@ -88,6 +93,8 @@ impl Upstreams {
                     .as_ref()
                     .and_then(|key| bearer(key.expose())),
                 headers: provider.headers.clone(),
+                include_usage: provider.include_usage,
+                drain: provider.drain,
                 endpoints,
             });
         }
@@ -242,6 +249,8 @@ mod tests {
                     egress: settings::Egress::Auto,
                     tls: settings::Tls::default(),
                     timeouts: settings::Timeouts::default(),
+                    include_usage: IncludeUsage::Auto,
+                    drain: None,
                 })
                 .collect(),
         }
@@ -287,5 +296,20 @@ mod tests {
         assert_eq!(new.endpoint(EndpointId(0)).in_flight(), 0);
         drop(attempt);
         assert_eq!(new.endpoint(EndpointId(1)).in_flight(), 0);
+    }
+
+    #[test]
+    fn who_refuses_usage_is_known_for_a_day_and_across_reloads() {
+        use std::time::Instant;
+        let old = Upstreams::new(&settings(&[&["http://a/", "http://b/"]]), None);
+        let now = Instant::now();
+        assert!(!old.endpoint(EndpointId(0)).refuses_usage(now));
+        old.endpoint(EndpointId(0)).usage_refused(now);
+        let new = Upstreams::new(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
+        let (refuser, other) = (new.endpoint(EndpointId(1)), new.endpoint(EndpointId(0)));
+        let day = Duration::from_secs(24 * 3600);
+        assert!(refuser.refuses_usage(now + day - Duration::from_nanos(1)));
+        assert!(!refuser.refuses_usage(now + day), "asked again");
+        assert!(!other.refuses_usage(now));
     }
 }

@@ -29,6 +29,23 @@ pub struct Provider {
     pub tls: Tls,
     /// Each replaces the general one.
     pub timeouts: Timeouts,
+    /// `include_usage:` of the provider.
+    pub include_usage: IncludeUsage,
+    /// `on_disconnect: drain`: an answer whose client has left is read on for this long; `None` closes
+    /// it at once.
+    pub drain: Option<Duration>,
+}
+
+/// Whether streams are asked for usage that the client didn't ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IncludeUsage {
+    /// Unless the provider refuses it.
+    #[default]
+    Auto,
+    /// In any case.
+    Always,
+    /// In no case: such streams are counted.
+    Never,
 }
 
 /// Which road a provider is reached by.

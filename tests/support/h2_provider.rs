@@ -24,6 +24,8 @@ struct Seen {
 
 /// One request, to be answered.
 pub struct H2Exchange {
+    /// Its body.
+    body: Vec<u8>,
     respond: SendResponse<Bytes>,
     stream: Option<h2::SendStream<Bytes>>,
     runtime: tokio::runtime::Handle,
@@ -55,11 +57,14 @@ impl H2Provider {
                         let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
                         let mut body = request.into_body();
                         tokio::spawn(async move {
+                            let mut whole = Vec::new();
                             while let Some(Ok(piece)) = body.data().await {
+                                whole.extend_from_slice(&piece);
                                 let _ = body.flow_control().release_capacity(piece.len());
                             }
                             seen.change(|seen| seen.requests += 1);
                             let mut exchange = H2Exchange {
+                                body: whole,
                                 respond,
                                 stream: None,
                                 runtime: tokio::runtime::Handle::current(),
@@ -108,6 +113,16 @@ impl H2Provider {
 }
 
 impl H2Exchange {
+    /// The request's body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The request's body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("the body is JSON")
+    }
+
     /// An answer's head.
     pub fn head(&mut self, status: u16, headers: &[(&str, &str)]) {
         let mut head = http::Response::builder().status(status);

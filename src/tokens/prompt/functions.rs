@@ -17,7 +17,8 @@ const PROPERTY: u64 = 3;
 const CHOICE: u64 = 3;
 const CHOICES_SAVE: u64 = 3;
 
-/// `tools` (each holds a function) or the older `functions` (each is one).
+/// `tools` (each holds a function) or the older `functions` (each is one). Gemini's hold lists of
+/// them, Bedrock's each a specification.
 pub(super) struct Tools<'t> {
     pub tally: &'t mut Tally,
     /// Whether there was one.
@@ -34,6 +35,11 @@ impl Shape for Tools<'_> {
         }
         Ok(())
     }
+
+    fn object<'de, O: MapAccess<'de>>(&mut self, object: O) -> Result<(), O::Error> {
+        self.any = true;
+        Function::of(self.tally).object(object)
+    }
 }
 
 /// What `response_format` says of the answer's shape: its name, and its schema as it is written. No
@@ -44,7 +50,8 @@ impl Shape for Format<'_> {
     fn object<'de, O: MapAccess<'de>>(&mut self, mut object: O) -> Result<(), O::Error> {
         while let Some(key) = key(&mut object)? {
             match &*key {
-                "json_schema" => value(&mut object, self)?,
+                // OpenAI's chat has the first, its Responses the second.
+                "json_schema" | "format" => value(&mut object, self)?,
                 "name" | "description" => value(&mut object, &mut Plain(self.0))?,
                 "schema" => value(&mut object, &mut Written(self.0))?,
                 _ => skip(&mut object)?,
@@ -71,22 +78,30 @@ impl<'t> Function<'t> {
 }
 
 impl Shape for Function<'_> {
+    fn list<'de, L: SeqAccess<'de>>(&mut self, list: L) -> Result<(), L::Error> {
+        each(list, self)
+    }
+
     fn object<'de, O: MapAccess<'de>>(&mut self, mut object: O) -> Result<(), O::Error> {
         let (mut name, mut description) = (Words::default(), Words::default());
         while let Some(key) = key(&mut object)? {
             match &*key {
-                "function" => {
+                "function" | "functionDeclarations" | "function_declarations" | "toolSpec" => {
                     self.wrapped = true;
                     value(&mut object, &mut Function::of(self.tally))?;
                 }
                 "name" => value(&mut object, &mut name)?,
                 "description" => value(&mut object, &mut description)?,
-                "parameters" => value(&mut object, &mut Schema(self.tally))?,
+                "parameters"
+                | "input_schema"
+                | "parametersJsonSchema"
+                | "inputSchema"
+                | "parameter_definitions" => value(&mut object, &mut Schema(self.tally))?,
                 _ => skip(&mut object)?,
             }
         }
         if !self.wrapped {
-            self.tally.add(self.tally.function);
+            self.tally.add(self.tally.family.overhead.function);
             let line = match description.sentence() {
                 "" => name.0,
                 sentence => format!("{}:{sentence}", name.0),
@@ -120,7 +135,7 @@ impl Shape for Schema<'_> {
 fn is_nested(key: &str) -> bool {
     matches!(
         key,
-        "properties" | "$defs" | "definitions" | "items" | "anyOf" | "oneOf" | "allOf"
+        "properties" | "$defs" | "definitions" | "items" | "anyOf" | "oneOf" | "allOf" | "json"
     )
 }
 
@@ -177,7 +192,7 @@ impl Shape for Property<'_, '_> {
                     };
                     value(&mut object, &mut choices)?;
                     let saved = if choices.count > 0 { CHOICES_SAVE } else { 0 };
-                    self.tally.tokens -= saved;
+                    self.tally.fixed -= saved;
                 }
                 key if is_nested(key) => nested(key, &mut object, self.tally)?,
                 _ => skip(&mut object)?,

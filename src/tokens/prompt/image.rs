@@ -1,84 +1,49 @@
 //! What an image costs: by its size, which is read from the first bytes of a data URL, and by the
 //! model's rule. Never looks at more of an image than its header, never fetches one.
 
-use super::super::count::bare;
-
 /// How a model counts images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rule {
+pub(in crate::tokens) enum Rule {
     /// So much for an image, and so much for each square of 512 pixels after it was shrunk into
     /// 2048 × 2048 and its short side to 768.
     Tiles { image: u64, tile: u64 },
     /// One token for each square of 32 pixels, at most [`PATCHES_MAX`], times this by 1000.
     Patches { by_1000: u64 },
+    /// One token for each square of so many pixels, at most so many tokens.
+    Squares { side: u64, most: u64 },
+    /// One token for so many pixels wherever they lie, at most so many tokens.
+    Area { pixels: u64, most: u64 },
+    /// So much for a small image, and for each tile of a larger one, whose side is two thirds of
+    /// the image's shorter one.
+    Crops { tile: u64 },
 }
-
-/// By the start of the model's name: the first that fits. OpenAI's published figures; where bills
-/// are known to differ from them, the bills'.
-const RULES: [(&str, Rule); 16] = [
-    (
-        "gpt-4o-mini",
-        Rule::Tiles {
-            image: 2833,
-            tile: 5667,
-        },
-    ),
-    ("gpt-4.1-mini", Rule::Patches { by_1000: 1620 }),
-    ("gpt-4.1-nano", Rule::Patches { by_1000: 2460 }),
-    ("o4-mini", Rule::Patches { by_1000: 1720 }),
-    (
-        "o1",
-        Rule::Tiles {
-            image: 75,
-            tile: 150,
-        },
-    ),
-    (
-        "o3",
-        Rule::Tiles {
-            image: 75,
-            tile: 150,
-        },
-    ),
-    (
-        "computer-use-preview",
-        Rule::Tiles {
-            image: 65,
-            tile: 129,
-        },
-    ),
-    ("gpt-5-mini", Rule::Patches { by_1000: 1200 }),
-    ("gpt-5-nano", Rule::Patches { by_1000: 1500 }),
-    ("gpt-5.2", Rule::Patches { by_1000: 1200 }),
-    ("gpt-5.3", Rule::Patches { by_1000: 1200 }),
-    ("gpt-5.4", Rule::Patches { by_1000: 1200 }),
-    (
-        "gpt-5",
-        Rule::Tiles {
-            image: 70,
-            tile: 140,
-        },
-    ),
-    ("gpt-4", FOUR),
-    ("chatgpt-4o", FOUR),
-    ("", FOUR),
-];
-
-/// GPT-4o, 4.1 and 4.5; also taken for models of which nothing is known.
-const FOUR: Rule = Rule::Tiles {
-    image: 85,
-    tile: 170,
-};
 
 const PATCHES_MAX: u64 = 1536;
 /// 2048 × 768, the most that is left of an image.
 const TILES_MAX: u64 = 8;
+/// Sides of at most so many pixels make an image a small one.
+const CROP_WHOLE: u32 = 384;
+/// An image twice as wide as high.
+const CROPS_MAX: u64 = 6;
 
 impl Rule {
-    pub(super) fn of(model: &str) -> Self {
-        let name = bare(model);
-        let found = RULES.iter().find(|(prefix, _)| name.starts_with(prefix));
-        found.map_or(FOUR, |(_, rule)| *rule)
+    /// GPT-4o, 4.1 and 4.5; also taken for models of which nothing is known.
+    pub(in crate::tokens) const FOUR: Rule = Rule::tiles(85, 170);
+
+    pub(in crate::tokens) const fn tiles(image: u64, tile: u64) -> Self {
+        Self::Tiles { image, tile }
+    }
+
+    pub(in crate::tokens) const fn patches(by_1000: u64) -> Self {
+        Self::Patches { by_1000 }
+    }
+
+    pub(in crate::tokens) const fn squares(side: u64, most: u64) -> Self {
+        Self::Squares { side, most }
+    }
+
+    pub(in crate::tokens) const fn area(pixels: u64, most: u64) -> Self {
+        Self::Area { pixels, most }
     }
 
     /// The tokens of an image. One of unknown size counts as the largest; `low` is the detail that
@@ -88,26 +53,36 @@ impl Rule {
             Self::Tiles { image, .. } if low => image,
             Self::Tiles { image, tile } => image + tile * size.map_or(TILES_MAX, Size::tiles),
             Self::Patches { by_1000 } => {
-                (size.map_or(PATCHES_MAX, Size::patches) * by_1000).div_ceil(1000)
+                let patches = size.map_or(PATCHES_MAX, |size| size.squares(32).min(PATCHES_MAX));
+                (patches * by_1000).div_ceil(1000)
             }
+            Self::Squares { side, most } => size.map_or(most, |size| size.squares(side).min(most)),
+            Self::Area { pixels, most } => {
+                size.map_or(most, |size| size.area().div_ceil(pixels).min(most))
+            }
+            Self::Crops { tile } => tile * size.map_or(CROPS_MAX, Size::crops),
         }
     }
 }
 
 /// Pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size {
+pub(in crate::tokens) struct Size {
     width: u32,
     height: u32,
 }
 
 impl Size {
-    /// The size of the image that `url` holds, if it holds one that is known (PNG, JPEG, GIF,
-    /// WebP).
+    /// The size of the image that `url` holds, if it holds one that is known.
     pub(super) fn of_url(url: &str) -> Option<Self> {
         let (head, data) = url.split_once(',')?;
         let encoded = head.get(..5)?.eq_ignore_ascii_case("data:") && head.ends_with(";base64");
-        let bytes = Base64(encoded.then_some(data)?.as_bytes());
+        Self::of_base64(encoded.then_some(data)?)
+    }
+
+    /// The size of an image in base64: PNG, JPEG, GIF or WebP.
+    pub(super) fn of_base64(data: &str) -> Option<Self> {
+        let bytes = Base64(data.as_bytes());
         let size = match [bytes.at(0)?, bytes.at(1)?] {
             [0x89, b'P'] => Self {
                 width: bytes.big(16, 4)?,
@@ -183,9 +158,21 @@ impl Size {
         width.div_ceil(512) * height.div_ceil(512)
     }
 
-    fn patches(self) -> u64 {
+    fn squares(self, side: u64) -> u64 {
         let (width, height) = (u64::from(self.width), u64::from(self.height));
-        (width.div_ceil(32) * height.div_ceil(32)).min(PATCHES_MAX)
+        width.div_ceil(side) * height.div_ceil(side)
+    }
+
+    fn area(self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+
+    fn crops(self) -> u64 {
+        if self.width.max(self.height) <= CROP_WHOLE {
+            return 1;
+        }
+        let side = u64::from(self.width.min(self.height)) * 2 / 3;
+        self.squares(side.max(1)).min(CROPS_MAX)
     }
 }
 
@@ -231,6 +218,7 @@ impl Base64<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::family::family;
     use super::*;
 
     fn url(mime: &str, bytes: &[u8]) -> String {
@@ -301,24 +289,53 @@ mod tests {
 
     #[test]
     fn images_cost_what_is_published() {
+        let of = |model: &str| family(model).image;
         let size = |width, height| Some(Size { width, height });
-        let four = Rule::of("openai/gpt-4o-2024-08-06");
+        let four = of("openai/gpt-4o-2024-08-06");
         assert_eq!(four.tokens(size(1024, 1024), false), 765);
         assert_eq!(four.tokens(size(2048, 4096), false), 1105);
         assert_eq!(four.tokens(size(4096, 8192), true), 85);
         assert_eq!(four.tokens(size(1, 1), false), 255);
         assert_eq!(four.tokens(None, false), 85 + 8 * 170);
-        let most = four
-            .tokens(size(u32::MAX, 1), false)
-            .max(four.tokens(size(u32::MAX, 1), false));
-        assert!(most <= 85 + 8 * 170, "{most}");
-        let mini = Rule::of("gpt-4.1-mini");
+        let mini = of("gpt-4.1-mini");
         assert_eq!(mini.tokens(size(1024, 1024), false), 1659);
         assert_eq!(mini.tokens(size(u32::MAX, u32::MAX), false), 2489);
-        assert_eq!(
-            Rule::of("gpt-4o-mini").tokens(size(512, 512), false),
-            2833 + 5667
-        );
-        assert_eq!(Rule::of("some-other-model"), FOUR);
+        assert_eq!(of("gpt-4o-mini").tokens(size(512, 512), false), 2833 + 5667);
+        assert_eq!(of("some-other-model"), Rule::FOUR);
+        // Anthropic: (width × height) / 750. Google: a small image is 258, one of 960 × 540 has
+        // six tiles.
+        let claude = of("claude-sonnet-4-5");
+        assert_eq!(claude.tokens(size(1000, 1000), false), 1334);
+        let gemini = of("gemini-2.5-flash");
+        assert_eq!(gemini.tokens(size(384, 384), false), 258);
+        assert_eq!(gemini.tokens(size(960, 540), false), 6 * 258);
+        assert_eq!(of("qwen2.5-vl-72b").tokens(size(280, 140), false), 50);
+    }
+
+    #[test]
+    fn no_image_costs_more_than_one_of_unknown_size() {
+        for model in [
+            "gpt-4o",
+            "gpt-5-mini",
+            "claude-opus-4-7",
+            "gemini-2.0-flash",
+            "qwen-vl-max",
+            "pixtral-12b",
+        ] {
+            let rule = family(model).image;
+            for (width, height) in [
+                (1, 1),
+                (1, u32::MAX),
+                (u32::MAX, 1),
+                (u32::MAX, u32::MAX),
+                (400, 385),
+            ] {
+                let tokens = rule.tokens(Some(Size { width, height }), false);
+                assert!(
+                    (1..=rule.tokens(None, false)).contains(&tokens),
+                    "{model}: {tokens}"
+                );
+            }
+        }
     }
 }

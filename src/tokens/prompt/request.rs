@@ -1,0 +1,260 @@
+//! The fields of a request, by dialect: which hold the prompt, which the tools, and which say how long
+//! the answer may be.
+
+use std::fmt::Display;
+
+use serde::de::{MapAccess, SeqAccess};
+
+use super::functions::{Format, Tools};
+use super::messages::{Content, Document, Images, Messages};
+use super::shape::{Shape, each, key, skip, value};
+use super::written::Written;
+use super::{Api, Tally};
+
+/// A request as far as it was read.
+pub(super) struct Request {
+    api: Api,
+    tally: Tally,
+    /// Whether there was a field that is a prompt.
+    known: bool,
+    /// Whether there was a function to call.
+    functions: bool,
+    /// Tokens of one answer. Where several fields say so, the most: servers differ in which they
+    /// believe.
+    output: Option<u64>,
+    /// Answers to each prompt.
+    choices: u64,
+    /// Prompts, each of which is answered.
+    prompts: u64,
+}
+
+/// What a field is.
+enum Field {
+    /// Messages, after which the answer begins.
+    Messages,
+    /// Text or parts that are a message of their own: instructions.
+    System,
+    /// Texts that are the prompt.
+    Input,
+    /// Texts beside it.
+    Beside,
+    /// Parts that are the prompt.
+    Content,
+    Images,
+    Tools,
+    /// The shape that the answer must have.
+    Format,
+    /// The same, as a schema alone.
+    Schema,
+    /// Tokens of one answer.
+    Output,
+    /// Answers.
+    Choices,
+    /// An object with more fields of this list, or a list of such.
+    Inner,
+}
+
+/// What a field of a dialect holds; `None` for the many that don't matter.
+fn field(api: Api, key: &str) -> Option<Field> {
+    use Api::*;
+    Some(match (api, key) {
+        (Chat | Messages | Ollama | DashScope | Cohere | Converse, "messages")
+        | (Responses, "input")
+        | (Gemini, "contents") => Field::Messages,
+        (Responses, "instructions")
+        | (Messages | Ollama | Converse, "system")
+        | (Gemini, "systemInstruction" | "system_instruction") => Field::System,
+        (Completions | Ollama | DashScope, "prompt")
+        | (Embeddings, "input" | "prompt")
+        | (DashScope | Cohere, "texts" | "documents")
+        | (Cohere | DashScope, "query")
+        | (Cohere, "message") => Field::Input,
+        (Completions | Ollama, "suffix") | (Ollama, "context") => Field::Beside,
+        // Gemini's embeddings, Cohere's, DashScope's of several kinds.
+        (Gemini, "content") | (Cohere, "inputs") | (DashScope, "contents") => Field::Content,
+        (Ollama | Cohere, "images") => Field::Images,
+        (_, "tools" | "functions") => Field::Tools,
+        (_, "response_format") | (Responses, "text") => Field::Format,
+        (_, "max_tokens" | "max_completion_tokens" | "max_output_tokens")
+        | (Gemini, "maxOutputTokens")
+        | (Ollama, "num_predict")
+        | (Converse, "maxTokens") => Field::Output,
+        (_, "n") | (Completions, "best_of") | (Gemini, "candidateCount") => Field::Choices,
+        (Gemini, "generationConfig" | "generation_config" | "requests")
+        | (Ollama, "options")
+        | (DashScope, "input" | "parameters")
+        | (Converse, "toolConfig" | "inferenceConfig") => Field::Inner,
+        (Gemini, "responseSchema" | "responseJsonSchema") => Field::Schema,
+        _ => return None,
+    })
+}
+
+impl Request {
+    pub(super) fn new(api: Api, tally: Tally) -> Self {
+        Self {
+            api,
+            tally,
+            known: false,
+            functions: false,
+            output: None,
+            choices: 1,
+            prompts: 1,
+        }
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// The most tokens that all answers together may have; where the request doesn't say so, how many
+    /// answers there will be.
+    pub(super) fn output_max(&self) -> Result<u64, u64> {
+        let answers = self.choices.saturating_mul(self.prompts);
+        (self.output.map(|output| output.saturating_mul(answers))).ok_or(answers)
+    }
+
+    pub(super) fn into_tally(mut self) -> Tally {
+        if self.functions {
+            self.tally.add(self.tally.family.overhead.functions);
+        }
+        self.tally
+    }
+
+    fn read<'de, O: MapAccess<'de>>(
+        &mut self,
+        field: Field,
+        object: &mut O,
+    ) -> Result<(), O::Error> {
+        let tally = &mut self.tally;
+        match field {
+            Field::Messages => {
+                self.known = true;
+                tally.add(tally.family.overhead.reply);
+                value(object, &mut Messages(tally))
+            }
+            Field::System => {
+                tally.add_message();
+                value(object, &mut Content(tally))
+            }
+            Field::Input => {
+                self.known = true;
+                let mut input = Input {
+                    tally,
+                    texts: 0,
+                    lists: 0,
+                };
+                value(object, &mut input)?;
+                if self.api == Api::Completions {
+                    self.prompts = input.prompts();
+                }
+                Ok(())
+            }
+            Field::Beside => value(
+                object,
+                &mut Input {
+                    tally,
+                    texts: 0,
+                    lists: 0,
+                },
+            ),
+            Field::Content => {
+                self.known = true;
+                value(object, &mut Content(tally))
+            }
+            Field::Images => {
+                self.known |= self.api == Api::Cohere;
+                value(object, &mut Images(tally))
+            }
+            Field::Tools => {
+                let mut tools = Tools { tally, any: false };
+                value(object, &mut tools)?;
+                self.functions |= tools.any;
+                Ok(())
+            }
+            Field::Format => value(object, &mut Format(tally)),
+            Field::Schema => value(object, &mut Written(tally)),
+            Field::Output => {
+                let mut most = Number::default();
+                value(object, &mut most)?;
+                self.output = self.output.max(most.0);
+                Ok(())
+            }
+            Field::Choices => {
+                let mut choices = Number::default();
+                value(object, &mut choices)?;
+                self.choices = self.choices.max(choices.0.unwrap_or(1));
+                Ok(())
+            }
+            Field::Inner => value(object, self),
+        }
+    }
+}
+
+impl Shape for Request {
+    fn list<'de, L: SeqAccess<'de>>(&mut self, list: L) -> Result<(), L::Error> {
+        each(list, self)
+    }
+
+    fn object<'de, O: MapAccess<'de>>(&mut self, mut object: O) -> Result<(), O::Error> {
+        while let Some(key) = key(&mut object)? {
+            match field(self.api, &key) {
+                Some(field) => self.read(field, &mut object)?,
+                None => skip(&mut object)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A text, texts, token numbers, or lists of token numbers; of documents also objects.
+struct Input<'t> {
+    tally: &'t mut Tally,
+    texts: u64,
+    lists: u64,
+}
+
+impl Input<'_> {
+    /// How many prompts these are: each text is one, and each list of numbers.
+    fn prompts(&self) -> u64 {
+        // The list that holds everything is none, unless numbers stand in it.
+        let lists = self.lists.saturating_sub(1);
+        (self.texts + lists).max(1)
+    }
+}
+
+impl Shape for Input<'_> {
+    fn text(&mut self, text: &str) {
+        self.texts += 1;
+        self.tally.add_text(text);
+    }
+
+    fn number(&mut self, _: &dyn Display) {
+        self.tally.add(1);
+    }
+
+    fn list<'de, L: SeqAccess<'de>>(&mut self, list: L) -> Result<(), L::Error> {
+        self.lists += 1;
+        each(list, self)
+    }
+
+    fn object<'de, O: MapAccess<'de>>(&mut self, object: O) -> Result<(), O::Error> {
+        Document(self.tally).object(object)
+    }
+}
+
+/// A number that is whole and above 0.
+#[derive(Default)]
+struct Number(Option<u64>);
+
+impl Shape for Number {
+    fn number(&mut self, number: &dyn Display) {
+        let number = number.to_string();
+        let whole = number.parse().ok();
+        // `1e3` and `1000.0` are whole too.
+        let whole = whole.or_else(|| {
+            let float: f64 = number.parse().ok()?;
+            (float.fract() == 0.0 && float >= 0.0).then_some(float as u64)
+        });
+        self.0 = whole.filter(|whole| *whole > 0);
+    }
+}
