@@ -365,6 +365,7 @@ impl Start<'_> {
             resolver: resolver(&settings, Arc::new(Watch::new(&observer.metrics)))?,
             own: own_of(&sockets),
             dialling: Arc::new(Memory::new(observer.metrics.pool.clone())),
+            calibration: Arc::default(),
         };
         let teller = supervisor.as_ref().map(|(teller, _)| teller.clone());
         let handover = Arc::new(Handover::new(

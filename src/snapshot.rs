@@ -7,6 +7,7 @@ use crate::govern::{Governor, Ledger};
 use crate::observe::Observer;
 use crate::proxy::settings::Settings as Corridor;
 use crate::route::{Found, ProviderIndex, Table};
+use crate::tokens::calibration::Calibration;
 use crate::upstream::{EndpointId, Group, Upstreams};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub egress: Egress,
     /// Limits; shared by all snapshots.
     pub governor: Arc<Governor>,
+    /// What upstreams' reports have taught of their tokens; shared by all snapshots.
+    pub calibration: Arc<Calibration>,
     /// Where usage is written down, if it is; shared by all snapshots.
     pub ledger: Option<Arc<Ledger>>,
     /// Metrics and logs; shared by all snapshots.

@@ -8,6 +8,7 @@ use crate::observe::Observer;
 use crate::route::settings::Balance;
 use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
+use crate::tokens::calibration::Calibration;
 use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
         resolver: resolver(settings, Arc::new(()))?,
         own: egress::Own::new(addresses_of(settings)),
         dialling: Arc::default(),
+        calibration: Arc::default(),
     };
     shared.build(settings, None)
 }
@@ -61,6 +63,8 @@ pub(super) struct Shared {
     pub(super) own: egress::Own,
     /// What dialling has taught.
     pub(super) dialling: Arc<egress::Memory>,
+    /// What upstreams' reports have taught of their tokens.
+    pub(super) calibration: Arc<Calibration>,
 }
 
 impl Shared {
@@ -114,6 +118,7 @@ impl Shared {
             )
             .refusing(self.own.clone()),
             governor: Arc::clone(&self.governor),
+            calibration: Arc::clone(&self.calibration),
             ledger: self.ledger.clone(),
             observer: Arc::clone(&self.observer),
             routes,

@@ -64,6 +64,7 @@ impl Handover {
             .take_over(&state["limits"], Instant::now());
         self.shared.resolver.learn(names_of(&state["names"]));
         self.shared.dialling.learn(busiest_of(&state["busiest"]));
+        self.shared.calibration.take_over(&state["calibration"]);
         if let Err(error) = self.challenges.import(&state["challenges"]) {
             tracing::debug!(%error, "another generation's challenges");
         }
@@ -79,6 +80,7 @@ impl Handover {
             .governor
             .take_over(&state["limits"], Instant::now());
         self.shared.resolver.learn(names_of(&state["names"]));
+        self.shared.calibration.take_over(&state["calibration"]);
     }
 
     /// Adds the totals of a generation that ended.
@@ -142,6 +144,7 @@ impl Handover {
                 "limits": self.shared.governor.hand_over(Instant::now()),
                 "names": names,
                 "busiest": busiest,
+                "calibration": self.shared.calibration.hand_over(),
                 "tickets": self.tickets.export(),
                 "challenges": self.challenges.export(),
             }),
@@ -161,6 +164,7 @@ impl Handover {
             in_flight: governor.in_flight(),
             buffered_bytes: governor.buffers().held(),
             streams: governor.streams().look(Instant::now()).0,
+            drains: governor.drains().open(),
         };
         let text = self.shared.observer.metrics.render(now);
         String::from_utf8_lossy(&text).into_owned()

@@ -78,6 +78,7 @@ pub(super) fn settings(
             request_headers,
             response_headers,
             timeouts: bounds.timeouts,
+            estimates: telling::estimates(file),
         },
         route,
         upstream: upstream::Settings {

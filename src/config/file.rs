@@ -221,6 +221,9 @@ pub(super) struct Limits {
     pub(super) buffered_bytes: Option<Size>,
     /// Requests at once; 0 = no cap. Default: `10000`.
     pub(super) in_flight: Option<Whole>,
+    /// Answers that are read on after their clients have left (`on_disconnect: drain`); past it
+    /// they are cancelled; 0 = none is read on. Default: `1000`.
+    pub(super) drains: Option<Whole>,
     /// Estimated tokens of all requests at once; 0 = no cap. Default: `0`. (not built yet)
     pub(super) in_flight_tokens: Option<Whole>,
     /// Waiting for a permit. (not built yet)
@@ -435,6 +438,19 @@ pub(super) struct Provider {
     /// Whether streams are asked for usage (`stream_options`) that the client didn't ask for: `auto`
     /// unless the provider refuses it, `always`, `never`. Default: `auto`.
     pub(super) include_usage: Option<IncludeUsage>,
+    /// What becomes of its answer when the client leaves: `cancel` closes it at once, `drain` reads
+    /// it on for the usage at its end. Default: `cancel`.
+    pub(super) on_disconnect: Option<OnDisconnect>,
+    /// How long at most an answer is read on; needs `on_disconnect: drain`. Default: `10s`.
+    pub(super) drain_timeout: Option<Span>,
+}
+
+words! {
+    /// What becomes of an answer whose client has left.
+    OnDisconnect {
+        Cancel = "cancel",
+        Drain = "drain",
+    }
 }
 
 words! {
@@ -665,6 +681,9 @@ pub(super) struct Logging {
     pub(super) file: Option<LogFile>,
     /// Log bodies too. Default: `false`. (`true` is not built yet)
     pub(super) bodies: Option<Flag>,
+    /// Estimate each request's tokens before it is sent, and log that beside what it used. Default:
+    /// `false`.
+    pub(super) estimates: Option<Flag>,
 }
 
 words! {

@@ -49,6 +49,8 @@ pub struct Record<'a> {
     pub road: Option<&'static str>,
     /// Tries at upstreams.
     pub attempts: u32,
+    /// The prompt's tokens as they were estimated before it was sent, where that was asked for.
+    pub estimate: Option<u64>,
     /// What was used.
     pub usage: Option<Usage>,
     /// What that cost, where it has a price.
@@ -133,6 +135,7 @@ impl<'a> Record<'a> {
             endpoint: None,
             road: None,
             attempts: 0,
+            estimate: None,
             usage: None,
             cost: None,
             bytes_in: 0,
@@ -217,6 +220,9 @@ impl<'a> Record<'a> {
         field("endpoint", text(self.endpoint));
         field("road", text(self.road));
         field("attempts", Value::Number(self.attempts.into()));
+        if self.estimate.is_some() {
+            field("estimated_input_tokens", number(self.estimate));
+        }
         field("input_tokens", number(usage.map(|usage| usage.input)));
         field("output_tokens", number(usage.map(|usage| usage.output)));
         field("cached_tokens", number(usage.map(|usage| usage.cached)));
@@ -310,6 +316,7 @@ mod tests {
             endpoint: Some("api.openai.com"),
             road: Some("direct"),
             attempts: 1,
+            estimate: None,
             usage: Some(Usage {
                 input: 7,
                 output: 11,

@@ -14,6 +14,7 @@ pub mod settings;
 pub mod sink;
 
 pub use access::Record;
+pub use aside::Room;
 pub use books::Books;
 pub use metrics::Metrics;
 pub use pool::Pool;
@@ -60,9 +61,16 @@ impl Observer {
         });
     }
 
-    /// Does a job that ends in [`Observer::request`] on a thread that serves nobody.
-    pub fn aside(&self, job: impl FnOnce() + Send + 'static) {
-        self.aside.run(job);
+    /// Does a job that ends in [`Observer::request`] on a thread that serves nobody. The body that
+    /// waits with it has so many `bytes`. Where too much waits, the job is done here and now, with
+    /// [`Room::None`]: it must not count then.
+    pub fn aside(&self, bytes: usize, job: impl FnOnce(Room) + Send + 'static) {
+        self.aside.run(bytes, job);
+    }
+
+    /// Does a job on that thread if it has time to spare; drops it else.
+    pub fn aside_if_idle(&self, bytes: usize, job: impl FnOnce() + Send + 'static) {
+        self.aside.spare(bytes, job);
     }
 
     /// Opens the access log's file anew, as after a rotation by somebody else.

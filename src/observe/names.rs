@@ -26,6 +26,8 @@ pub const BUFFERED_BYTES: &str = "weir_buffered_bytes";
 pub const CONNECTIONS: &str = "weir_connections";
 /// Streams of events that are open.
 pub const STREAMS: &str = "weir_streams";
+/// Answers that are read on after their clients have left.
+pub const DRAINS: &str = "weir_drains";
 /// Connections of clients that were closed before a request, by reason.
 pub const CONNECTIONS_REFUSED: &str = "weir_connections_refused_total";
 /// Days until a certificate of a listener expires, by its first name; negative when it has.

@@ -16,6 +16,9 @@ pub struct Settings {
     pub response_headers: HeaderEdits,
     /// General deadlines.
     pub timeouts: Timeouts,
+    /// Whether each request's tokens are estimated before it is sent, though nothing asks for them but
+    /// the access log.
+    pub estimates: bool,
 }
 
 /// Deadlines of a request.

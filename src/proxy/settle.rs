@@ -2,6 +2,8 @@
 //! before its last bytes go to the client; see [`complete`]. The rest hangs on the journey's `Drop`, so
 //! that a client that vanishes, a panic and a runtime that ends are settled like everything else.
 
+mod count;
+
 use super::arrive::Arrival;
 use super::connect::Try;
 use super::journey::Journey;
@@ -10,12 +12,11 @@ use super::refuse;
 use super::reply::Reply;
 use crate::egress::Road;
 use crate::govern::ledger::Entry;
-use crate::observe::Record;
 use crate::observe::access::{End, Usage};
+use crate::observe::{Record, Room};
 use crate::snapshot::Snapshot;
-use crate::tokens::estimate::estimate;
+use crate::tokens::estimate::at_a_glance;
 use crate::tokens::meter::{self, Source};
-use crate::tokens::prompt::{Api, prompt_tokens};
 use crate::types::identity::Identity;
 use crate::upstream::Endpoint;
 use pingora::{Error, ErrorSource};
@@ -30,6 +31,9 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// connection gets its own session back.
 pub fn over(session: &mut Session, error: Option<&Error>, journey: &mut Journey) {
     journey.reply.unseen = !refuse::has_begun(session);
+    if has_left(journey.plan.as_ref()) {
+        journey.reply.end = Some(End::ClientClosed);
+    }
     if let Some(plan) = journey.plan.as_mut() {
         plan.body.restore(session);
     }
@@ -55,7 +59,7 @@ pub fn complete(journey: &mut Journey) {
     let plan = journey.plan.as_ref();
     let reported = reported(&mut journey.reply, plan);
     let settled = match (&journey.reply.meter, reported) {
-        (Some(_), None) => Booked::Provisionally,
+        (Some(_), None) if is_counted(plan) => Booked::Provisionally,
         (_, usage) => Booked::Finally(usage),
     };
     journey.reply.settled = Some(settled);
@@ -70,9 +74,17 @@ pub fn complete(journey: &mut Journey) {
         plan,
         tried: tried.as_ref(),
         reply: &journey.reply,
-        end: journey.reply.end.unwrap_or(End::Complete),
+        end: match has_left(plan) {
+            true => End::ClientClosed,
+            false => journey.reply.end.unwrap_or(End::Complete),
+        },
     };
     told.book(usage, settled != Booked::Provisionally);
+}
+
+/// Whether the answer is one that was read on after its client had left.
+fn has_left(plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| plan.body.client_left())
 }
 
 /// How an answer's usage was booked before its last byte.
@@ -160,19 +172,26 @@ fn asked_model<'a>(tried: Option<&'a Tried>, plan: &'a Plan) -> &'a str {
 
 impl Settled {
     /// Tokens that the upstream reported are told at once. Where some must be counted, a thread that
-    /// serves nobody does it; the body waits there, still among the buffered bytes.
+    /// serves nobody does it; the body waits there, still among the buffered bytes. Where too much
+    /// waits there, an estimate must do.
     fn tell_where_it_belongs(mut self) {
         if let Some(Booked::Finally(usage)) = self.reply.settled {
-            return self.told().tell(usage);
+            self.told().tell(usage);
+            return self.teach(usage);
         }
         self.meter_what_was_not_answered();
         let reported = reported(&mut self.reply, self.plan.as_ref());
-        if self.reply.meter.is_none() || reported.is_some() {
-            return self.told().settle(reported);
+        let counted = self.reply.meter.is_some() && is_counted(self.plan.as_ref());
+        if !counted || reported.is_some() {
+            self.told().settle(reported);
+            return self.teach(reported);
         }
         let observer = Arc::clone(&self.snapshot.observer);
-        observer.aside(move || {
-            let usage = self.counted();
+        observer.aside(self.body_bytes(), move |room| {
+            let usage = match room {
+                Room::Enough => self.counted(),
+                Room::None => self.guessed(),
+            };
             self.told().settle(usage);
         });
     }
@@ -185,21 +204,26 @@ impl Settled {
             && let Some(surface) = plan.surface.metered()
         {
             let model = asked_model(self.tried.as_ref(), plan);
-            self.reply.meter = Some(meter::Meter::new(surface, model, false, false));
+            self.reply.meter = Some(meter::Meter::new(surface, model, meter::Form::Body, false));
         }
     }
 
-    fn counted(&mut self) -> Option<meter::Usage> {
-        let plan = self.plan.as_ref()?;
-        let model = asked_model(self.tried.as_ref(), plan);
-        let api = match plan.surface {
-            Surface::Chat => Api::Chat,
-            Surface::Completions => Api::Completions,
-            _ => Api::Embeddings,
-        };
-        let body = plan.body.plain();
-        let prompt = || body.map_or(0, |body| prompt_tokens(api, model, body));
-        Some(self.reply.meter.as_mut()?.settle(prompt))
+    /// The body that waits until it is counted, bytes.
+    fn body_bytes(&self) -> usize {
+        let body = self.plan.as_ref().and_then(|plan| plan.body.plain());
+        body.map_or(0, bytes::Bytes::len)
+    }
+
+    /// What must do where there is no time to count.
+    fn guessed(&mut self) -> Option<meter::Usage> {
+        let rough = roughly(self.plan.as_ref(), &self.reply);
+        let reported = self.reply.meter.as_mut()?.usage();
+        Some(reported.map_or(rough, |reported| meter::Usage {
+            input: reported.input.or(rough.input),
+            output: reported.output.max(rough.output),
+            source: Source::Estimated,
+            ..reported
+        }))
     }
 
     fn told(&self) -> Told<'_> {
@@ -280,6 +304,7 @@ impl<'a> Told<'a> {
                 Road::Proxy => "proxy",
             }),
             attempts: tried.map_or(0, |tried| tried.number),
+            estimate: plan.and_then(|plan| plan.estimate).map(|it| it.input),
             usage: usage.map(figures),
             cost: None,
             bytes_in: plan.map_or(0, |plan| plan.body.bytes_in()),
@@ -290,28 +315,27 @@ impl<'a> Told<'a> {
     }
 }
 
-/// What the upstream reported, if it was all.
+/// What the upstream reported: all of it, or where nothing is counted what there is.
 fn reported(reply: &mut Reply, plan: Option<&Plan>) -> Option<meter::Usage> {
-    // Embeddings have no output that could be missing.
-    let embeddings = plan.is_some_and(|plan| plan.surface == Surface::Embeddings);
-    let usage = reply.meter.as_mut()?.usage()?;
-    (usage.input.is_some() && (usage.output.is_some() || embeddings)).then_some(usage)
+    let meter = reply.meter.as_mut()?;
+    let usable = meter.usage_is_whole() || !is_counted(plan);
+    meter.usage().filter(|_| usable)
+}
+
+/// Where nothing is reported, tokens are counted.
+fn is_counted(plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| plan.surface.prompt().is_some())
 }
 
 /// What stands for a count until it is made: cheap, whatever the sizes.
 fn roughly(plan: Option<&Plan>, reply: &Reply) -> meter::Usage {
-    /// More of a prompt isn't looked at.
-    const SAMPLE_BYTES_MAX: usize = 64 << 10;
     /// An event of a stream carries about one token, in about this many bytes.
     const EVENT_BYTES: u64 = 200;
     /// A token of a text.
     const TOKEN_BYTES: u64 = 4;
+    let estimate = plan.and_then(|plan| plan.estimate).map(|it| it.input);
     let body = plan.and_then(|plan| plan.body.plain());
-    let input = body.map_or(0, |body| {
-        let sample = &body[..body.len().min(SAMPLE_BYTES_MAX)];
-        let shares = (body.len() as u64).div_ceil(SAMPLE_BYTES_MAX as u64).max(1);
-        estimate(sample) * shares
-    });
+    let input = estimate.unwrap_or_else(|| body.map_or(0, |body| at_a_glance(body)));
     let bytes_each = if reply.stream {
         EVENT_BYTES
     } else {

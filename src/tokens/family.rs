@@ -144,6 +144,10 @@ fn openai(name: &str, encoding: Encoding) -> Family {
     if encoding == Encoding::Cl100k {
         overhead.function = 10;
     }
+    if name.starts_with("gpt-oss") {
+        // The harmony template begins with a message of its own.
+        overhead.reply += 62;
+    }
     if name == "gpt-3.5-turbo-0301" {
         // The oldest model lets a name stand for the role.
         (overhead.message, overhead.name) = (4, -1);

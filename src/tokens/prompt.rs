@@ -27,9 +27,10 @@ use serde::de::DeserializeSeed;
 
 use self::request::Request;
 use self::shape::Read;
-use super::estimate::estimate;
+use super::estimate::linear::estimate;
 use super::estimate::weigh::{Care, Scale};
 use super::family::{Family, family};
+use super::meter::Surface;
 
 /// Which interface a request is for: where in its body the prompt lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,26 @@ pub enum Api {
     Cohere,
     /// Amazon Bedrock's `/model/…/converse`
     Converse,
+}
+
+impl Api {
+    /// The interface that an answer is metered for; `None` where its requests have no prompt that is
+    /// known.
+    pub fn of(surface: Surface) -> Option<Self> {
+        Some(match surface {
+            Surface::Chat => Self::Chat,
+            Surface::Completions => Self::Completions,
+            Surface::Embeddings | Surface::OllamaEmbed => Self::Embeddings,
+            Surface::Responses => Self::Responses,
+            Surface::Messages | Surface::MessagesCount => Self::Messages,
+            Surface::Gemini | Surface::GeminiCount | Surface::GeminiEmbed => Self::Gemini,
+            Surface::Ollama => Self::Ollama,
+            Surface::DashScope => Self::DashScope,
+            Surface::Cohere | Surface::CohereEmbed | Surface::Rerank => Self::Cohere,
+            Surface::Converse => Self::Converse,
+            Surface::Audio | Surface::Images | Surface::Invoke | Surface::Other => return None,
+        })
+    }
 }
 
 /// What a prompt holds.
@@ -92,8 +113,7 @@ pub const COUNTED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The tokens of the prompt in the request `body` for `model`.
 ///
 /// Whatever the body is, there is an answer: a body without any known field, or one that isn't
-/// JSON (half a surrogate pair in a string, for one), gets that of [`estimate`] without its
-/// images' data.
+/// JSON (half a surrogate pair in a string, for one), is estimated without its images' data.
 pub fn prompt_tokens(api: Api, model: &str, body: &[u8]) -> u64 {
     prompt(api, model, body).tokens()
 }

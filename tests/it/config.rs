@@ -268,6 +268,7 @@ fn what_a_file_does_not_name_has_the_defaults() {
         assert_eq!(settings.govern.body_bytes_max, 32 << 20);
         assert_eq!(settings.govern.buffered_bytes_max, 1 << 30);
         assert_eq!(settings.govern.in_flight_max, 10_000);
+        assert_eq!(settings.govern.drains_max, 1000);
         assert!(settings.govern.rate_limit.is_none());
         assert_eq!(settings.proxy.timeouts.first_byte, Duration::from_secs(300));
         assert_eq!(settings.proxy.timeouts.total, Duration::ZERO);
@@ -739,7 +740,7 @@ fn an_unknown_key_is_told_with_the_nearest_one() {
         "port: 1\nlimits:\n  bodybytes: 1MiB\n",
         "weir.yaml:3: limits.bodybytes: found an unknown key; allowed: connections, connections_per_client, \
          header_bytes, \
-         body_bytes, buffered_bytes, in_flight, in_flight_tokens, queue (did you mean `body_bytes`?)",
+         body_bytes, buffered_bytes, in_flight, drains, in_flight_tokens, queue (did you mean `body_bytes`?)",
     );
     let text = told("providers:\n  - name: a\n    base_url: http://a\n    apikey: sk-secret\n");
     assert!(
@@ -1518,6 +1519,26 @@ fn providers_are_checked() {
         (
             "name: a, base_url: http://a, dialect: opnai",
             "providers[0].dialect: found \"opnai\"; allowed: openai, anthropic, azure, gemini, ollama, grpc (did you mean `openai`?)",
+        ),
+        (
+            "name: a, base_url: http://a, include_usage: nevr",
+            "providers[0].include_usage: found \"nevr\"; allowed: auto, always, never (did you mean `never`?)",
+        ),
+        (
+            "name: a, base_url: http://a, on_disconnect: drane",
+            "providers[0].on_disconnect: found \"drane\"; allowed: cancel, drain (did you mean `drain`?)",
+        ),
+        (
+            "name: a, base_url: http://a, drain_timeout: 5s",
+            "providers[0].drain_timeout: found \"5s\"; allowed: nothing, unless `on_disconnect: drain`",
+        ),
+        (
+            "name: a, base_url: http://a, on_disconnect: drain, drain_timeout: 0s",
+            "providers[0].drain_timeout: found \"0s\"; allowed: a duration above zero, up to 10m",
+        ),
+        (
+            "name: a, base_url: http://a, on_disconnect: drain, drain_timeout: 601s",
+            "providers[0].drain_timeout: found \"601s\"; allowed: a duration above zero, up to 10m",
         ),
     ] {
         tells(
@@ -2372,4 +2393,27 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+#[test]
+fn a_provider_says_whether_usage_is_asked_for_and_answers_are_read_on() {
+    use weir::upstream::IncludeUsage;
+    let read = |keys: &str| {
+        let text = format!("providers: [{{name: a, base_url: http://a{keys}}}]");
+        let provider = settings(&text).upstream.providers.remove(0);
+        (provider.include_usage, provider.drain)
+    };
+    assert_eq!(read(""), (IncludeUsage::Auto, None));
+    let never = (IncludeUsage::Never, None);
+    assert_eq!(read(", include_usage: never, on_disconnect: cancel"), never);
+    let drains = |time| (IncludeUsage::Always, Some(time));
+    assert_eq!(
+        read(", include_usage: always, on_disconnect: drain"),
+        drains(Duration::from_secs(10))
+    );
+    assert_eq!(
+        read(", include_usage: always, on_disconnect: drain, drain_timeout: 10m"),
+        drains(Duration::from_secs(600)),
+        "at the limit"
+    );
 }

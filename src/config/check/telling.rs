@@ -30,6 +30,13 @@ pub(super) fn logging(file: &File, check: &mut Check<'_>) -> Settings {
     }
 }
 
+/// `logging.estimates`.
+pub(super) fn estimates(file: &File) -> bool {
+    let logging = file.logging.as_ref();
+    let estimates = logging.and_then(|logging| logging.estimates);
+    estimates.is_some_and(|estimates| estimates.0)
+}
+
 fn log_file(file: &LogFile, check: &mut Check<'_>) -> Option<settings::LogFile> {
     let path = check.key("logging").key("file");
     let size = bounds::size(

@@ -137,8 +137,8 @@ fn part<'de, O: MapAccess<'de>>(
     }
 }
 
-/// A part within a part. Where it holds data or has a source, it is a document.
-struct Document<'t>(&'t mut Tally);
+/// A part within a part, or a document beside the messages.
+pub(super) struct Document<'t>(pub &'t mut Tally);
 
 impl Shape for Document<'_> {
     fn text(&mut self, text: &str) {

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use serde::de::{MapAccess, SeqAccess};
 
 use super::functions::{Format, Tools};
-use super::messages::{Content, Images, Messages};
+use super::messages::{Content, Document, Images, Messages};
 use super::shape::{Shape, each, key, skip, value};
 use super::written::Written;
 use super::{Api, Tally};
@@ -238,7 +238,7 @@ impl Shape for Input<'_> {
     }
 
     fn object<'de, O: MapAccess<'de>>(&mut self, object: O) -> Result<(), O::Error> {
-        Content(self.tally).object(object)
+        Document(self.tally).object(object)
     }
 }
 
