@@ -16,7 +16,7 @@ pub use source::{Fault, Source};
 
 use crate::config::{self, Settings};
 use crate::egress::{self, Memory};
-use crate::govern::Governor;
+use crate::govern::{Governor, Ledger, ledger};
 use crate::observe::settings::{Format, Level};
 use crate::observe::{Observer, program_log};
 use crate::snapshot::Live;
@@ -224,8 +224,12 @@ impl Process<'_> {
         raise_descriptor_limit();
         let vocabulary = std::thread::spawn(crate::tokens::count::load);
         let begun = runtime(settings.threads).map_err(Fault::from);
-        let begun = begun.and_then(|runtime| Ok((runtime, observer(&settings)?)));
-        let (runtime, observer) = match begun {
+        let begun = begun.and_then(|runtime| {
+            let observer = observer(&settings)?;
+            let ledger = opened_ledger(&settings, &observer)?;
+            Ok((runtime, observer, ledger))
+        });
+        let (runtime, observer, ledger) = match begun {
             Ok(begun) => begun,
             Err(fault) => {
                 if let Some(worker) = self.worker {
@@ -250,6 +254,7 @@ impl Process<'_> {
                 sockets,
                 settings,
                 observer: Arc::clone(&observer),
+                ledger: ledger.clone(),
                 supervisor,
                 number,
                 vocabulary,
@@ -284,6 +289,9 @@ impl Process<'_> {
         // What still runs has had its time. Requests that are cut now are settled by their own end.
         runtime.shutdown_timeout(Duration::from_millis(100));
         observer.finish();
+        if let Some(ledger) = ledger {
+            ledger.finish();
+        }
         last_words
     }
 }
@@ -295,6 +303,33 @@ fn observer(settings: &Settings) -> Result<Arc<Observer>, Fault> {
     })
 }
 
+fn opened_ledger(settings: &Settings, observer: &Observer) -> Result<Option<Arc<Ledger>>, Fault> {
+    let Some(usage) = &settings.usage else {
+        return Ok(None);
+    };
+    let opened = Ledger::open(usage, observer.metrics.books.clone());
+    opened
+        .map(|ledger| Some(Arc::new(ledger)))
+        .map_err(|fault| {
+            Fault::Unusable(format!(
+                "{fault}; let weir's user write to state_dir, name another one, or say `usage: off`"
+            ))
+        })
+}
+
+/// Sums of the ledger that a configuration names, whether weir runs or not.
+///
+/// # Errors
+/// Why there are none.
+pub fn usage(settings: &Settings, query: &ledger::Query) -> Result<Vec<ledger::Row>, Fault> {
+    let Some(usage) = &settings.usage else {
+        return Err(Fault::Unusable(
+            "this configuration keeps no usage: add `usage: {store: sqlite}`".into(),
+        ));
+    };
+    ledger::report(usage, query).map_err(|fault| Fault::Unusable(fault.to_string()))
+}
+
 /// All that a process starts with.
 struct Start<'a> {
     source: &'a Source,
@@ -302,6 +337,7 @@ struct Start<'a> {
     sockets: Vec<OwnedFd>,
     settings: Settings,
     observer: Arc<Observer>,
+    ledger: Option<Arc<Ledger>>,
     supervisor: Option<(Teller, Orders)>,
     number: Option<u64>,
     vocabulary: std::thread::JoinHandle<()>,
@@ -315,6 +351,7 @@ impl Start<'_> {
             sockets,
             settings,
             observer,
+            ledger,
             mut supervisor,
             number,
             vocabulary,
@@ -324,6 +361,7 @@ impl Start<'_> {
         let shared = Shared {
             observer: Arc::clone(&observer),
             governor: Arc::new(Governor::new(settings.govern.clone())),
+            ledger,
             resolver: resolver(&settings, Arc::new(Watch::new(&observer.metrics)))?,
             own: own_of(&sockets),
             dialling: Arc::new(Memory::new(observer.metrics.pool.clone())),

@@ -3,7 +3,7 @@
 //! Built by `app`, read by `proxy` and `admin`.
 
 use crate::egress::{self, Egress};
-use crate::govern::Governor;
+use crate::govern::{Governor, Ledger};
 use crate::observe::Observer;
 use crate::proxy::settings::Settings as Corridor;
 use crate::route::{Found, ProviderIndex, Table};
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub governor: Arc<Governor>,
     /// What upstreams' reports have taught of their tokens; shared by all snapshots.
     pub calibration: Arc<Calibration>,
+    /// Where usage is written down, if it is; shared by all snapshots.
+    pub ledger: Option<Arc<Ledger>>,
     /// Metrics and logs; shared by all snapshots.
     pub observer: Arc<Observer>,
     /// The answer to `GET /v1/models`; `None` when no model has a name that can be listed.

@@ -3,7 +3,7 @@
 use super::Fault;
 use crate::config::Settings;
 use crate::egress::{self, Egress};
-use crate::govern::Governor;
+use crate::govern::{Governor, Ledger};
 use crate::observe::Observer;
 use crate::route::settings::Balance;
 use crate::route::{ProviderIndex, Table};
@@ -28,6 +28,7 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
     let shared = Shared {
         observer: Observer::new(&quiet)?,
         governor: Arc::new(Governor::new(settings.govern.clone())),
+        ledger: None,
         resolver: resolver(settings, Arc::new(()))?,
         own: egress::Own::new(addresses_of(settings)),
         dialling: Arc::default(),
@@ -55,6 +56,8 @@ pub(super) fn resolver(
 pub(super) struct Shared {
     pub(super) observer: Arc<Observer>,
     pub(super) governor: Arc<Governor>,
+    /// Where usage is written down, if it is.
+    pub(super) ledger: Option<Arc<Ledger>>,
     pub(super) resolver: weir_dns::Resolver,
     /// Where weir listens, which no request may be sent to.
     pub(super) own: egress::Own,
@@ -116,6 +119,7 @@ impl Shared {
             .refusing(self.own.clone()),
             governor: Arc::clone(&self.governor),
             calibration: Arc::clone(&self.calibration),
+            ledger: self.ledger.clone(),
             observer: Arc::clone(&self.observer),
             routes,
             upstreams,

@@ -164,6 +164,7 @@ impl Handover {
             in_flight: governor.in_flight(),
             buffered_bytes: governor.buffers().held(),
             streams: governor.streams().look(Instant::now()).0,
+            drains: governor.drains().open(),
         };
         let text = self.shared.observer.metrics.render(now);
         String::from_utf8_lossy(&text).into_owned()

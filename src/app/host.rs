@@ -16,7 +16,7 @@ pub(super) struct Findings {
     pub(super) warnings: Vec<String>,
 }
 
-/// Looks at users, at the folder of the access log, and at `state_dir` where ACME needs it.
+/// Looks at users, at the folder of the access log, and at `state_dir` where something is kept there.
 pub(super) fn look(settings: &Settings) -> Findings {
     let mut findings = Findings::default();
     let admin = settings.admin.iter().map(|it| &it.socket);
@@ -51,21 +51,30 @@ pub(super) fn look(settings: &Settings) -> Findings {
         .iter()
         .filter_map(|it| it.tls.as_ref());
     if tls.any(|tls| tls.acme.is_some()) {
-        let path = settings.state_dir.display();
-        let why = match Place::of(&settings.state_dir.join("acme/account.json")) {
-            Place::Closed(Closed::NoFolder(what)) => Some(format!("{what} is no folder")),
-            Place::Closed(Closed::Folder(what)) => Some(what),
-            Place::Folder | Place::Open => None,
-        };
-        if let Some(why) = why {
-            findings.mistakes.push(format!(
-                "state_dir: {path} can't be written by {}: {why}; ACME keeps its account and certificates \
-                 there (check as the user that weir runs as)",
-                who()
-            ));
-        }
+        let what = "ACME keeps its account and certificates there";
+        let mistake = unwritable(&settings.state_dir, "acme/account.json", what);
+        findings.mistakes.extend(mistake);
+    }
+    if settings.usage.is_some() {
+        let what = "usage is kept there, unless `usage: off` is said";
+        let mistake = unwritable(&settings.state_dir, "usage/journal", what);
+        findings.mistakes.extend(mistake);
     }
     findings
+}
+
+/// Why a file in `state_dir` can't be written.
+fn unwritable(state_dir: &Path, file: &str, what: &str) -> Option<String> {
+    let path = state_dir.display();
+    let why = match Place::of(&state_dir.join(file)) {
+        Place::Closed(Closed::NoFolder(what)) => format!("{what} is no folder"),
+        Place::Closed(Closed::Folder(what)) => what,
+        Place::Folder | Place::Open => return None,
+    };
+    Some(format!(
+        "state_dir: {path} can't be written by {}: {why}; {what} (check as the user that weir runs as)",
+        who()
+    ))
 }
 
 fn who() -> String {

@@ -210,6 +210,8 @@ impl Running<'_> {
             Order::Absorb { report } => self.handover.absorb(&report),
             Order::Drain { seconds, close } => {
                 self.shared.observer.rotate(false);
+                // The journals of all are the successor's to carry.
+                self.carry_usage(false);
                 self.certificates.pause();
                 let close = Closing::Only(close);
                 self.stop(Duration::from_secs(seconds), &close);
@@ -247,6 +249,7 @@ impl Running<'_> {
     fn lead(&mut self) {
         self.doing.leads = true;
         self.shared.observer.rotate(true);
+        self.carry_usage(true);
         self.certificates.renew();
         self.watch_file();
         let handover = Arc::clone(&self.handover);
@@ -257,6 +260,12 @@ impl Running<'_> {
                 handover.catch_up(&newest.state);
             }
         });
+    }
+
+    fn carry_usage(&self, carry: bool) {
+        if let Some(ledger) = &self.shared.ledger {
+            ledger.lead(carry);
+        }
     }
 
     fn resume(&mut self) {
@@ -475,6 +484,7 @@ impl Running<'_> {
             ("logging", old.observe != new.observe),
             ("dns", old.egress.dns != new.egress.dns),
             ("state_dir", old.state_dir != new.state_dir),
+            ("usage", old.usage != new.usage),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))

@@ -9,6 +9,7 @@ mod echo;
 mod explain;
 mod run;
 mod serve;
+mod usage;
 
 use crate::app::{Fault, Source};
 use clap::{Args, Parser, Subcommand};
@@ -52,6 +53,9 @@ enum Verb {
     Check(File),
     /// Tell where a request would go and why, without sending anything
     Explain(explain::Explain),
+    /// Sum up what requests used, by team, key, model, provider or day; compare it with a provider's
+    /// export
+    Usage(usage::Usage),
     /// Serve a built-in echo model: no key, no network
     Demo(demo::Demo),
     /// Print a completion script for a shell
@@ -95,6 +99,7 @@ impl Cli {
             Verb::Dns(dns) => dns.run().map_err(Fault::Unusable),
             Verb::Check(file) => check::check(&file.source()),
             Verb::Explain(explain) => explain.run(),
+            Verb::Usage(usage) => usage.run(),
             Verb::Demo(demo) => demo.run(),
             Verb::Completions(completions) => {
                 completions.print();

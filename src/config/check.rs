@@ -17,6 +17,7 @@ mod routes;
 mod sockets;
 mod telling;
 mod tls;
+mod usage;
 
 use super::Settings;
 use super::file::{File, Threads};
@@ -55,6 +56,7 @@ pub(super) fn settings(
     exits::lists(&egress, &mut check);
     let mut pool = Pool::new(file, !egress.proxies.is_empty(), &mut check);
     let route = routes::routes(file, &mut pool, &mut check);
+    let state_dir = telling::state_dir(file, &mut check);
     let (request_headers, response_headers) = edits::general(file, &mut check);
     Settings {
         listen: listen::Settings {
@@ -86,7 +88,8 @@ pub(super) fn settings(
         govern: bounds.govern,
         observe: telling::logging(file, &mut check),
         threads: threads(file.threads),
-        state_dir: telling::state_dir(file, &mut check),
+        usage: usage::usage(file, &state_dir, &mut check),
+        state_dir,
         watch: file.watch.is_some_and(|watch| watch.0),
         warnings: check.warnings,
     }

@@ -4,7 +4,7 @@
 //! docstrings are the descriptions in `conf/schema.json`. Read by [`super::shape`].
 
 use super::lists::{List, Map};
-use super::units::{Flag, Fraction, Scalar, Size, Span, Text, Whole, scalar, words};
+use super::units::{Flag, Fraction, Scalar, Size, Span, Text, Whole, duration, scalar, words};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
@@ -63,7 +63,8 @@ pub(super) struct File {
     pub(super) prices: Option<Map<Price>>,
     /// A `redis://` URL: limits and budgets shared by several hosts. (not built yet)
     pub(super) shared_state: Option<Text>,
-    /// Where usage is kept. (not built yet)
+    /// How what each request used is kept; `off` for not at all. Default: `off`, but with `teams`
+    /// `{store: sqlite}`.
     pub(super) usage: Option<Usage>,
     /// The access log and the program's own log.
     pub(super) logging: Option<Logging>,
@@ -220,6 +221,9 @@ pub(super) struct Limits {
     pub(super) buffered_bytes: Option<Size>,
     /// Requests at once; 0 = no cap. Default: `10000`.
     pub(super) in_flight: Option<Whole>,
+    /// Answers that are read on after their clients have left (`on_disconnect: drain`); past it
+    /// they are cancelled; 0 = none is read on. Default: `1000`.
+    pub(super) drains: Option<Whole>,
     /// Estimated tokens of all requests at once; 0 = no cap. Default: `0`. (not built yet)
     pub(super) in_flight_tokens: Option<Whole>,
     /// Waiting for a permit. (not built yet)
@@ -434,6 +438,19 @@ pub(super) struct Provider {
     /// Whether streams are asked for usage (`stream_options`) that the client didn't ask for: `auto`
     /// unless the provider refuses it, `always`, `never`. Default: `auto`.
     pub(super) include_usage: Option<IncludeUsage>,
+    /// What becomes of its answer when the client leaves: `cancel` closes it at once, `drain` reads
+    /// it on for the usage at its end. Default: `cancel`.
+    pub(super) on_disconnect: Option<OnDisconnect>,
+    /// How long at most an answer is read on; needs `on_disconnect: drain`. Default: `10s`.
+    pub(super) drain_timeout: Option<Span>,
+}
+
+words! {
+    /// What becomes of an answer whose client has left.
+    OnDisconnect {
+        Cancel = "cancel",
+        Drain = "drain",
+    }
 }
 
 words! {
@@ -615,15 +632,39 @@ pub(super) struct Price {
     pub(super) output: Option<Fraction>,
 }
 
-/// Where usage is kept.
-#[derive(Deserialize, JsonSchema)]
+/// `usage`: a ledger or `off`.
+pub(super) enum Usage {
+    /// Nothing is kept.
+    Off,
+    /// What each request used.
+    On(Ledger),
+}
+
+/// How usage is kept.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
-pub(super) struct Usage {
-    /// `sqlite`, or a `postgres://` URL. Default: `sqlite`.
+pub(super) struct Ledger {
+    /// `sqlite`, a file in `state_dir`; or a `postgres://` URL, for several hosts (`sslmode` and
+    /// `sslrootcert` as in libpq); may be `file:/path`. Default: `sqlite`.
     pub(super) store: Option<Text>,
-    /// How long it is kept. Default: `90d`.
+    /// How long single requests are kept, whole days; sums of days stay. Default: `90d`.
     pub(super) retain: Option<Span>,
+    /// How often what was written is forced to the disk: what a power cut can lose; `never` leaves
+    /// it to the system. Default: `1s`.
+    pub(super) fsync: Option<Fsync>,
+    /// A file of the journal is closed past this size. Default: `16MiB`.
+    pub(super) segment_size: Option<Size>,
+    /// A file of the journal is closed past this age. Default: `1h`.
+    pub(super) segment_age: Option<Span>,
+}
+
+/// How often something is made durable.
+#[derive(Clone, Copy)]
+pub(super) enum Fsync {
+    /// When the system does it.
+    Never,
+    /// After this long.
+    Every(Span),
 }
 
 // === telling ===
@@ -717,6 +758,29 @@ impl<'de> Deserialize<'de> for Admin {
             text: |text| matches!(text, "off" | "false" | "no").then_some(Self::Off),
             mapping: Self::On,
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for Usage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrMapping {
+            allowed: "off, or a mapping with store, retain, fsync, segment_size and segment_age",
+            text: |text| matches!(text, "off" | "false" | "no").then_some(Self::Off),
+            mapping: Self::On,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Fsync {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        scalar(
+            deserializer,
+            "never, or a duration such as 1s",
+            |scalar| match scalar {
+                Scalar::Text("never") => Some(Self::Never),
+                other => duration(other).map(|every| Self::Every(Span(every))),
+            },
+        )
     }
 }
 
@@ -832,6 +896,12 @@ forms! {
     });
     Admin: |generator| json_schema!({
         "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<AdminListener>()]
+    });
+    Usage: |generator| json_schema!({
+        "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<Ledger>()]
+    });
+    Fsync: |generator| json_schema!({
+        "anyOf": [{ "const": "never" }, generator.subschema_for::<Span>()]
     });
     OneOrMore: |generator| json_schema!({
         "anyOf": [{ "type": "string" }, generator.subschema_for::<List<Text>>()]

@@ -56,6 +56,8 @@ pub struct Settings {
     pub threads: usize,
     /// Folder for what must survive a restart.
     pub state_dir: PathBuf,
+    /// How usage is kept; `None` when it isn't.
+    pub usage: Option<crate::govern::ledger::settings::Settings>,
     /// Reload when the file changes.
     pub watch: bool,
     /// What is odd and doesn't keep weir from serving, in sentences without secrets.

@@ -63,10 +63,11 @@ fn is_secret(path: &Path) -> bool {
             .any(|pair| pair[1] == "set" && matches!(pair[0], "headers" | "request" | "response"))
 }
 
-/// Values that may be a proxy's URL, which may hold a password in any malformed way.
+/// Values that may be the URL of a proxy or a database, which may hold a password in any malformed way.
 fn is_proxy(path: &Path) -> bool {
     // Either may be a list.
-    matches!(path.keys().last(), Some("proxy_url" | "egress"))
+    let keys: Vec<&str> = path.keys().collect();
+    matches!(keys[..], [.., "proxy_url" | "egress"] | ["usage", "store"])
 }
 
 /// What stands before the first `:`.

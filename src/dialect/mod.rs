@@ -4,15 +4,32 @@
 //! nothing and counts neither tokens nor money. `proxy` asks it about requests, `tokens` about
 //! answers.
 //!
+//! Each dialect is a table of where its answers have text, usage and their end:
+//! [`openai`], [`anthropic`], [`gemini`], [`ollama`], [`dashscope`], [`cohere`], [`bedrock`].
+//!
+//! What reads with them:
+//! - [`answer`]: what an answer says, read as it passes in any pieces
+//! - [`usage`]: reported usage in the spelling of a table
+//! - [`shape`]: the repeating form of a stream's events, so that most needn't be read again
+//! - [`sse`], [`framing`], [`eventstream`]: where events end
 //! - [`json`]: the members of an object, found in one pass
 //! - [`multipart`]: the fields of a form upload that name the model
-//! - [`openai`]: requests and answers of OpenAI's API and of the many servers that speak it
-//! - [`sse`]: where server-sent events end
 
+pub mod answer;
+pub mod anthropic;
+pub mod bedrock;
+pub mod cohere;
+pub mod dashscope;
+pub mod eventstream;
+pub mod framing;
+pub mod gemini;
 pub mod json;
 pub mod multipart;
+pub mod ollama;
 pub mod openai;
+pub mod shape;
 pub mod sse;
+pub mod usage;
 
 use std::ops::Range;
 

@@ -1,11 +1,13 @@
-//! OpenAI's dialect: chat, completions, embeddings (and what reads alike in responses).
+//! OpenAI's dialect: what a client asks for, and the tables of what each API answers.
 //!
 //! - [`request`]: what a client asks for, and the two edits that weir makes to it
-//! - [`answer`]: what an answer says, read as it passes in any pieces
-//! - [`usage`]: the `usage` object in the spellings of different servers
-//! - [`shape`]: the repeating form of a stream's events, so that most needn't be read again
+//! - [`chat`]: chat, completions and embeddings, of the many servers that speak them
+//! - [`responses`] of the API of that name
+//! - [`media`]: sound and images
+//! - [`glance`]: the usage of a body that is there in one piece
 
-pub mod answer;
+pub mod chat;
+pub mod glance;
+pub mod media;
 pub mod request;
-pub mod shape;
-pub mod usage;
+pub mod responses;

@@ -3,16 +3,20 @@
 
 pub mod accounts;
 pub mod buffers;
+pub mod drains;
 pub mod ending;
 pub mod grant;
+pub mod ledger;
 pub mod limits;
 pub mod settings;
 pub mod streams;
 
 pub use accounts::Accounts;
 pub use buffers::{Buffers, Hold};
+pub use drains::{Drain, Drains};
 pub use ending::Ending;
 pub use grant::Grant;
+pub use ledger::Ledger;
 pub use settings::Settings;
 pub use streams::{OpenStream, Streams};
 
@@ -33,6 +37,7 @@ pub struct Governor {
     buckets: Buckets,
     ending: Ending,
     streams: Streams,
+    drains: Drains,
     /// Requests that other processes of this host have in flight; see [`Governor::elsewhere`].
     elsewhere: AtomicUsize,
 }
@@ -53,6 +58,7 @@ impl Governor {
             buffers: Buffers::new(settings.buffered_bytes_max),
             buckets: Buckets::default(),
             in_flight: Arc::default(),
+            drains: Drains::new(settings.drains_max),
             settings: RwLock::new(settings),
             ending: Ending::default(),
             streams: Streams::default(),
@@ -63,6 +69,7 @@ impl Governor {
     /// Replaces the settings; what is in flight stays counted.
     pub fn apply(&self, settings: Settings) {
         self.buffers.set_max(settings.buffered_bytes_max);
+        self.drains.set_max(settings.drains_max);
         *self.settings.write() = settings;
     }
 
@@ -116,6 +123,11 @@ impl Governor {
     /// The open streams.
     pub fn streams(&self) -> &Streams {
         &self.streams
+    }
+
+    /// The answers that are read on after their clients have left.
+    pub fn drains(&self) -> &Drains {
+        &self.drains
     }
 
     /// Largest request body, bytes.

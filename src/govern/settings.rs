@@ -12,6 +12,8 @@ pub struct Settings {
     pub rate_limit: Option<RateLimit>,
     /// `limits.in_flight`: requests at once; 0 = no cap.
     pub in_flight_max: usize,
+    /// `limits.drains`: answers that are read on after their clients have left; 0 = none.
+    pub drains_max: usize,
     /// `limits.body_bytes`: largest request body, after decompression too.
     pub body_bytes_max: usize,
     /// `limits.buffered_bytes`: all bodies that are held at once, of all requests together.

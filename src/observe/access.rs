@@ -1,5 +1,7 @@
 //! The access log's record: one a request, at its end.
 
+use crate::types::Money;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Everything that is known of a request when it is over.
@@ -7,6 +9,8 @@ use std::time::Duration;
 pub struct Record<'a> {
     /// When it arrived.
     pub time: chrono::DateTime<chrono::Utc>,
+    /// Its number in this process.
+    pub number: u64,
     /// `x-request-id`.
     pub request_id: &'a str,
     /// Trace id of `traceparent`.
@@ -49,6 +53,8 @@ pub struct Record<'a> {
     pub estimate: Option<u64>,
     /// What was used.
     pub usage: Option<Usage>,
+    /// What that cost, where it has a price.
+    pub cost: Option<Money>,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
@@ -68,6 +74,8 @@ pub struct Usage {
     pub output: u64,
     /// Prompt tokens that came from a cache.
     pub cached: u64,
+    /// Prompt tokens that were put into a cache.
+    pub cache_write: u64,
     /// Generated tokens that were reasoning.
     pub reasoning: u64,
     /// `upstream`, `counted` or `estimated`.
@@ -94,6 +102,8 @@ pub enum End<'a> {
 enum Value<'a> {
     None,
     Text(&'a str),
+    /// A number, written already.
+    Raw(&'a str),
     Number(u64),
     /// Milliseconds with three decimals.
     Millis(Duration),
@@ -105,6 +115,7 @@ impl<'a> Record<'a> {
     pub fn of_refused_head(client: Option<std::net::IpAddr>, status: u16, end: End<'a>) -> Self {
         Self {
             time: chrono::Utc::now(),
+            number: 0,
             request_id: "",
             trace_id: "",
             client_ip: client,
@@ -126,6 +137,7 @@ impl<'a> Record<'a> {
             attempts: 0,
             estimate: None,
             usage: None,
+            cost: None,
             bytes_in: 0,
             bytes_out: 0,
             stream: false,
@@ -219,15 +231,12 @@ impl<'a> Record<'a> {
             number(usage.map(|usage| usage.reasoning)),
         );
         field("token_source", text(usage.map(|usage| usage.source)));
-        // Nothing has a price yet.
-        field("cost_usd", Value::None);
+        let cost = self.cost.map(|cost| cost.to_string());
+        field("cost_usd", cost.as_deref().map_or(Value::None, Value::Raw));
         field("bytes_in", Value::Number(self.bytes_in));
         field("bytes_out", Value::Number(self.bytes_out));
         field("stream", Value::Truth(self.stream));
-        match self.end {
-            End::Refused(code) => field("end", Value::Text(&format!("refused:{code}"))),
-            other => field("end", Value::Text(other.word())),
-        }
+        field("end", Value::Text(&self.end.text()));
         field("trace_id", text(known(self.trace_id)));
     }
 }
@@ -239,6 +248,7 @@ impl Value<'_> {
             Self::None => out.extend_from_slice(b"null"),
             Self::Truth(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
             Self::Number(number) => write_number(number, out),
+            Self::Raw(number) => out.extend_from_slice(number.as_bytes()),
             Self::Millis(duration) => {
                 let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
                 write_number(micros / 1000, out);
@@ -256,14 +266,15 @@ impl Value<'_> {
 }
 
 impl End<'_> {
-    fn word(self) -> &'static str {
-        match self {
+    /// In one word; `refused:CODE` for a refusal.
+    pub fn text(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::Complete => "complete",
             Self::ClientClosed => "client_closed",
             Self::UpstreamBroke => "upstream_broke",
-            Self::Refused(_) => "refused",
+            Self::Refused(code) => return format!("refused:{code}").into(),
             Self::Aborted => "aborted",
-        }
+        })
     }
 }
 
@@ -285,6 +296,7 @@ mod tests {
     fn record() -> Record<'static> {
         Record {
             time: chrono::DateTime::from_timestamp_millis(1_767_225_600_123).unwrap(),
+            number: 1,
             request_id: "r1",
             trace_id: "t1",
             client_ip: Some([192, 0, 2, 1].into()),
@@ -309,9 +321,11 @@ mod tests {
                 input: 7,
                 output: 11,
                 cached: 0,
+                cache_write: 0,
                 reasoning: 0,
                 source: "upstream",
             }),
+            cost: Money::from_usd(0.0125),
             bytes_in: 1,
             bytes_out: 2,
             stream: true,
@@ -330,6 +344,7 @@ mod tests {
         assert_eq!(line["model"], "a model\n\"x\"");
         assert_eq!(line["end"], "refused:no_route");
         assert_eq!(line["output_tokens"], 11);
+        assert_eq!(line["cost_usd"], 0.0125);
     }
 
     #[test]

@@ -15,6 +15,10 @@ const SUMMED_GAUGES: &[&str] = &[
     names::BUFFERED_BYTES,
     names::CONNECTIONS,
     names::STREAMS,
+    names::DRAINS,
+    names::LEDGER_WAITING,
+    names::LEDGER_UNCARRIED,
+    names::LEDGER_LAG,
 ];
 
 /// Sums `living`, the leading process first, and the counters of `dead`.

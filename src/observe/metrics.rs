@@ -1,6 +1,7 @@
 //! The metrics of `/metrics`.
 
 use super::access::{Record, Usage};
+use super::books::Books;
 use super::names;
 use super::pool::Pool;
 use prometheus::{
@@ -23,6 +24,7 @@ pub struct Metrics {
     in_flight: IntGauge,
     buffered_bytes: IntGauge,
     streams: IntGauge,
+    drains: IntGauge,
     connections_refused: IntCounterVec,
     certificate_days: GaugeVec,
     /// Open client connections; the accept loop keeps it.
@@ -35,6 +37,8 @@ pub struct Metrics {
     pub dns_seconds: HistogramVec,
     /// Connections to upstreams; whoever dials is given it.
     pub pool: Pool,
+    /// The ledger; whoever keeps it is given it.
+    pub books: Books,
 }
 
 /// Gauges that are read when somebody asks.
@@ -46,6 +50,8 @@ pub struct Now {
     pub buffered_bytes: usize,
     /// Open streams of events.
     pub streams: usize,
+    /// Answers that are read on after their clients have left.
+    pub drains: usize,
 }
 
 impl Metrics {
@@ -126,6 +132,11 @@ impl Metrics {
                 "Bytes held in request buffers.",
             ),
             streams: gauge(&registry, names::STREAMS, "Open streams of events."),
+            drains: gauge(
+                &registry,
+                names::DRAINS,
+                "Answers that are read on after their clients have left.",
+            ),
             connections_refused: counters(
                 &registry,
                 names::CONNECTIONS_REFUSED,
@@ -168,6 +179,7 @@ impl Metrics {
                 ),
             ),
             pool: Pool::registered(&registry),
+            books: Books::registered(&registry),
             registry,
         }
     }
@@ -262,6 +274,7 @@ impl Metrics {
         self.in_flight.set(gauge_value(now.in_flight));
         self.buffered_bytes.set(gauge_value(now.buffered_bytes));
         self.streams.set(gauge_value(now.streams));
+        self.drains.set(gauge_value(now.drains));
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be written");

@@ -3,6 +3,7 @@
 
 pub mod access;
 mod aside;
+pub mod books;
 pub mod merge;
 pub mod metrics;
 pub mod names;
@@ -14,6 +15,7 @@ pub mod sink;
 
 pub use access::Record;
 pub use aside::Room;
+pub use books::Books;
 pub use metrics::Metrics;
 pub use pool::Pool;
 pub use settings::Settings;

@@ -26,6 +26,8 @@ pub const BUFFERED_BYTES: &str = "weir_buffered_bytes";
 pub const CONNECTIONS: &str = "weir_connections";
 /// Streams of events that are open.
 pub const STREAMS: &str = "weir_streams";
+/// Answers that are read on after their clients have left.
+pub const DRAINS: &str = "weir_drains";
 /// Connections of clients that were closed before a request, by reason.
 pub const CONNECTIONS_REFUSED: &str = "weir_connections_refused_total";
 /// Days until a certificate of a listener expires, by its first name; negative when it has.
@@ -57,6 +59,23 @@ pub const POOL_DIALS: &str = "weir_pool_dials_total";
 pub const POOL_DIAL_SECONDS: &str = "weir_pool_dial_seconds";
 /// Connections that were made ahead of requests, by what became of them.
 pub const POOL_AHEAD: &str = "weir_pool_ahead_total";
+
+/// Settled requests in the ledger.
+pub const LEDGER_APPENDED: &str = "weir_ledger_appended_total";
+/// Those that it lost.
+pub const LEDGER_DROPPED: &str = "weir_ledger_dropped_total";
+/// Writes that failed, by place: `journal` or `store`.
+pub const LEDGER_FAILURES: &str = "weir_ledger_failures_total";
+/// Lines that were carried into the store.
+pub const LEDGER_CARRIED: &str = "weir_ledger_carried_total";
+/// Lines that can't be read, set aside.
+pub const LEDGER_TORN: &str = "weir_ledger_torn_total";
+/// Bytes that wait in memory for the disk.
+pub const LEDGER_WAITING: &str = "weir_ledger_waiting_bytes";
+/// Bytes on disk that wait for the store.
+pub const LEDGER_UNCARRIED: &str = "weir_ledger_uncarried_bytes";
+/// How long ago the store had everything.
+pub const LEDGER_LAG: &str = "weir_ledger_lag_seconds";
 
 /// Labels of [`REQUESTS`].
 pub const REQUEST_LABELS: &[&str] = &["team", "model", "provider", "status"];

@@ -9,6 +9,7 @@ use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What is known of a request before its body is read.
@@ -18,6 +19,8 @@ pub struct Arrival {
     pub started: Instant,
     /// The same on the wall.
     pub time: DateTime<Utc>,
+    /// Its number in this process, from 1 on.
+    pub number: u64,
     /// `x-request-id`: a UUIDv7, or what a trusted proxy gave.
     pub request_id: String,
     /// Who holds the other end of the socket.
@@ -54,9 +57,11 @@ pub struct Trace {
 impl Arrival {
     /// An arrival of which only the time is known.
     pub fn now() -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
         Self {
             started: Instant::now(),
             time: Utc::now(),
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             request_id: String::new(),
             peer: None,
             client: None,

@@ -24,7 +24,7 @@ const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 /// Whether to ask this endpoint for usage.
 pub fn asks(plan: &Plan, provider: &Provider, endpoint: &Endpoint) -> bool {
-    let open = plan.surface.metered().is_some()
+    let open = plan.surface.takes_usage_option()
         && (plan.body.asked()).is_some_and(|asked| asked.can_ask_usage() && !asked.include_usage);
     open && match provider.include_usage {
         IncludeUsage::Always => true,

@@ -4,7 +4,7 @@ use super::ask::{self, USAGE_REFUSED};
 use super::journey::Journey;
 use super::peek::Body;
 use super::refuse::{self, Refusal};
-use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
+use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
 use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
 use crate::observe::pool::Handshake;
 use crate::upstream::{Attempt, Choice, Outcome};
@@ -60,6 +60,9 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         let Some(plan) = journey.plan.as_mut() else {
             return Err(Refusal::NoRoute(journey.arrival.path.clone()).into());
         };
+        if plan.body.client_left() {
+            return Err(Refusal::ClientLeft.into());
+        }
         let Some(choice) = plan.candidates.get(plan.next).cloned() else {
             let refusal =
                 last.unwrap_or_else(|| Refusal::UpstreamFailed("no endpoint is left".into()));
@@ -113,14 +116,14 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
         if plan.upgrade {
             way.only_http1(&mut peer);
         }
-        plan.body
-            .set_deadlines(exit.limits.first_byte, exit.limits.idle);
         let endpoint = current.attempt.endpoint();
-        let ask = ask::asks(
-            plan,
-            snapshot.upstreams.provider(endpoint.provider),
-            endpoint,
-        );
+        let provider = snapshot.upstreams.provider(endpoint.provider);
+        plan.body.set_terms(Terms {
+            first_byte: exit.limits.first_byte,
+            idle: exit.limits.idle,
+            drain: provider.drain,
+        });
+        let ask = ask::asks(plan, provider, endpoint);
         if let Body::Held(held) = &mut plan.body {
             current.body = held.edited(current.choice.model.as_deref(), ask)?;
             current.strip_usage = ask;

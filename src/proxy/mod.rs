@@ -15,6 +15,7 @@ mod replay;
 mod reply;
 pub mod settings;
 mod settle;
+mod surface;
 mod weigh;
 
 pub use plan::{Surface, model_in_path};

@@ -6,7 +6,7 @@
 use super::journey::Journey;
 use super::plan::Surface;
 use super::refuse::Refusal;
-use super::replay::{self, Deadlines, Slot};
+use super::replay::{self, Deadlines, Slot, Terms};
 use crate::dialect::multipart;
 use crate::dialect::openai::request::{self, Asked, AskedError};
 use crate::govern::Hold;
@@ -14,7 +14,6 @@ use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora_proxy::Session;
 use std::io::Read;
-use std::time::Duration;
 
 /// A request's body.
 #[derive(Debug)]
@@ -70,7 +69,7 @@ pub async fn body(
         return Err(Refusal::BodyTooLarge(bytes_max));
     }
     let media = Media::of(session);
-    let wanted = surface.metered().is_some() || !snapshot.routes.models.is_empty();
+    let wanted = surface.prompt().is_some() || !snapshot.routes.models.is_empty();
     let empty = session.is_body_empty();
     if !empty && wants_continue(session) && session.write_continue_response().await.is_err() {
         return Err(Refusal::ClientLeft);
@@ -216,7 +215,7 @@ fn read_kind(body: &[u8], media: Media, surface: Surface) -> Result<Kind, Refusa
         // read is the upstream's affair. A field that is there twice never is: servers differ in
         // which one they believe.
         Err(AskedError::InvalidJson { .. } | AskedError::TooDeep)
-            if media == Media::Unknown && surface.metered().is_none() =>
+            if media == Media::Unknown && surface.prompt().is_none() =>
         {
             Ok(Kind::Json(Asked::default()))
         }
@@ -346,11 +345,20 @@ impl Body {
         *self.slot() = Some(replay::install(session, body, deadlines));
     }
 
-    /// Sets the deadlines of the next try.
-    pub fn set_deadlines(&mut self, first_byte: Duration, idle: Duration) {
+    /// Sets what holds for the next try.
+    pub fn set_terms(&mut self, terms: Terms) {
         if let Some(slot) = self.slot() {
-            slot.set_deadlines(first_byte, idle);
+            slot.set_terms(terms);
         }
+    }
+
+    /// True when the client has left and its answer is read on without it.
+    pub fn client_left(&self) -> bool {
+        let slot = match self {
+            Self::Held(held) => &held.slot,
+            Self::Streamed { slot, .. } => slot,
+        };
+        slot.as_ref().is_some_and(Slot::client_left)
     }
 
     /// Holds the answer back from the client until [`Body::let_go`].

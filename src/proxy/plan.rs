@@ -4,12 +4,12 @@ use super::journey::Journey;
 use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
 use super::replay;
+pub use super::surface::Surface;
 use super::weigh;
 use crate::govern::Denied;
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::Estimate;
-use crate::tokens::meter;
 use crate::upstream::{Choice, EndpointId};
 use http::Method;
 use pingora::Result;
@@ -80,25 +80,6 @@ pub enum Step {
     Onward,
     /// weir has answered it.
     Answered,
-}
-
-/// Which API a path belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Surface {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completions,
-    /// `/v1/embeddings`
-    Embeddings,
-    /// `/v1/messages`: refusals are in Anthropic's shape.
-    Messages,
-    /// `/v1/models`
-    Models,
-    /// `/healthz`
-    Health,
-    /// Anything else.
-    Other,
 }
 
 /// Applies limits and rules of routing.
@@ -172,6 +153,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         began: journey.arrival.started,
         upload: !upgrade,
         ending: snapshot.governor.ending().clone(),
+        drains: snapshot.governor.drains().clone(),
     };
     plan.body.install(session, deadlines);
     Ok(Step::Onward)
@@ -247,37 +229,6 @@ fn models(snapshot: &Snapshot, path: &str) -> Option<Result<bytes::Bytes, Refusa
     })
 }
 
-impl Surface {
-    /// The surface of a path, with or without `/v1`, and of Azure's deployments.
-    pub fn of(path: &str) -> Self {
-        let short = path
-            .strip_prefix("/openai/deployments/")
-            .and_then(|rest| rest.find('/').map(|slash| &rest[slash..]))
-            .or_else(|| path.strip_prefix("/v1"))
-            .unwrap_or(path);
-        match short {
-            "/chat/completions" => Self::Chat,
-            "/completions" => Self::Completions,
-            "/embeddings" => Self::Embeddings,
-            "/messages" | "/messages/count_tokens" => Self::Messages,
-            "/models" => Self::Models,
-            "/healthz" if path == "/healthz" => Self::Health,
-            _ if short.starts_with("/models/") && !short.contains(':') => Self::Models,
-            _ => Self::Other,
-        }
-    }
-
-    /// How its answers are metered; `None` where they aren't.
-    pub fn metered(self) -> Option<meter::Surface> {
-        match self {
-            Self::Chat => Some(meter::Surface::Chat),
-            Self::Completions => Some(meter::Surface::Completions),
-            Self::Embeddings => Some(meter::Surface::Embeddings),
-            Self::Messages | Self::Models | Self::Health | Self::Other => None,
-        }
-    }
-}
-
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         match denied {
@@ -290,27 +241,6 @@ impl From<Denied> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_path_has_its_surface_with_and_without_v1() {
-        for (path, surface) in [
-            ("/v1/chat/completions", Surface::Chat),
-            ("/chat/completions", Surface::Chat),
-            ("/openai/deployments/gpt-4o/chat/completions", Surface::Chat),
-            ("/v1/completions", Surface::Completions),
-            ("/embeddings", Surface::Embeddings),
-            ("/v1/messages", Surface::Messages),
-            ("/v1/models", Surface::Models),
-            ("/v1/models/gpt-4o", Surface::Models),
-            ("/v1/models/gemini:generateContent", Surface::Other),
-            ("/healthz", Surface::Health),
-            ("/v1/healthz", Surface::Other),
-            ("/v1/chat/completions/x", Surface::Other),
-            ("/v10/completions", Surface::Other),
-        ] {
-            assert_eq!(Surface::of(path), surface, "{path}");
-        }
-    }
 
     #[test]
     fn dot_segments_are_known_in_every_spelling() {

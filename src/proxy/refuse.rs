@@ -12,6 +12,7 @@ use crate::dialect::multipart::FormError;
 use crate::dialect::openai::request::AskedError;
 use crate::egress::{ConnectError, RoadError};
 use crate::observe::access::End;
+use crate::tokens::meter::{self, Form, Gap, Meter};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use pingora::http::ResponseHeader;
@@ -157,7 +158,7 @@ impl Refusal {
     fn body(&self, surface: Surface) -> Bytes {
         let message = self.to_string();
         let body = match surface {
-            Surface::Messages => json!({
+            surface if surface.is_anthropic() => json!({
                 "type": "error",
                 "error": {"type": self.anthropic_type(), "message": message},
             }),
@@ -373,7 +374,8 @@ pub async fn failed(session: &mut Session, journey: &mut Journey, error: &Error)
         None => from_upstream(error),
     };
     let mut status = 0;
-    if refusal == Refusal::ClientLeft || (from_client && has_begun(session)) {
+    let left = (journey.plan.as_ref()).is_some_and(|plan| plan.body.client_left());
+    if left || refusal == Refusal::ClientLeft || (from_client && has_begun(session)) {
         journey.reply.end.get_or_insert(End::ClientClosed);
     } else if has_begun(session) {
         end_what_began(session, journey, refusal == Refusal::ShuttingDown).await;
@@ -406,10 +408,13 @@ async fn end_what_began(session: &mut Session, journey: &mut Journey, shutting_d
             (End::UpstreamBroke, BROKEN_STREAM)
         };
         journey.reply.end = Some(end);
-        if !journey.reply.stream || journey.reply.encoded || journey.reply.is_complete() {
+        if !journey.reply.stream || journey.reply.is_complete() {
             return;
         }
-        stream_error(journey, broken)
+        let Some(told) = stream_error(journey, broken) else {
+            return;
+        };
+        told
     };
     journey.reply.bytes_out += last.len() as u64;
     if let Err(error) = session.write_response_body(Some(last), true).await {
@@ -470,32 +475,66 @@ const ENDED_STREAM: Broken = ("shutting_down", ENDED);
 /// The upstream ended its answer in good form, and the stream in it isn't over.
 pub const SHORT_STREAM: Broken = ("upstream_failed", "The upstream ended its stream early.");
 
-/// The event that ends a stream which broke, in the client's dialect; no `[DONE]` follows.
-pub fn stream_error(journey: &Journey, (code, message): Broken) -> Bytes {
-    let surface = journey
-        .plan
-        .as_ref()
-        .map_or(Surface::Other, |plan| plan.surface);
-    let event = match surface {
-        Surface::Messages => {
-            let data = json!({
+/// What ends a stream which broke, in the client's dialect; no `[DONE]` follows. `None` where nothing
+/// can be put in, so that the stream must end without.
+pub fn stream_error(journey: &Journey, broken: Broken) -> Option<Bytes> {
+    let reply = &journey.reply;
+    if reply.encoded {
+        return None;
+    }
+    let plan = journey.plan.as_ref();
+    let surface = plan.map_or(Surface::Other, |plan| plan.surface);
+    let gap = reply.meter.as_ref().and_then(Meter::gap);
+    broken_off(surface, reply.form, gap, broken)
+}
+
+/// See [`stream_error`]; `gap` is where a list was broken off.
+fn broken_off(
+    surface: Surface,
+    form: Form,
+    gap: Option<Gap>,
+    (code, message): Broken,
+) -> Option<Bytes> {
+    use meter::Surface as Of;
+    let google = || json!({"error": {"code": 502, "message": message, "status": "UNAVAILABLE"}});
+    let (name, data) = match (surface, form) {
+        (_, Form::Body | Form::Frames) => return None,
+        (_, Form::List) => {
+            let (before, data) = (gap?.closing(), google());
+            return Some(format!("{before}{data}]").into());
+        }
+        // The line end before it ends a line that was cut in the middle.
+        (_, Form::Lines) => return Some(format!("\n{}\n", json!({"error": message})).into()),
+        (surface, _) if surface.is_anthropic() => (
+            "event: error\n",
+            json!({"type": "error", "error": {"type": "api_error", "message": message}}),
+        ),
+        (Surface::Metered(Of::Gemini), _) => ("", google()),
+        (Surface::Metered(Of::DashScope), _) => {
+            ("event: error\n", json!({"code": code, "message": message}))
+        }
+        (Surface::Metered(Of::Cohere), _) => (
+            "event: message-end\n",
+            json!({"type": "message-end", "delta": {"finish_reason": "ERROR", "error": message}}),
+        ),
+        (Surface::Metered(Of::Responses), _) => (
+            "event: error\n",
+            json!({
                 "type": "error",
-                "error": {"type": "api_error", "message": message},
-            });
-            // The empty line before it ends an event that was cut in the middle.
-            format!("\n\nevent: error\ndata: {data}\n\n")
-        }
-        _ => {
-            let data = json!({"error": {
-                "message": message,
-                "type": "server_error",
-                "param": null,
                 "code": code,
-            }});
-            format!("\n\ndata: {data}\n\n")
-        }
+                "message": message,
+                "param": null,
+                "error": openai_error(code, message),
+            }),
+        ),
+        _ => ("", json!({"error": openai_error(code, message)})),
     };
-    event.into()
+    // The empty line before it ends an event that was cut in the middle.
+    Some(format!("\n\n{name}data: {data}\n\n").into())
+}
+
+fn openai_error(code: &str, message: &str) -> serde_json::Value {
+    json!({"message": message, "type": "server_error", "param": null, "code": code})
 }
 
 #[cfg(test)]
@@ -516,11 +555,11 @@ mod tests {
         let read = |surface| -> serde_json::Value {
             serde_json::from_slice(&refusal.body(surface)).unwrap()
         };
-        let openai = read(Surface::Chat);
+        let openai = read(Surface::Other);
         assert_eq!(openai["error"]["code"], "model_not_found");
         assert_eq!(openai["error"]["param"], "model");
         assert!(openai["error"]["message"].as_str().unwrap().len() < 200);
-        let anthropic = read(Surface::Messages);
+        let anthropic = read(Surface::of("/v1/messages"));
         assert_eq!(anthropic["type"], "error");
         assert_eq!(anthropic["error"]["type"], "not_found_error");
     }

@@ -6,16 +6,17 @@
 //! a session is polled while neither side moves.
 
 mod clock;
+mod sink;
 
 pub use clock::{BODY_LATE, ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
 
 use super::ask;
 use super::settings::Timeouts;
-use crate::govern::Ending;
+use crate::govern::{Drains, Ending};
 use crate::listen::Conn;
 use async_trait::async_trait;
 use bytes::Bytes;
-use clock::Clock;
+use clock::{Clock, DRAINED};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -24,8 +25,9 @@ use pingora::protocols::http::custom::CustomMessageWrite;
 use pingora::protocols::http::custom::server::Session as CustomSession;
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::protocols::l4::socket::SocketAddr;
-use pingora::{Error, Result};
+use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
+use sink::Sink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -42,6 +44,19 @@ pub struct Deadlines {
     pub upload: bool,
     /// When weir itself ends.
     pub ending: Ending,
+    /// Places for answers that are read on after their clients have left.
+    pub drains: Drains,
+}
+
+/// What holds for the next try: a provider may have its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// From the sent request to the first byte.
+    pub first_byte: Duration,
+    /// Between two bytes.
+    pub idle: Duration,
+    /// How long the answer is read on when the client has left; `None` ends it then.
+    pub drain: Option<Duration>,
 }
 
 /// What the corridor keeps of a session that is stood in for.
@@ -50,8 +65,10 @@ pub struct Slot(Arc<Shared>);
 struct Shared {
     /// Where the real session waits to come back.
     back: Mutex<Option<Box<ServerSession>>>,
-    /// Deadlines of the next try.
-    timeouts: Mutex<Timeouts>,
+    /// What holds for the next try.
+    terms: Mutex<Terms>,
+    /// The client has left, and its answer is read on.
+    left: AtomicBool,
     /// The answer is held back; see [`Slot::hold_back`].
     holding: AtomicBool,
 }
@@ -70,6 +87,11 @@ struct Replay {
     shared: Arc<Shared>,
     clock: Clock,
     ending: Ending,
+    drains: Drains,
+    /// How long this try's answer is read on when the client has left.
+    drain: Option<Duration>,
+    /// No more of the request is awaited from the client.
+    whole: bool,
     /// The head of an upgrade has just gone to the upstream; see `is_body_empty`.
     upgrading: bool,
     /// What is held back of an answer.
@@ -87,7 +109,12 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
     }
     let shared = Arc::new(Shared {
         back: Mutex::default(),
-        timeouts: Mutex::new(deadlines.timeouts),
+        terms: Mutex::new(Terms {
+            first_byte: deadlines.timeouts.first_byte,
+            idle: deadlines.timeouts.idle,
+            drain: None,
+        }),
+        left: AtomicBool::new(false),
         holding: AtomicBool::new(false),
     });
     let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
@@ -97,7 +124,10 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
         upgrading: false,
         held: Vec::new(),
         ending: deadlines.ending.clone(),
+        drains: deadlines.drains.clone(),
+        drain: None,
         clock: Clock::new(deadlines, body.is_none()),
+        whole: body.is_some(),
         body,
         shared: Arc::clone(&shared),
     };
@@ -106,11 +136,14 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
 }
 
 impl Slot {
-    /// Sets the deadlines of the next try: a provider may have its own.
-    pub fn set_deadlines(&self, first_byte: Duration, idle: Duration) {
-        let mut timeouts = self.0.timeouts.lock();
-        timeouts.first_byte = first_byte;
-        timeouts.idle = idle;
+    /// Sets what holds for the next try.
+    pub fn set_terms(&self, terms: Terms) {
+        *self.0.terms.lock() = terms;
+    }
+
+    /// True when the client has left and its answer is read on without it.
+    pub fn client_left(&self) -> bool {
+        self.0.left.load(Ordering::Relaxed)
     }
 
     /// Holds the answer's head back from the client, or lets it go with what comes next. The pieces of
@@ -168,6 +201,27 @@ impl Replay {
         Ok(None)
     }
 
+    /// The client has left. Where its answer is to be read on, a sink takes its place, and its own
+    /// session and connection end here. Not while the upstream still waits for a piece of the request.
+    fn goes_on_alone(&mut self) -> bool {
+        let may = self.whole && !self.inner().is_upgrade_req() && !self.has_left();
+        let Some(time) = self.drain.filter(|_| may) else {
+            return false;
+        };
+        let Some(place) = self.drains.begin() else {
+            return false;
+        };
+        let sink = Sink::of(self.inner(), place);
+        self.inner = Some(Box::new(ServerSession::new_custom(Box::new(sink))));
+        self.shared.left.store(true, Ordering::Relaxed);
+        self.clock.end_in(time);
+        true
+    }
+
+    fn has_left(&self) -> bool {
+        self.shared.left.load(Ordering::Relaxed)
+    }
+
     /// An answer begins. The last one on a connection says so (RFC 9112, section 9.6).
     fn begins(&mut self, head: &ResponseHeader) {
         if !is_interim(head) {
@@ -183,6 +237,14 @@ impl Drop for Replay {
     fn drop(&mut self) {
         *self.shared.back.lock() = self.inner.take();
     }
+}
+
+/// True for what went wrong on the way to the client.
+fn is_clients(error: &Error) -> bool {
+    matches!(
+        error.esource(),
+        ErrorSource::Downstream | ErrorSource::Unset
+    )
 }
 
 /// True for a head after which the answer itself is still awaited.
@@ -204,8 +266,9 @@ impl CustomSession for Replay {
 
     /// Pingora calls this once for each try, when the request's head has gone to the upstream.
     fn enable_retry_buffering(&mut self) {
-        let timeouts = *self.shared.timeouts.lock();
-        self.clock.restart(timeouts);
+        let terms = *self.shared.terms.lock();
+        self.clock.restart(terms.first_byte, terms.idle);
+        self.drain = terms.drain;
         self.held.clear();
         self.upgrading = self.inner().is_upgrade_req();
     }
@@ -231,6 +294,7 @@ impl CustomSession for Replay {
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let idle = no_body_expected || self.body.is_some();
         if idle {
+            self.whole = true;
             self.clock.uploaded();
         }
         let inner = self
@@ -239,11 +303,21 @@ impl CustomSession for Replay {
             .expect("the inner session is taken only by drop");
         let read = tokio::select! {
             biased;
-            read = inner.read_body_or_idle(idle) => read?,
-            late = self.clock.over() => return Error::e_explain(late, "no byte in time"),
+            read = inner.read_body_or_idle(idle) => read,
+            late = self.clock.over() => return match late {
+                DRAINED => Error::e_explain(ErrorType::ConnectionClosed, "the client left"),
+                late => Error::e_explain(late, "no byte in time"),
+            },
         };
-        self.clock.heard();
-        Ok(read)
+        match read {
+            Ok(read) => {
+                self.clock.heard();
+                Ok(read)
+            }
+            // Whoever asks next waits for the end of the answer, or of its time.
+            Err(_) if self.goes_on_alone() => self.read_body_or_idle(true).await,
+            Err(error) => Err(error),
+        }
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
@@ -305,11 +379,15 @@ impl CustomSession for Replay {
         if let Some(HttpTask::Header(head, _)) = tasks.first() {
             self.begins(head);
         }
+        let end = tasks.iter().any(HttpTask::is_end);
         let written = self.inner_mut().response_duplex_vec(tasks).await;
         if !interim {
             self.clock.moved();
         }
-        written
+        match written {
+            Err(error) if is_clients(&error) && self.goes_on_alone() => Ok(end),
+            written => written,
+        }
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) {

@@ -4,11 +4,12 @@ use super::ask::{self, Suspect, Verdict};
 use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
 use super::peek::Body;
+use super::plan::Surface;
 use super::refuse::{SHORT_STREAM, stream_error};
 use super::settle::{self, Booked};
 use crate::govern::OpenStream;
 use crate::observe::access::End;
-use crate::tokens::meter::{Ending, Meter};
+use crate::tokens::meter::{Coding, Ending, Form, Meter};
 use crate::upstream::Outcome;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
@@ -24,9 +25,11 @@ pub struct Reply {
     pub status: u16,
     /// The client has gone without its head.
     pub unseen: bool,
-    /// The answer is a stream of events.
+    /// The answer is a stream.
     pub stream: bool,
-    /// Its body is compressed: nothing can be read from it, or put into it.
+    /// How it comes.
+    pub form: Form,
+    /// Its body is compressed: nothing can be put into it.
     pub encoded: bool,
     /// Its place among the open streams.
     pub open: Option<OpenStream>,
@@ -95,21 +98,20 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         return Ok(());
     }
     forget_case(response);
-    let stream = response
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| is_event_stream(value.as_bytes()));
+    let form = form(response, journey);
+    let stream = form != Form::Body;
     journey.reply.status = response.status.as_u16();
     forget_edited_body(journey);
     journey.reply.stream = stream;
+    journey.reply.form = form;
     if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return mark(response, journey);
     }
     drop_hop_by_hop(response);
-    let encoded = response.headers.contains_key(header::CONTENT_ENCODING);
-    journey.reply.encoded = encoded;
+    let coding = coding(response);
+    journey.reply.encoded = coding.is_some();
     let head_only = session.req_header().method == http::Method::HEAD;
-    journey.reply.suspect = Suspect::of(journey, response.status, encoded);
+    journey.reply.suspect = Suspect::of(journey, response.status, coding.is_some());
     if let (Some(_), Some(plan)) = (&journey.reply.suspect, journey.plan.as_mut()) {
         plan.body.hold_back();
     }
@@ -124,7 +126,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         (false, false) => announced(response),
     };
     if response.status.is_success()
-        && !encoded
+        && coding != Some(None)
         && !head_only
         && let (Some(plan), Some(current)) = (&journey.plan, &journey.attempt)
         && let Some(surface) = plan.surface.metered()
@@ -132,8 +134,11 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         let model = upstream_model(journey)
             .or(plan.model.as_deref())
             .unwrap_or_default();
-        let strip = current.strip_usage && stream;
-        journey.reply.meter = Some(Meter::new(surface, model, stream, strip));
+        let meter = Meter::new(surface, model, form, current.strip_usage);
+        journey.reply.meter = Some(match coding.flatten() {
+            Some(coding) => meter.decoding(coding),
+            None => meter,
+        });
     }
     if stream {
         journey.reply.open = Some(journey.snapshot.governor.streams().open(Instant::now()));
@@ -166,9 +171,12 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
             return Ok(());
         }
     }
+    let left = (journey.plan.as_ref()).is_some_and(|plan| plan.body.client_left());
     let reply = &mut journey.reply;
     if let Some(piece) = body.as_mut().filter(|piece| !piece.is_empty()) {
-        reply.first_byte.get_or_insert_with(Instant::now);
+        if !left {
+            reply.first_byte.get_or_insert_with(Instant::now);
+        }
         if let Some(meter) = reply.meter.as_mut() {
             *piece = meter.feed(std::mem::take(piece));
         }
@@ -184,7 +192,9 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
             _ => last,
         });
     }
-    journey.reply.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
+    if !left {
+        journey.reply.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
+    }
     if end || journey.reply.is_whole() {
         settle::complete(journey);
     }
@@ -247,9 +257,11 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
     if cut {
         reply.end = Some(End::UpstreamBroke);
         outcome = Outcome::Failed;
-        let mut joined = BytesMut::from(&last[..]);
-        joined.extend_from_slice(&stream_error(journey, SHORT_STREAM));
-        last = joined.freeze();
+        if let Some(told) = stream_error(journey, SHORT_STREAM) {
+            let mut joined = BytesMut::from(&last[..]);
+            joined.extend_from_slice(&told);
+            last = joined.freeze();
+        }
     }
     if let Some(current) = journey.attempt.as_mut() {
         current.attempt.ended(outcome);
@@ -341,13 +353,22 @@ fn secure(response: &mut ResponseHeader, hsts: Option<&HeaderValue>) -> Result<(
     Ok(())
 }
 
-/// True for `text/event-stream`, with or without parameters.
-fn is_event_stream(content_type: &[u8]) -> bool {
-    let essence = content_type
-        .split(|b| *b == b';')
-        .next()
-        .unwrap_or_default();
-    essence
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"text/event-stream")
+/// How an answer is compressed, if it is; `Some(None)` where weir doesn't know how.
+fn coding(response: &ResponseHeader) -> Option<Option<Coding>> {
+    let named = response.headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut named = named.map(HeaderValue::as_bytes).filter(|name| {
+        let name = name.trim_ascii();
+        !name.is_empty() && !name.eq_ignore_ascii_case(b"identity")
+    });
+    let first = named.next()?;
+    let only = named.next().is_none();
+    Some(Coding::named(first).filter(|_| only))
+}
+
+/// The form of an answer.
+fn form(response: &ResponseHeader, journey: &Journey) -> Form {
+    let content_type = response.headers.get(header::CONTENT_TYPE);
+    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    let path = &journey.arrival.path;
+    Surface::of(path).form(content_type, path)
 }

@@ -11,6 +11,7 @@ use super::plan::{Plan, Surface};
 use super::refuse;
 use super::reply::Reply;
 use crate::egress::Road;
+use crate::govern::ledger::Entry;
 use crate::observe::access::{End, Usage};
 use crate::observe::{Record, Room};
 use crate::snapshot::Snapshot;
@@ -30,6 +31,9 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// connection gets its own session back.
 pub fn over(session: &mut Session, error: Option<&Error>, journey: &mut Journey) {
     journey.reply.unseen = !refuse::has_begun(session);
+    if has_left(journey.plan.as_ref()) {
+        journey.reply.end = Some(End::ClientClosed);
+    }
     if let Some(plan) = journey.plan.as_mut() {
         plan.body.restore(session);
     }
@@ -55,7 +59,7 @@ pub fn complete(journey: &mut Journey) {
     let plan = journey.plan.as_ref();
     let reported = reported(&mut journey.reply, plan);
     let settled = match (&journey.reply.meter, reported) {
-        (Some(_), None) => Booked::Provisionally,
+        (Some(_), None) if is_counted(plan) => Booked::Provisionally,
         (_, usage) => Booked::Finally(usage),
     };
     journey.reply.settled = Some(settled);
@@ -70,10 +74,17 @@ pub fn complete(journey: &mut Journey) {
         plan,
         tried: tried.as_ref(),
         reply: &journey.reply,
-        end: journey.reply.end.unwrap_or(End::Complete),
+        end: match has_left(plan) {
+            true => End::ClientClosed,
+            false => journey.reply.end.unwrap_or(End::Complete),
+        },
     };
-    let record = told.record(usage);
-    book(&record, settled != Booked::Provisionally);
+    told.book(usage, settled != Booked::Provisionally);
+}
+
+/// Whether the answer is one that was read on after its client had left.
+fn has_left(plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| plan.body.client_left())
 }
 
 /// How an answer's usage was booked before its last byte.
@@ -83,19 +94,6 @@ pub enum Booked {
     Provisionally,
     /// As it stays.
     Finally(Option<meter::Usage>),
-}
-
-/// The one place that a settled request passes before its answer's last byte does: where books are
-/// kept, they are written here. Each request comes once with `last`; one whose tokens must be counted
-/// came before with an estimate, which that replaces.
-fn book(record: &Record<'_>, last: bool) {
-    tracing::trace!(
-        request_id = record.request_id,
-        input = record.usage.map(|usage| usage.input),
-        output = record.usage.map(|usage| usage.output),
-        last,
-        "settled"
-    );
 }
 
 impl Drop for Journey {
@@ -183,7 +181,8 @@ impl Settled {
         }
         self.meter_what_was_not_answered();
         let reported = reported(&mut self.reply, self.plan.as_ref());
-        if self.reply.meter.is_none() || reported.is_some() {
+        let counted = self.reply.meter.is_some() && is_counted(self.plan.as_ref());
+        if !counted || reported.is_some() {
             self.told().settle(reported);
             return self.teach(reported);
         }
@@ -205,7 +204,7 @@ impl Settled {
             && let Some(surface) = plan.surface.metered()
         {
             let model = asked_model(self.tried.as_ref(), plan);
-            self.reply.meter = Some(meter::Meter::new(surface, model, false, false));
+            self.reply.meter = Some(meter::Meter::new(surface, model, meter::Form::Body, false));
         }
     }
 
@@ -242,8 +241,27 @@ impl Settled {
 
 impl<'a> Told<'a> {
     fn settle(&self, usage: Option<meter::Usage>) {
-        book(&self.record(usage), true);
+        self.book(usage, true);
         self.tell(usage);
+    }
+
+    /// The one place that a settled request passes before its answer's last byte does: the books are
+    /// written here. Each request comes once with `last`; one whose tokens must be counted came before
+    /// with an estimate, which that replaces.
+    fn book(&self, usage: Option<meter::Usage>, last: bool) {
+        let record = self.record(usage);
+        if let Some(ledger) = &self.snapshot.ledger
+            && let Some(entry) = Entry::of(&record, last)
+        {
+            ledger.append(&entry);
+        }
+        tracing::trace!(
+            request_id = record.request_id,
+            input = record.usage.map(|usage| usage.input),
+            output = record.usage.map(|usage| usage.output),
+            last,
+            "settled"
+        );
     }
 
     fn tell(&self, usage: Option<meter::Usage>) {
@@ -263,6 +281,7 @@ impl<'a> Told<'a> {
         let upstreams = &self.snapshot.upstreams;
         Record {
             time: arrival.time,
+            number: arrival.number,
             request_id: &arrival.request_id,
             trace_id: &arrival.trace.id,
             client_ip: arrival.client,
@@ -287,6 +306,7 @@ impl<'a> Told<'a> {
             attempts: tried.map_or(0, |tried| tried.number),
             estimate: plan.and_then(|plan| plan.estimate).map(|it| it.input),
             usage: usage.map(figures),
+            cost: None,
             bytes_in: plan.map_or(0, |plan| plan.body.bytes_in()),
             bytes_out: reply.bytes_out,
             stream: reply.stream,
@@ -295,12 +315,16 @@ impl<'a> Told<'a> {
     }
 }
 
-/// What the upstream reported, if it was all.
+/// What the upstream reported: all of it, or where nothing is counted what there is.
 fn reported(reply: &mut Reply, plan: Option<&Plan>) -> Option<meter::Usage> {
-    // Embeddings have no output that could be missing.
-    let embeddings = plan.is_some_and(|plan| plan.surface == Surface::Embeddings);
-    let usage = reply.meter.as_mut()?.usage()?;
-    (usage.input.is_some() && (usage.output.is_some() || embeddings)).then_some(usage)
+    let meter = reply.meter.as_mut()?;
+    let usable = meter.usage_is_whole() || !is_counted(plan);
+    meter.usage().filter(|_| usable)
+}
+
+/// Where nothing is reported, tokens are counted.
+fn is_counted(plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| plan.surface.prompt().is_some())
 }
 
 /// What stands for a count until it is made: cheap, whatever the sizes.
@@ -332,6 +356,7 @@ fn figures(usage: meter::Usage) -> Usage {
         input: usage.input.unwrap_or(0),
         output: usage.output.unwrap_or(0),
         cached: usage.cached.unwrap_or(0),
+        cache_write: usage.cache_write.unwrap_or(0),
         reasoning: usage.reasoning.unwrap_or(0),
         source: match usage.source {
             Source::Upstream => "upstream",

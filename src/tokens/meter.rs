@@ -13,19 +13,29 @@
 //!               └ in one piece: glance ── usage
 //! ```
 
+mod coding;
 mod outlet;
+mod surface;
 mod tally;
 #[cfg(test)]
 mod tests;
 
 use bytes::{Bytes, BytesMut};
 
+pub use self::coding::Coding;
+use self::coding::Decoder;
 use self::outlet::Outlet;
+pub use self::surface::{Form, Surface};
 use self::tally::Tally;
-use crate::dialect::openai::answer::{Choices, Facts, Field, Reader, glance};
-use crate::dialect::openai::shape::Shape;
-use crate::dialect::openai::usage::Reported;
-use crate::dialect::sse::{self, Framer, Line};
+pub use crate::dialect::answer::Gap;
+
+use crate::dialect::answer::{Choices, Facts, Field, Reader};
+use crate::dialect::eventstream;
+use crate::dialect::framing::Framer;
+use crate::dialect::openai::glance;
+use crate::dialect::shape::Shape;
+use crate::dialect::sse::{self, Line};
+use crate::dialect::usage::Reported;
 use crate::tokens::count::{self, Family};
 
 /// What a request used.
@@ -56,16 +66,6 @@ pub enum Source {
     Estimated,
 }
 
-/// What the client's path asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Surface {
-    Chat,
-    Completions,
-    Embeddings,
-    /// Anything else: reported usage is seen, text is not counted.
-    Other,
-}
-
 /// How far an answer has come by its own account; whether the connection broke is not known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -73,30 +73,33 @@ pub enum Ending {
     Open,
     /// Each choice has its finish reason, or the JSON body is closed.
     Finished,
-    /// `[DONE]` was seen.
+    /// Its last word was said: `[DONE]`, or what the dialect has instead.
     Done,
     /// The upstream reported an error inside the answer; more need not come.
     Error,
+    /// Nobody can tell: the answer is compressed and [can't be followed](Meter::is_blind).
+    Unread,
 }
 
 /// See the module. Dropping it at any time is right.
 #[derive(Debug)]
 pub struct Meter {
     surface: Surface,
-    /// A stream of events, not a JSON body.
-    events: bool,
+    /// How the events of a stream are framed; `None` of a JSON body.
+    framer: Option<Framer>,
+    /// The answer is compressed.
+    decoder: Option<Box<Decoder>>,
     body: Body,
     strip: bool,
     model: Box<str>,
     family: Option<Family>,
-    framer: Framer,
     reader: Reader,
     shape: Shape,
     tally: Tally,
     /// The beginning of an event, as far as it came.
     held: Vec<u8>,
-    /// The event at hand is too long to be held and passes unread.
-    blind: bool,
+    /// The event at hand is too long to be held: it passes unedited and is read in pieces.
+    long: bool,
     /// Where edited bytes are put together.
     edited: BytesMut,
     reported: Option<Reported>,
@@ -107,7 +110,7 @@ pub struct Meter {
     deltas: u64,
 }
 
-/// Longer events pass unread.
+/// Longer events pass unedited.
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Escaped text that waits uncounted; in a stream the counters hold some KiB more.
@@ -146,32 +149,34 @@ enum Fate {
 // === impl Meter ===
 
 impl Meter {
-    /// A meter for the answer of `model` (the name that the upstream knows). `sse`: the answer is
-    /// `text/event-stream`. `strip_usage`: usage was asked for in the client's stead, so that it
-    /// is taken out of a stream again.
-    pub fn new(surface: Surface, model: &str, sse: bool, strip_usage: bool) -> Meter {
-        let room = if sse {
-            STREAM_WAITING_BYTES_MAX
-        } else {
-            BODY_WAITING_BYTES_MAX
+    /// A meter for the answer of `model` (the name that the upstream knows) in one form.
+    /// `strip_usage`: usage was asked for in the client's stead, so that it is taken out of a stream
+    /// again; of server-sent events only.
+    pub fn new(surface: Surface, model: &str, form: Form, strip_usage: bool) -> Meter {
+        let table = surface.table();
+        let framer = form.framer();
+        let (room, reader) = match framer {
+            Some(_) => (STREAM_WAITING_BYTES_MAX, Reader::of_events(table)),
+            None => (BODY_WAITING_BYTES_MAX, Reader::of_body(table)),
         };
         Meter {
             surface,
-            events: sse,
-            body: Body::Awaited,
-            strip: strip_usage && sse,
+            framer,
+            decoder: None,
+            // A list is a stream; one piece is seldom all of it.
+            body: if form == Form::List {
+                Body::Reading
+            } else {
+                Body::Awaited
+            },
+            strip: strip_usage && form == Form::Events && surface.takes_usage_option(),
             model: model.into(),
             family: None,
-            framer: Framer::default(),
-            reader: if sse {
-                Reader::of_events()
-            } else {
-                Reader::of_body()
-            },
+            reader,
             shape: Shape::default(),
             tally: Tally::new(room),
             held: Vec::new(),
-            blind: false,
+            long: false,
             edited: BytesMut::new(),
             reported: None,
             done: false,
@@ -181,24 +186,50 @@ impl Meter {
         }
     }
 
+    /// The same meter for an answer that is compressed: it passes as it is, nothing is stripped.
+    pub fn decoding(mut self, coding: Coding) -> Meter {
+        self.strip = false;
+        self.decoder = Some(Box::new(Decoder::new(coding)));
+        self
+    }
+
+    /// The answer can't be followed: it isn't compressed as it says, or grew beyond all measure.
+    pub fn is_blind(&self) -> bool {
+        self.decoder
+            .as_ref()
+            .is_some_and(|decoder| decoder.is_given_up())
+    }
+
     /// Takes the next bytes from the upstream and gives what may go to the client now: the same
     /// bytes, uncopied, unless usage is stripped. Only then is the beginning of an event held.
     pub fn feed(&mut self, chunk: Bytes) -> Bytes {
-        if !self.events {
+        let Some(mut decoder) = self.decoder.take() else {
+            return self.take(chunk);
+        };
+        decoder.push(&chunk, |plain| {
+            self.take(Bytes::copy_from_slice(plain));
+        });
+        self.decoder = Some(decoder);
+        chunk
+    }
+
+    /// As [`Meter::feed`], of bytes that aren't compressed.
+    fn take(&mut self, chunk: Bytes) -> Bytes {
+        if self.framer.is_none() {
             self.piece(&chunk);
             return chunk;
         }
         let mut edited = std::mem::take(&mut self.edited);
         let mut outlet = Outlet::new(&chunk, self.held.len(), self.strip, &mut edited);
         let mut at = 0;
-        if self.blind || !self.held.is_empty() {
+        if self.long || !self.held.is_empty() {
             at = self.resume(&chunk, &mut outlet);
         }
         while at < chunk.len() {
             let rest = &chunk[at..];
             let (end, fate) = match self.known(rest) {
                 Some(known) => known,
-                None => match self.framer.next(rest) {
+                None => match self.frame(rest) {
                     Some(end) => (end, self.event(&rest[..end])),
                     None => {
                         self.hold(rest, at, &mut outlet);
@@ -233,19 +264,36 @@ impl Meter {
         let aside = self.read_aside();
         let facts = aside.as_ref().unwrap_or(&self.reader).facts();
         match () {
-            () if self.error || (!self.events && facts.error) => Ending::Error,
+            () if self.is_blind() => Ending::Unread,
+            () if self.error || facts.error => Ending::Error,
             () if self.done => Ending::Done,
-            () if self.events && self.reader.all_finished() => Ending::Finished,
-            () if !self.events && facts.closed => Ending::Finished,
+            () if self.framer.is_none() && facts.closed => Ending::Finished,
+            () if self.framer.is_none() => Ending::Open,
+            () if self.reader.is_complete() => Ending::Done,
+            () if self.reader.all_finished() => Ending::Finished,
             () => Ending::Open,
         }
+    }
+
+    /// Where a list was broken off, if between two elements.
+    pub fn gap(&self) -> Option<Gap> {
+        self.reader.gap()
     }
 
     /// What the upstream has reported so far, if anything. In a stream the last report counts.
     pub fn usage(&mut self) -> Option<Usage> {
         self.look();
-        self.reported
+        self.reported()
             .map(|reported| usage(reported, Source::Upstream))
+    }
+
+    /// What the upstream has reported, if nothing of it is missing: [`Meter::settle`] would say the
+    /// same.
+    pub fn usage_is_whole(&mut self) -> bool {
+        self.look();
+        let reported = self.reported().unwrap_or_default();
+        let output = reported.output.is_some() && !self.reader.is_early();
+        reported.input.is_some() && (output || !self.surface.has_output())
     }
 
     /// The tokens of the text that was delivered, as if the answer ended here. Counts what waits;
@@ -260,9 +308,9 @@ impl Meter {
     /// The usage to settle with, when nothing more comes: the upstream's report, else counts of
     /// what was delivered and of the prompt (`prompt` is asked only where it is needed).
     pub fn settle(&mut self, prompt: impl FnOnce() -> u64) -> Usage {
-        self.look();
-        let reported = self.reported.unwrap_or_default();
-        if reported.input.is_some() && reported.output.is_some() {
+        let whole = self.usage_is_whole();
+        let reported = self.reported().unwrap_or_default();
+        if whole {
             return usage(reported, Source::Upstream);
         }
         let source = match family(&mut self.family, &self.model).exact {
@@ -270,7 +318,11 @@ impl Meter {
             false => Source::Estimated,
         };
         let input = reported.input.unwrap_or_else(prompt);
-        let output = reported.output.unwrap_or_else(|| self.delivered());
+        let output = match reported.output {
+            None => self.delivered(),
+            Some(early) if self.reader.is_early() => early.max(self.delivered()),
+            Some(output) => output,
+        };
         usage(
             Reported {
                 input: Some(input),
@@ -289,22 +341,23 @@ impl Meter {
 
     /// In how many pieces the text of a stream has come; `None` of a JSON body.
     pub fn deltas(&self) -> Option<u64> {
-        self.events.then_some(self.deltas)
+        self.framer.is_some().then_some(self.deltas)
     }
 
     /// Goes on with the event that was begun; gives where the next one begins.
     fn resume(&mut self, chunk: &Bytes, outlet: &mut Outlet<'_>) -> usize {
-        let end = self.framer.next(chunk);
+        let end = self.frame(chunk);
         let piece = &chunk[..end.unwrap_or(chunk.len())];
-        if self.blind {
+        if self.long {
             outlet.keep(0, piece.len());
-            self.blind = end.is_none();
+            self.read_piece(piece);
+            self.long = end.is_none();
             return piece.len();
         }
         self.hold(piece, 0, outlet);
         if end.is_some() {
             // Whole now, unless it has just become too long.
-            if !std::mem::take(&mut self.blind) {
+            if !std::mem::take(&mut self.long) {
                 let mut held = std::mem::take(&mut self.held);
                 let fate = match self.known(&held) {
                     Some((_, fate)) => fate,
@@ -322,9 +375,11 @@ impl Meter {
     /// Keeps a piece of an event, which stands at `at` in the chunk, until the rest comes.
     fn hold(&mut self, piece: &[u8], at: usize, outlet: &mut Outlet<'_>) {
         if self.held.len() + piece.len() > EVENT_BYTES_MAX {
-            outlet.add(&std::mem::take(&mut self.held), Fate::Keep);
+            let held = std::mem::take(&mut self.held);
+            outlet.add(&held, Fate::Keep);
             outlet.keep(at, at + piece.len());
-            self.blind = true;
+            self.long = true;
+            self.begin_long(&held, piece);
             return;
         }
         self.held.extend_from_slice(piece);
@@ -341,8 +396,30 @@ impl Meter {
         Some((fit.len, fate))
     }
 
+    /// The end of the event that `bytes` go on with.
+    fn frame(&mut self, bytes: &[u8]) -> Option<usize> {
+        self.framer.as_mut()?.next(bytes)
+    }
+
     /// Reads a whole event.
     fn event(&mut self, event: &[u8]) -> Fate {
+        match self.framer {
+            Some(Framer::Events(_)) => self.sent_event(event),
+            Some(Framer::Frames(_)) => {
+                self.message(event);
+                Fate::Keep
+            }
+            _ => {
+                self.reader.begin();
+                self.reader.push(0, event);
+                self.heed(event);
+                Fate::Keep
+            }
+        }
+    }
+
+    /// Reads a server-sent event.
+    fn sent_event(&mut self, event: &[u8]) -> Fate {
         self.reader.begin();
         let mut lines = 0;
         for line in sse::lines(event) {
@@ -370,13 +447,57 @@ impl Meter {
         }
     }
 
+    /// Reads a message of Amazon's event stream.
+    fn message(&mut self, bytes: &[u8]) {
+        let Some(message) = eventstream::message(bytes) else {
+            return;
+        };
+        self.error |= message.exception;
+        let unwrapped = eventstream::wrapped(message.payload);
+        let payload = unwrapped.as_deref().unwrap_or(message.payload);
+        self.reader.begin();
+        self.reader.push(0, payload);
+        self.heed(payload);
+    }
+
+    /// Begins to read an event that comes in pieces: what was held of it, and what follows that.
+    fn begin_long(&mut self, held: &[u8], piece: &[u8]) {
+        self.reader.begin_long();
+        let (mut data, mut error) = (None, false);
+        match self.framer {
+            Some(Framer::Events(_)) => {
+                for line in sse::lines(if held.is_empty() { piece } else { held }) {
+                    match line {
+                        Line::Event(name) => error |= name == b"error",
+                        Line::Data(at, _) => data = data.or(Some(at)),
+                    }
+                }
+            }
+            Some(Framer::Lines) => data = Some(0),
+            _ => {}
+        }
+        self.error |= error;
+        let Some(at) = data else {
+            // Nothing of it is JSON.
+            self.reader.push(0, b"?");
+            return;
+        };
+        match held.len() {
+            0 => self.read_piece(&piece[at..]),
+            _ => {
+                self.read_piece(&held[at..]);
+                self.read_piece(piece);
+            }
+        }
+    }
+
     /// Takes a piece of a JSON body.
     fn piece(&mut self, piece: &Bytes) {
         let first = matches!(self.body, Body::Awaited);
         if piece.is_empty() {
             return;
         }
-        if first && piece.len() <= UNREAD_BYTES_MAX {
+        if first && self.surface.at_a_glance().is_some() && piece.len() <= UNREAD_BYTES_MAX {
             self.body = Body::Unread(piece.clone());
             return;
         }
@@ -387,7 +508,8 @@ impl Meter {
     /// Finds the usage of a body that came in one piece.
     fn look(&mut self) {
         if let (Body::Unread(body), None) = (&self.body, self.reported) {
-            self.reported = glance::usage(body);
+            let sheet = self.surface.at_a_glance();
+            self.reported = sheet.and_then(|sheet| glance::usage(body, sheet));
             if self.reported.is_none() {
                 self.read();
             }
@@ -406,7 +528,7 @@ impl Meter {
         let Body::Unread(body) = &self.body else {
             return None;
         };
-        let mut reader = Reader::of_body();
+        let mut reader = Reader::of_body(self.surface.table());
         reader.push(0, body);
         Some(reader)
     }
@@ -422,13 +544,21 @@ impl Meter {
     fn heed(&mut self, bytes: &[u8]) {
         let facts = self.reader.facts();
         self.error |= facts.error;
-        if let Some(later) = facts.reported {
-            self.reported = Some(self.reported.unwrap_or_default().updated(later));
+        if facts.reported && self.framer.is_some() && self.surface.table().repeats {
+            // The usage of what was said so far is better than a count of it.
+            self.said |= !facts.texts.is_empty();
+            return;
         }
         for text in 0..facts.texts.len() {
             let text = self.reader.facts().texts[text].clone();
             self.say(text.choice, text.field, &bytes[text.at]);
         }
+    }
+
+    /// What was reported: found at a glance, or by the reader.
+    fn reported(&self) -> Option<Reported> {
+        let reported = self.reader.reported().or(self.reported);
+        reported.map(|reported| self.surface.table().whole(reported))
     }
 
     fn say(&mut self, choice: u32, field: Field, raw: &[u8]) {
@@ -444,7 +574,7 @@ impl Meter {
 
     /// Whether the surface is one whose text is counted.
     fn counts_text(&self) -> bool {
-        matches!(self.surface, Surface::Chat | Surface::Completions)
+        self.surface.has_output()
     }
 }
 

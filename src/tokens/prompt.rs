@@ -64,8 +64,15 @@ impl Api {
         Some(match surface {
             Surface::Chat => Self::Chat,
             Surface::Completions => Self::Completions,
-            Surface::Embeddings => Self::Embeddings,
-            Surface::Other => return None,
+            Surface::Embeddings | Surface::OllamaEmbed => Self::Embeddings,
+            Surface::Responses => Self::Responses,
+            Surface::Messages | Surface::MessagesCount => Self::Messages,
+            Surface::Gemini | Surface::GeminiCount | Surface::GeminiEmbed => Self::Gemini,
+            Surface::Ollama => Self::Ollama,
+            Surface::DashScope => Self::DashScope,
+            Surface::Cohere | Surface::CohereEmbed | Surface::Rerank => Self::Cohere,
+            Surface::Converse => Self::Converse,
+            Surface::Audio | Surface::Images | Surface::Invoke | Surface::Other => return None,
         })
     }
 }

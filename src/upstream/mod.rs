@@ -15,6 +15,7 @@ use ahash::AHashMap;
 use attempt::Load;
 use http::HeaderValue;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// All providers and endpoints of one configuration.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Provider {
     pub headers: HeaderEdits,
     /// Whether it is asked for usage in the client's stead.
     pub include_usage: IncludeUsage,
+    /// How long an answer is read on when its client has left.
+    pub drain: Option<Duration>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointId>,
 }
@@ -91,6 +94,7 @@ impl Upstreams {
                     .and_then(|key| bearer(key.expose())),
                 headers: provider.headers.clone(),
                 include_usage: provider.include_usage,
+                drain: provider.drain,
                 endpoints,
             });
         }
@@ -246,6 +250,7 @@ mod tests {
                     tls: settings::Tls::default(),
                     timeouts: settings::Timeouts::default(),
                     include_usage: IncludeUsage::Auto,
+                    drain: None,
                 })
                 .collect(),
         }
@@ -295,7 +300,7 @@ mod tests {
 
     #[test]
     fn who_refuses_usage_is_known_for_a_day_and_across_reloads() {
-        use std::time::{Duration, Instant};
+        use std::time::Instant;
         let old = Upstreams::new(&settings(&[&["http://a/", "http://b/"]]), None);
         let now = Instant::now();
         assert!(!old.endpoint(EndpointId(0)).refuses_usage(now));

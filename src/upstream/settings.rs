@@ -31,6 +31,9 @@ pub struct Provider {
     pub timeouts: Timeouts,
     /// `include_usage:` of the provider.
     pub include_usage: IncludeUsage,
+    /// `on_disconnect: drain`: an answer whose client has left is read on for this long; `None` closes
+    /// it at once.
+    pub drain: Option<Duration>,
 }
 
 /// Whether streams are asked for usage that the client didn't ask for.

@@ -33,6 +33,8 @@ const HALLS: &[(&str, &[&str])] = &[
             "config",
             "snapshot",
             "route",
+            // What the ledger says, which `app` asked for.
+            "govern::ledger",
             "proxy::model_in_path",
             "proxy::Surface",
             "dialect",

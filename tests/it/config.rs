@@ -268,6 +268,7 @@ fn what_a_file_does_not_name_has_the_defaults() {
         assert_eq!(settings.govern.body_bytes_max, 32 << 20);
         assert_eq!(settings.govern.buffered_bytes_max, 1 << 30);
         assert_eq!(settings.govern.in_flight_max, 10_000);
+        assert_eq!(settings.govern.drains_max, 1000);
         assert!(settings.govern.rate_limit.is_none());
         assert_eq!(settings.proxy.timeouts.first_byte, Duration::from_secs(300));
         assert_eq!(settings.proxy.timeouts.total, Duration::ZERO);
@@ -537,9 +538,60 @@ fn every_key_is_known_and_only_the_later_ones_are_refused() {
             "teams",
             "prices",
             "shared_state",
-            "usage",
         ]
     );
+}
+
+#[test]
+fn usage_is_kept_where_it_is_asked_for() {
+    use weir::govern::ledger::settings::{Store, Tls};
+    assert_eq!(settings("port: 1").usage, None);
+    assert_eq!(settings("usage: off").usage, None);
+    let standard = settings("usage: {}\nstate_dir: /srv/weir")
+        .usage
+        .expect("on");
+    assert_eq!(standard.store, Store::Sqlite);
+    assert_eq!(standard.journal(), Path::new("/srv/weir/usage"));
+    assert_eq!(standard.retain, Duration::from_secs(90 * 86_400));
+    assert_eq!(standard.fsync, Some(Duration::from_secs(1)));
+    let given = settings(
+        "usage: {store: \"postgres://u:p@db/usage?sslmode=verify-full\", retain: 7d, fsync: never, \
+         segment_size: 1MiB, segment_age: 1m}",
+    );
+    let given = given.usage.expect("on");
+    let Store::Postgres(postgres) = given.store else {
+        panic!("{:?}", given.store);
+    };
+    assert_eq!(postgres.tls, Tls::VerifyFull);
+    assert_eq!((given.fsync, given.segment_bytes_max), (None, 1 << 20));
+    for (text, mistake) in [
+        (
+            "usage: {retain: 36h}",
+            "usage.retain: found \"36h\"; allowed: whole days, such as 90d, up to 36500d",
+        ),
+        (
+            "usage: {store: \"mysql://u:secret@db/usage\"}",
+            "usage.store: found \"mysql://***\"; allowed: sqlite, or postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full",
+        ),
+        (
+            "usage: {store: \"postgres://u:secret@db/usage?sslmode=maybe\"}",
+            "usage.store: found \"postgres://***\"; allowed: sslmode: disable, prefer, require, verify-ca or verify-full",
+        ),
+        (
+            "usage: {fsync: 0s}",
+            "usage.fsync: found \"0s\"; allowed: a duration above zero, such as 10s",
+        ),
+        (
+            "usage: {segment_size: 1KiB}",
+            "usage.segment_size: found \"1KiB\"; allowed: a size from 4KiB to 1GiB",
+        ),
+        (
+            "usage: sqlite",
+            "usage: found \"sqlite\"; allowed: off, or a mapping with store, retain, fsync, segment_size and segment_age",
+        ),
+    ] {
+        tells(text, &format!("weir.yaml:1: {mistake}"));
+    }
 }
 
 #[test]
@@ -568,7 +620,7 @@ fn off_is_off() {
 teams: []
 prices: {}
 shared_state: null
-usage: null
+usage: off
 tracing: {otlp_endpoint: null}
 logging: {bodies: false}
 listen: [{address: 0.0.0.0:80, proxy_protocol: false, tls: null}]
@@ -688,7 +740,7 @@ fn an_unknown_key_is_told_with_the_nearest_one() {
         "port: 1\nlimits:\n  bodybytes: 1MiB\n",
         "weir.yaml:3: limits.bodybytes: found an unknown key; allowed: connections, connections_per_client, \
          header_bytes, \
-         body_bytes, buffered_bytes, in_flight, in_flight_tokens, queue (did you mean `body_bytes`?)",
+         body_bytes, buffered_bytes, in_flight, drains, in_flight_tokens, queue (did you mean `body_bytes`?)",
     );
     let text = told("providers:\n  - name: a\n    base_url: http://a\n    apikey: sk-secret\n");
     assert!(
@@ -1468,6 +1520,26 @@ fn providers_are_checked() {
             "name: a, base_url: http://a, dialect: opnai",
             "providers[0].dialect: found \"opnai\"; allowed: openai, anthropic, azure, gemini, ollama, grpc (did you mean `openai`?)",
         ),
+        (
+            "name: a, base_url: http://a, include_usage: nevr",
+            "providers[0].include_usage: found \"nevr\"; allowed: auto, always, never (did you mean `never`?)",
+        ),
+        (
+            "name: a, base_url: http://a, on_disconnect: drane",
+            "providers[0].on_disconnect: found \"drane\"; allowed: cancel, drain (did you mean `drain`?)",
+        ),
+        (
+            "name: a, base_url: http://a, drain_timeout: 5s",
+            "providers[0].drain_timeout: found \"5s\"; allowed: nothing, unless `on_disconnect: drain`",
+        ),
+        (
+            "name: a, base_url: http://a, on_disconnect: drain, drain_timeout: 0s",
+            "providers[0].drain_timeout: found \"0s\"; allowed: a duration above zero, up to 10m",
+        ),
+        (
+            "name: a, base_url: http://a, on_disconnect: drain, drain_timeout: 601s",
+            "providers[0].drain_timeout: found \"601s\"; allowed: a duration above zero, up to 10m",
+        ),
     ] {
         tells(
             &format!("providers: [{{{fields}}}]"),
@@ -2048,7 +2120,6 @@ model_routes:
         "2: teams: not built yet: teams",
         "3: prices: not built yet: prices",
         "4: shared_state: not built yet: shared_state",
-        "5: usage: not built yet: usage",
         "6: tracing.otlp_endpoint: not built yet: tracing.otlp_endpoint",
         "7: logging.bodies: not built yet: logging.bodies",
         "8: proxy_url: found \"socks4://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
@@ -2322,4 +2393,27 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+#[test]
+fn a_provider_says_whether_usage_is_asked_for_and_answers_are_read_on() {
+    use weir::upstream::IncludeUsage;
+    let read = |keys: &str| {
+        let text = format!("providers: [{{name: a, base_url: http://a{keys}}}]");
+        let provider = settings(&text).upstream.providers.remove(0);
+        (provider.include_usage, provider.drain)
+    };
+    assert_eq!(read(""), (IncludeUsage::Auto, None));
+    let never = (IncludeUsage::Never, None);
+    assert_eq!(read(", include_usage: never, on_disconnect: cancel"), never);
+    let drains = |time| (IncludeUsage::Always, Some(time));
+    assert_eq!(
+        read(", include_usage: always, on_disconnect: drain"),
+        drains(Duration::from_secs(10))
+    );
+    assert_eq!(
+        read(", include_usage: always, on_disconnect: drain, drain_timeout: 10m"),
+        drains(Duration::from_secs(600)),
+        "at the limit"
+    );
 }

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
+use weir::proxy;
 use weir::tokens::count;
-use weir::tokens::meter::{Ending, Meter, Source, Surface};
+use weir::tokens::meter::{Ending, Form, Meter, Source, Surface};
 
 /// `input`, `output`, `cached`, `cache_write`, `reasoning`.
 type Counts = [Option<u64>; 5];
@@ -23,7 +24,7 @@ struct Case {
     name: String,
     surface: Surface,
     model: String,
-    sse: bool,
+    form: Form,
     bytes: Bytes,
     usage: Option<Counts>,
     /// What the client gets when usage is stripped.
@@ -37,7 +38,6 @@ enum Stripped {
     Bytes(Vec<u8>),
     /// Event by event: the text, or the JSON where the text of numbers may differ.
     Events(Vec<Event>),
-    Unknown,
 }
 
 enum Event {
@@ -58,7 +58,7 @@ struct Seen {
 
 impl Case {
     fn run<'a>(&self, strip: bool, tokens: bool, pieces: impl Iterator<Item = &'a [u8]>) -> Seen {
-        let mut meter = Meter::new(self.surface, &self.model, self.sse, strip);
+        let mut meter = Meter::new(self.surface, &self.model, self.form, strip);
         let mut bytes = Vec::with_capacity(self.bytes.len());
         for piece in pieces {
             bytes.extend_from_slice(&meter.feed(self.bytes.slice_ref(piece)));
@@ -140,7 +140,6 @@ impl Case {
     fn check_stripped(&self, bytes: &[u8]) {
         let name = &self.name;
         match &self.stripped {
-            Stripped::Unknown => {}
             Stripped::Bytes(expected) => assert_eq!(
                 String::from_utf8_lossy(bytes),
                 String::from_utf8_lossy(expected),
@@ -214,26 +213,35 @@ impl Random {
 
 #[test]
 fn golden_answers_pass_unchanged_and_are_measured_wherever_they_are_cut() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/openai");
-    let mut cases: Vec<_> = fs::read_dir(&folder)
-        .expect("the golden folder")
-        .filter_map(|entry| golden(&entry.expect("an entry").path()))
-        .collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut cases = Vec::new();
+    for dialect in fs::read_dir(&folder).expect("the golden folders") {
+        let dialect = dialect.expect("an entry").path();
+        for entry in fs::read_dir(&dialect).into_iter().flatten() {
+            cases.extend(golden(&dialect, &entry.expect("an entry").path()));
+        }
+    }
     cases.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(cases.len() >= 16, "golden files are missing");
+    assert!(cases.len() >= 79, "golden files are missing");
     let cuts: usize = cases.iter().map(Case::check).sum();
     println!("{} golden answers, {cuts} cuts", cases.len());
 }
 
-fn golden(said: &Path) -> Option<Case> {
+fn golden(folder: &Path, said: &Path) -> Option<Case> {
+    const FORMS: [(&str, Form); 5] = [
+        ("in.sse", Form::Events),
+        ("in.json", Form::Body),
+        ("in.list.json", Form::List),
+        ("in.ndjson", Form::Lines),
+        ("in.frames", Form::Frames),
+    ];
     let name = said.file_name()?.to_str()?.strip_suffix(".said.json")?;
     let said: Value = serde_json::from_slice(&fs::read(said).ok()?).expect(name);
-    let file = |suffix: &str| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/openai");
-        fs::read(folder.join(format!("{name}.{suffix}"))).ok()
-    };
-    let sse = file("in.sse");
-    let bytes = sse.clone().or_else(|| file("in.json")).expect(name);
+    let file = |suffix: &str| fs::read(folder.join(format!("{name}.{suffix}"))).ok();
+    let found = FORMS
+        .iter()
+        .find_map(|(suffix, form)| Some((file(suffix)?, *form)));
+    let (bytes, form) = found.expect(name);
     let model = text(&said, "model");
     let tokens = said["texts"].as_array().expect(name).iter().map(|said| {
         count::count(
@@ -242,9 +250,9 @@ fn golden(said: &Path) -> Option<Case> {
         )
     });
     Some(Case {
-        name: name.to_owned(),
+        name: format!("{}/{name}", folder.file_name()?.to_str()?),
         surface: surface(&text(&said, "surface")),
-        sse: sse.is_some(),
+        form,
         stripped: Stripped::Bytes(file("stripped.sse").unwrap_or_else(|| bytes.clone())),
         bytes: bytes.into(),
         usage: counts(&said["usage"]),
@@ -264,12 +272,30 @@ fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_owned()
 }
 
+/// The surface of an API, as the index and the golden files name it.
 fn surface(name: &str) -> Surface {
     match name {
         "chat" | "openai-chat" => Surface::Chat,
         "completions" | "openai-completions" => Surface::Completions,
         "embeddings" | "openai-embeddings" => Surface::Embeddings,
-        _ => Surface::Other,
+        "responses" | "openai-responses" => Surface::Responses,
+        "audio" => Surface::Audio,
+        "images" => Surface::Images,
+        "rerank" => Surface::Rerank,
+        "messages" | "anthropic-messages" => Surface::Messages,
+        "messages-count" | "anthropic-count-tokens" => Surface::MessagesCount,
+        "gemini" => Surface::Gemini,
+        "gemini-count" | "gemini-count-tokens" => Surface::GeminiCount,
+        "gemini-embed" | "gemini-embeddings" => Surface::GeminiEmbed,
+        "ollama" | "ollama-chat" | "ollama-generate" => Surface::Ollama,
+        "ollama-embed" => Surface::OllamaEmbed,
+        "dashscope" | "dashscope-generation" => Surface::DashScope,
+        "cohere" | "cohere-v2-chat" => Surface::Cohere,
+        "cohere-embed" | "cohere-v2-embed" => Surface::CohereEmbed,
+        "converse" | "bedrock-converse" => Surface::Converse,
+        "invoke" | "bedrock-invoke" => Surface::Invoke,
+        "other" => Surface::Other,
+        other => panic!("no surface is called {other}"),
     }
 }
 
@@ -359,31 +385,40 @@ fn index(folder: &Path) -> Vec<Value> {
 }
 
 fn recorded(folder: &Path) -> Vec<Case> {
-    let cases = index(folder)
-        .into_iter()
-        .filter(|entry| text(entry, "api").starts_with("openai-"));
-    let cases = cases.map(|entry| {
+    let cases = index(folder).into_iter().map(|entry| {
         let bytes = fs::read(folder.join(text(&entry, "response"))).expect("an answer");
+        let path = text(&entry, "path");
+        let known = proxy::Surface::of(&path);
         let surface = surface(&text(&entry, "api"));
-        let sse = text(&entry, "content_type").starts_with("text/event-stream");
+        assert_eq!(known, proxy::Surface::Metered(surface), "{path}");
+        let form = known.form(text(&entry, "content_type").as_bytes(), &path);
         let chat = matches!(surface, Surface::Chat | Surface::Completions);
         Case {
             name: text(&entry, "id"),
             surface,
             model: text(&entry, "model"),
-            sse,
-            stripped: match (sse, chat) {
-                (true, true) => Stripped::Events(without_usage(&bytes)),
-                (true, false) => Stripped::Unknown,
-                (false, _) => Stripped::Bytes(bytes.clone()),
+            form,
+            stripped: match (form, chat) {
+                (Form::Events, true) => Stripped::Events(without_usage(&bytes)),
+                _ => Stripped::Bytes(bytes.clone()),
             },
             bytes: bytes.into(),
             usage: counts(&entry["usage"]),
-            ending: None,
+            ending: whole(&entry, form),
             tokens: None,
         }
     });
     cases.collect()
+}
+
+/// How a recorded answer must end, where its index tells.
+fn whole(entry: &Value, form: Form) -> Option<Ending> {
+    let tagged = |wanted: &str| {
+        let tags = entry["tags"].as_array();
+        tags.is_some_and(|tags| tags.iter().any(|tag| tag == wanted))
+    };
+    (form == Form::Body && entry["status"] == 200 && !tagged("stream_error"))
+        .then_some(Ending::Finished)
 }
 
 /// The events of a stream without their usage, made the slow way.
@@ -425,14 +460,14 @@ fn data(event: &str) -> Option<Value> {
 fn a_chunk_that_is_not_edited_is_passed_on_uncopied() {
     let stream = Bytes::from_static(b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n");
     for strip in [false, true] {
-        let mut meter = Meter::new(Surface::Chat, "gpt-4o", true, strip);
+        let mut meter = Meter::new(Surface::Chat, "gpt-4o", Form::Events, strip);
         let out = meter.feed(stream.clone());
         assert_eq!((out.as_ptr(), out.len()), (stream.as_ptr(), stream.len()));
     }
     let mut whole = BytesMut::from(&stream[..]);
     whole.extend_from_slice(&stream[..20]);
     let whole = whole.freeze();
-    let mut meter = Meter::new(Surface::Chat, "gpt-4o", true, true);
+    let mut meter = Meter::new(Surface::Chat, "gpt-4o", Form::Events, true);
     let out = meter.feed(whole.clone());
     assert_eq!((out.as_ptr(), out.len()), (whole.as_ptr(), stream.len()));
 }

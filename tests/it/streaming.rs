@@ -130,6 +130,11 @@ impl Http2 {
         Self::start_with(provider, "", |launch| launch)
     }
 
+    /// weir alone, and what must live as long.
+    pub fn split(self) -> (Gateway, (H2Provider, crate::support::tls::TlsFront)) {
+        (self.gateway, (self.provider, self.front))
+    }
+
     /// With more keys of the provider, and more of the command line's.
     pub fn start_with(
         provider: H2Provider,

@@ -19,6 +19,7 @@ pub mod gateway;
 pub mod h2_provider;
 pub mod h2c;
 pub mod load;
+pub mod postgres;
 pub mod provider;
 pub mod real_proxy;
 pub mod relay;

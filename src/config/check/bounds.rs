@@ -78,6 +78,7 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
         govern: govern::Settings {
             rate_limit: rate_limit(file.rate_limit.as_ref(), check),
             in_flight_max: count(limits.in_flight, 10_000),
+            drains_max: count(limits.drains, 1000),
             body_bytes_max,
             buffered_bytes_max,
             teams: None,

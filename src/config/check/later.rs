@@ -39,7 +39,6 @@ pub(super) fn report(file: &File, check: &mut Check<'_>) {
                 .is_some_and(|url| !url.0.is_empty()),
             &["shared_state"],
         ),
-        (file.usage.is_some(), &["usage"]),
         (
             logging
                 .and_then(|logging| logging.bodies)

@@ -1,7 +1,9 @@
 //! `providers`, and the providers that bare URLs stand for.
 
 use super::{Check, bounds, edits, road};
-use crate::config::file::{self, File, OneOrMore, Provider, ProviderTimeouts, ProviderTls};
+use crate::config::file::{
+    self, File, OnDisconnect, OneOrMore, Provider, ProviderTimeouts, ProviderTls,
+};
 use crate::config::findings::nearest;
 use crate::config::lists::List;
 use crate::config::path::Path;
@@ -9,6 +11,7 @@ use crate::config::units::Text;
 use crate::route::settings::ProviderIndex;
 use crate::types::{BaseUrl, HeaderEdits};
 use crate::upstream::settings::{self, Egress, IncludeUsage, Timeouts, Tls};
+use std::time::Duration;
 
 /// All providers so far.
 pub(super) struct Pool {
@@ -77,6 +80,7 @@ impl Pool {
                 Some(file::IncludeUsage::Always) => IncludeUsage::Always,
                 Some(file::IncludeUsage::Never) => IncludeUsage::Never,
             },
+            drain: drain(provider, path, check),
         });
     }
 
@@ -148,6 +152,7 @@ impl Pool {
             tls: Tls::default(),
             timeouts: Timeouts::default(),
             include_usage: IncludeUsage::Auto,
+            drain: None,
         });
         self.bare.push((key, index));
         Some(index)
@@ -252,6 +257,24 @@ fn tls(tls: Option<&ProviderTls>, path: &Path, check: &mut Check<'_>) -> Tls {
         server_name: tls.server_name.as_ref().map(|name| name.0.clone()),
         verify: tls.verify.is_none_or(|verify| verify.0),
     }
+}
+
+/// How long an answer is read on without its client.
+fn drain(provider: &Provider, path: &Path, check: &mut Check<'_>) -> Option<Duration> {
+    const STANDARD: Duration = Duration::from_secs(10);
+    const MAX: Duration = Duration::from_secs(600);
+    let path = path.key("drain_timeout");
+    let drains = matches!(provider.on_disconnect, Some(OnDisconnect::Drain));
+    let given = provider.drain_timeout;
+    if given.is_some_and(|span| span.0.is_zero() || span.0 > MAX) {
+        check
+            .findings
+            .wrong(&path, "a duration above zero, up to 10m");
+    } else if given.is_some() && !drains {
+        let allowed = "nothing, unless `on_disconnect: drain`";
+        check.findings.wrong(&path, allowed);
+    }
+    drains.then(|| given.map_or(STANDARD, |span| span.0))
 }
 
 fn timeouts(given: Option<&ProviderTimeouts>, path: &Path, check: &mut Check<'_>) -> Timeouts {

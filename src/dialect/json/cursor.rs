@@ -181,7 +181,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The bytes at a place.
-    pub(super) fn text(&self, place: Range<usize>) -> &'a [u8] {
+    pub(crate) fn text(&self, place: Range<usize>) -> &'a [u8] {
         &self.bytes[place]
     }
 

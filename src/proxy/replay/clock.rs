@@ -22,6 +22,9 @@ pub const ENDING: ErrorType = ErrorType::Custom("Ending");
 /// The client took longer than it may to send its body.
 pub const BODY_LATE: ErrorType = ErrorType::Custom("BodyLate");
 
+/// The client left, and the time is over in which its answer was to be read on.
+pub const DRAINED: ErrorType = ErrorType::Custom("Drained");
+
 /// Deadlines of an answer. One timer that is moved only when it fires: a stream's events cost a
 /// look at the clock each, not a timer.
 pub(super) struct Clock {
@@ -32,6 +35,8 @@ pub(super) struct Clock {
     answering: bool,
     /// By when the client's body must be whole, while it isn't.
     upload_due: Option<Instant>,
+    /// When an answer that nobody waits for ends.
+    end_due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     ending: Over,
 }
@@ -46,14 +51,16 @@ impl Clock {
             since: Instant::now(),
             answering: false,
             upload_due: uploads.then(|| began + deadlines.timeouts.client_body),
+            end_due: None,
             timer: None,
             ending: deadlines.ending.over(),
         }
     }
 
     /// A try begins.
-    pub(super) fn restart(&mut self, timeouts: Timeouts) {
-        self.timeouts = timeouts;
+    pub(super) fn restart(&mut self, first_byte: Duration, idle: Duration) {
+        self.timeouts.first_byte = first_byte;
+        self.timeouts.idle = idle;
         self.since = Instant::now();
         self.answering = false;
     }
@@ -66,6 +73,11 @@ impl Clock {
     /// The request's body is whole.
     pub(super) fn uploaded(&mut self) {
         self.upload_due = None;
+    }
+
+    /// The client has left; its answer may take this long.
+    pub(super) fn end_in(&mut self, time: Duration) {
+        self.end_due = Some(Instant::now() + time);
     }
 
     /// Something went to the client.
@@ -84,8 +96,11 @@ impl Clock {
         if self.timeouts.total > Duration::ZERO {
             soonest = sooner(soonest, (self.began + self.timeouts.total, TOTAL));
         }
-        match self.upload_due {
-            Some(due) => sooner(soonest, (due, BODY_LATE)),
+        if let Some(due) = self.upload_due {
+            soonest = sooner(soonest, (due, BODY_LATE));
+        }
+        match self.end_due {
+            Some(due) => sooner(soonest, (due, DRAINED)),
             None => soonest,
         }
     }

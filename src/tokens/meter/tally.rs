@@ -4,8 +4,8 @@
 //! upstream and then it is dropped uncounted. One counter per choice and field, since tokens do
 //! not join across fields.
 
+use crate::dialect::answer::Field;
 use crate::dialect::json::Unescape;
-use crate::dialect::openai::answer::Field;
 use crate::tokens::count::{Encoding, Running};
 
 /// Counters of one answer; texts of further fields join the last one.

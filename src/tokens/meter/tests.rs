@@ -8,7 +8,7 @@ fn chunk(text: &str) -> Bytes {
 }
 
 fn chat(strip: bool) -> Meter {
-    Meter::new(Surface::Chat, "gpt-4o", true, strip)
+    Meter::new(Surface::Chat, "gpt-4o", Form::Events, strip)
 }
 
 fn said(choice: u32, content: &str) -> String {
@@ -58,10 +58,10 @@ fn an_event_is_complete_for_its_client_before_the_next_one_comes() {
 }
 
 #[test]
-fn an_event_at_the_cap_is_read_and_one_past_it_passes_unread() {
+fn an_event_at_the_cap_is_edited_and_one_past_it_is_only_read() {
     let tail = "\"}}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\n";
     let head = "data: {\"choices\":[{\"delta\":{\"content\":\"";
-    for (more, read) in [(0, true), (1, false)] {
+    for (more, edited) in [(0, true), (1, false)] {
         let len = EVENT_BYTES_MAX - head.len() - tail.len() + more;
         let event = format!("{head}{}{tail}", "x ".repeat(len / 2 + 1).split_at(len).0);
         let mut meter = chat(true);
@@ -69,8 +69,9 @@ fn an_event_at_the_cap_is_read_and_one_past_it_passes_unread() {
         for piece in event.as_bytes().chunks(65_536) {
             out.extend_from_slice(&meter.feed(Bytes::copy_from_slice(piece)));
         }
-        assert_eq!(meter.usage().is_some(), read, "{more} past the cap");
-        assert_eq!(out == event.as_bytes(), !read, "{more} past the cap");
+        assert!(meter.usage().is_some(), "{more} past the cap");
+        assert!(meter.first_token_seen(), "{more} past the cap");
+        assert_eq!(out == event.as_bytes(), !edited, "{more} past the cap");
         assert!(meter.held.capacity() <= HELD_BYTES_KEPT_MAX);
         let next = said(0, "on");
         assert_eq!(
@@ -98,7 +99,7 @@ fn a_cut_stream_is_told_from_a_whole_one() {
     assert_eq!(after("data: [DO"), Ending::Finished);
     assert_eq!(after("NE]\n\n"), Ending::Done);
     assert_eq!(after("data: {\"error\":\"late\"}\n\n"), Ending::Error);
-    let mut body = Meter::new(Surface::Chat, "gpt-4o", false, false);
+    let mut body = Meter::new(Surface::Chat, "gpt-4o", Form::Body, false);
     body.feed(chunk("{\"choices\":[]"));
     assert_eq!(body.saw_finish(), Ending::Open);
     body.feed(chunk("}"));
@@ -182,14 +183,14 @@ fn the_report_settles_and_counts_fill_what_it_leaves_out() {
     let reported = meter.settle(|| unreachable!("nothing to count"));
     assert_eq!((reported.input, reported.output), (Some(5), Some(9)));
     assert_eq!(reported.source, Source::Upstream);
-    let mut other = Meter::new(Surface::Chat, "qwen-plus", true, false);
+    let mut other = Meter::new(Surface::Chat, "qwen-plus", Form::Events, false);
     other.feed(chunk(&said(0, "Hello")));
     assert_eq!(other.settle(|| 1).source, Source::Estimated);
 }
 
 #[test]
 fn half_a_report_is_none() {
-    let mut body = Meter::new(Surface::Chat, "gpt-4o", false, false);
+    let mut body = Meter::new(Surface::Chat, "gpt-4o", Form::Body, false);
     body.feed(chunk(
         "{\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":12",
     ));
@@ -222,7 +223,7 @@ fn a_body_in_one_piece_says_what_it_says_byte_by_byte() {
         bodies.push(body.into_bytes());
     }
     let run = |pieces: &mut dyn Iterator<Item = &[u8]>, counted: bool| {
-        let mut meter = Meter::new(Surface::Chat, "gpt-4o", false, false);
+        let mut meter = Meter::new(Surface::Chat, "gpt-4o", Form::Body, false);
         for piece in pieces {
             meter.feed(Bytes::copy_from_slice(piece));
         }
@@ -273,8 +274,8 @@ fn bytes_that_are_no_json_pass_and_say_nothing() {
         "{{{{",
         "\0",
     ] {
-        for sse in [false, true] {
-            let mut meter = Meter::new(Surface::Chat, "gpt-4o", sse, false);
+        for form in [Form::Body, Form::Events] {
+            let mut meter = Meter::new(Surface::Chat, "gpt-4o", form, false);
             let bytes = chunk(&junk.repeat(50));
             assert_eq!(meter.feed(bytes.clone()), bytes);
             assert_eq!((meter.usage(), meter.delivered()), (None, 0), "{junk}");

@@ -1,0 +1,261 @@
+//! Reported usage: an object of counts in the spelling that a [`Sheet`] lists.
+
+use crate::dialect::json::{Cursor, Fault};
+
+/// Tokens as an upstream reports them; `None` is "not said".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// All prompt tokens, those from a cache included (where the table says so, without them).
+    pub input: Option<u64>,
+    /// All tokens of the answer, reasoning included.
+    pub output: Option<u64>,
+    /// Prompt tokens that came from a cache.
+    pub cached: Option<u64>,
+    /// Prompt tokens that were written to a cache.
+    pub cache_write: Option<u64>,
+    /// Tokens of the answer that were reasoning.
+    pub reasoning: Option<u64>,
+}
+
+/// Where one spelling of usage has which count, and what they come to.
+#[derive(Debug)]
+pub struct Sheet {
+    pub entries: &'static [(&'static str, Entry)],
+    /// `None` when the counts report neither input nor output.
+    pub sum: fn(&Raw) -> Option<Reported>,
+    pub rank: Rank,
+}
+
+/// What a report is beside others of the same answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rank {
+    /// Of several the last counts.
+    Firm,
+    /// Its output is none yet: the answer has only begun.
+    Early,
+    /// Others go before it, whichever came first.
+    Weak,
+}
+
+/// What a member of usage is.
+#[derive(Debug, Clone, Copy)]
+pub enum Entry {
+    Count(Count),
+    /// An object with more.
+    Details(&'static [(&'static str, Entry)]),
+}
+
+/// A count as it is written; what it adds to is for the sheet's sum to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    Input,
+    /// Prompt tokens that the provider counts outside of [`Count::Input`], or instead of it.
+    InputBeside,
+    Output,
+    /// The same for the answer.
+    OutputBeside,
+    Total,
+    Cached,
+    CachedBeside,
+    CacheWrite,
+    CacheWriteBeside,
+    Reasoning,
+}
+
+const COUNTS: usize = Count::Reasoning as usize + 1;
+
+/// The counts of one object, as they are written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Raw([Option<u64>; COUNTS]);
+
+// === impl Reported ===
+
+impl Reported {
+    /// What a later report says, and of this one what the later leaves out.
+    pub fn updated(self, later: Reported) -> Reported {
+        Reported {
+            input: later.input.or(self.input),
+            output: later.output.or(self.output),
+            cached: later.cached.or(self.cached),
+            cache_write: later.cache_write.or(self.cache_write),
+            reasoning: later.reasoning.or(self.reasoning),
+        }
+    }
+
+    /// The same where input and caches are parts of one sum: one that is all zeros takes nothing
+    /// back.
+    pub fn updated_beside(self, later: Reported) -> Reported {
+        let prompt = [later.input, later.cached, later.cache_write];
+        if prompt.iter().all(|count| count.unwrap_or(0) == 0) {
+            let rest = Reported {
+                input: self.input.or(later.input),
+                cached: self.cached.or(later.cached),
+                cache_write: self.cache_write.or(later.cache_write),
+                ..later
+            };
+            return self.updated(rest);
+        }
+        self.updated(later)
+    }
+}
+
+// === impl Raw ===
+
+impl Raw {
+    /// Adds to a count.
+    pub fn add(&mut self, count: Count, number: u64) {
+        let sum = &mut self.0[count as usize];
+        *sum = Some(sum.unwrap_or(0).saturating_add(number));
+    }
+
+    /// What is written for a count.
+    pub fn of(&self, count: Count) -> Option<u64> {
+        self.0[count as usize]
+    }
+}
+
+// === impl Sheet ===
+
+impl Sheet {
+    /// Reads a usage object.
+    pub fn read(&self, object: &[u8]) -> Raw {
+        let mut raw = Raw::default();
+        // What stands before a fault is believed.
+        let _ = read(&mut raw, &mut Cursor::new(object), self.entries);
+        raw
+    }
+
+    /// What the counts come to.
+    pub fn sum(&self, raw: &Raw) -> Option<Reported> {
+        (self.sum)(raw)
+    }
+
+    /// Reads the usage object at `cursor` and passes it, unless it is faulty.
+    pub(super) fn pass(&self, cursor: &mut Cursor<'_>) -> Result<Option<Reported>, Fault> {
+        let mut raw = Raw::default();
+        read(&mut raw, cursor, self.entries)?;
+        Ok(self.sum(&raw))
+    }
+}
+
+/// Reads an object: the usage, or details inside it. Of a count that is there twice the last is meant.
+fn read(
+    raw: &mut Raw,
+    cursor: &mut Cursor<'_>,
+    entries: &[(&'static str, Entry)],
+) -> Result<(), Fault> {
+    let mut another = cursor.enter(b'{')?;
+    while another {
+        let key = cursor.key()?;
+        let known = entries.iter().find(|(name, _)| name.as_bytes() == &*key);
+        match known.map(|(_, entry)| *entry) {
+            Some(Entry::Count(count)) => {
+                let written = &mut raw.0[count as usize];
+                *written = cursor.whole()?.or(*written);
+            }
+            Some(Entry::Details(inside)) if cursor.peek()? == b'{' => details(raw, cursor, inside)?,
+            _ => {
+                cursor.skip()?;
+            }
+        }
+        another = cursor.more(b'{')?;
+    }
+    Ok(())
+}
+
+/// Reads details. A fault inside them ends only them, as long as their brackets are right.
+fn details(
+    raw: &mut Raw,
+    cursor: &mut Cursor<'_>,
+    entries: &[(&'static str, Entry)],
+) -> Result<(), Fault> {
+    let (before, start) = (*raw, cursor.at());
+    if read(raw, cursor, entries).is_ok() {
+        return Ok(());
+    }
+    cursor.go(start);
+    let skipped = cursor.skip();
+    if skipped.is_err() {
+        *raw = before;
+    }
+    skipped.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::openai::chat;
+
+    fn reported(object: &[u8]) -> Option<Reported> {
+        chat::USAGE.sum(&chat::USAGE.read(object))
+    }
+
+    #[test]
+    fn details_are_read_and_what_is_not_said_stays_unsaid() {
+        let usage = br#"{"prompt_tokens":9,"completion_tokens":5,"total_tokens":14,
+            "prompt_tokens_details":{"cached_tokens":4,"cache_write_tokens":1,"audio_tokens":0},
+            "completion_tokens_details":{"reasoning_tokens":2}}"#;
+        let expected = Reported {
+            input: Some(9),
+            output: Some(5),
+            cached: Some(4),
+            cache_write: Some(1),
+            reasoning: Some(2),
+        };
+        assert_eq!(reported(usage), Some(expected));
+        let bare = reported(br#"{"input_tokens":3,"output_tokens":0}"#).unwrap();
+        assert_eq!(
+            (bare.output, bare.cached, bare.reasoning),
+            (Some(0), None, None)
+        );
+    }
+
+    #[test]
+    fn reasoning_outside_the_completion_is_added_only_when_the_total_shows_it() {
+        let output = |total: u64, reasoning: u64| {
+            let usage = format!(
+                "{{\"prompt_tokens\":291,\"completion_tokens\":26,\"total_tokens\":{total},\
+                 \"completion_tokens_details\":{{\"reasoning_tokens\":{reasoning}}}}}"
+            );
+            reported(usage.as_bytes()).and_then(|usage| usage.output)
+        };
+        assert_eq!(output(513, 196), Some(222));
+        assert_eq!(output(317, 20), Some(26));
+        assert_eq!(output(317, 0), Some(26));
+    }
+
+    #[test]
+    fn embeddings_put_nothing_out() {
+        let usage = reported(br#"{"prompt_tokens":8,"total_tokens":8}"#).unwrap();
+        assert_eq!((usage.input, usage.output), (Some(8), Some(0)));
+    }
+
+    #[test]
+    fn an_object_without_counts_reports_nothing() {
+        for none in [
+            &b"{}"[..],
+            br#"{"total_tokens":3}"#,
+            br#"{"prompt_tokens":null}"#,
+            b"3",
+        ] {
+            assert_eq!(reported(none), None);
+        }
+    }
+
+    #[test]
+    fn a_later_report_wins_and_keeps_what_it_leaves_out() {
+        let first = Reported {
+            input: Some(5),
+            output: Some(1),
+            cached: Some(2),
+            ..Reported::default()
+        };
+        let later = Reported {
+            input: Some(5),
+            output: Some(9),
+            ..Reported::default()
+        };
+        let both = first.updated(later);
+        assert_eq!((both.output, both.cached), (Some(9), Some(2)));
+    }
+}
