@@ -7,6 +7,7 @@ mod demo;
 mod dns;
 mod echo;
 mod explain;
+mod keys;
 mod run;
 mod serve;
 mod usage;
@@ -49,6 +50,8 @@ enum Verb {
     Status(ask::AskStatus),
     /// Look into the DNS cache of a running weir, or empty it
     Dns(dns::Dns),
+    /// Make, list, revoke and replace keys of teams, without a reload
+    Keys(keys::Keys),
     /// Check the configuration and report all mistakes at once, without serving
     Check(File),
     /// Tell where a request would go and why, without sending anything
@@ -97,6 +100,7 @@ impl Cli {
             Verb::Upgrade(ask) => ask.upgrade().map_err(Fault::Unusable),
             Verb::Status(ask) => ask.run().map_err(Fault::Unusable),
             Verb::Dns(dns) => dns.run().map_err(Fault::Unusable),
+            Verb::Keys(keys) => keys.run(),
             Verb::Check(file) => check::check(&file.source()),
             Verb::Explain(explain) => explain.run(),
             Verb::Usage(usage) => usage.run(),
