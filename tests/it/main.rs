@@ -24,6 +24,7 @@ mod fixtures;
 mod forwarding;
 mod h2_hostile;
 mod hostile;
+mod keys;
 mod leaving;
 mod ledger;
 mod limits;
