@@ -121,7 +121,7 @@ impl Request {
 
     pub(super) fn into_tally(mut self) -> Tally {
         if self.functions {
-            self.tally.add(self.tally.family.overhead.functions);
+            self.tally.add(self.tally.family.overhead.functions.into());
         }
         self.tally
     }
@@ -135,7 +135,7 @@ impl Request {
         match field {
             Field::Messages => {
                 (self.known, self.answered) = (true, true);
-                tally.add(tally.family.overhead.reply);
+                tally.add(tally.family.overhead.reply.into());
                 value(object, &mut Messages(tally))
             }
             Field::System => {
