@@ -58,7 +58,7 @@ pub fn admission_at_a_glance(model: &str, body: &[u8]) -> Estimate {
     Estimate {
         input: family.seeded(&prompt),
         exact: false,
-        output_max: family.output_max,
+        output_max: family.output_max.into(),
         prompt,
     }
 }
@@ -81,12 +81,8 @@ fn seeded(api: Api, model: &str, body: &[u8], seed: u64) -> Estimate {
         seed,
     };
     let (prompt, output_max) = prompt::read(api, family, body, care);
-    let embeds = matches!(api, Api::Embeddings);
-    let output_max = match output_max {
-        _ if embeds => 0,
-        Ok(output_max) => output_max,
-        Err(answers) => answers.saturating_mul(family.output_max),
-    };
+    let output_max =
+        output_max.unwrap_or_else(|answers| answers.saturating_mul(family.output_max.into()));
     Estimate {
         input: family.seeded(&prompt),
         exact: family.exact && prompt.counted,
