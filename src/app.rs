@@ -5,18 +5,22 @@ mod build;
 mod certificates;
 mod handover;
 mod host;
+mod keys;
 mod listeners;
 pub mod question;
 mod resolving;
 mod running;
 mod source;
 
+pub use crate::govern::Caller;
+pub use crate::govern::settings::Allowance;
 pub use build::offline;
+pub use keys::asked_for;
 pub use source::{Fault, Source};
 
 use crate::config::{self, Settings};
 use crate::egress::{self, Memory};
-use crate::govern::{Governor, Ledger, ledger};
+use crate::govern::{Governor, Keys, Ledger, ledger};
 use crate::observe::settings::{Format, Level};
 use crate::observe::{Observer, program_log};
 use crate::snapshot::Live;
@@ -361,6 +365,7 @@ impl Start<'_> {
         let shared = Shared {
             observer: Arc::clone(&observer),
             governor: Arc::new(Governor::new(settings.govern.clone())),
+            keys: Keys::new(settings.state_dir.clone()),
             ledger,
             resolver: resolver(&settings, Arc::new(Watch::new(&observer.metrics)))?,
             own: own_of(&sockets),
@@ -377,7 +382,12 @@ impl Start<'_> {
             Some((_, orders)) => begin(orders, &handover).await?,
             None => false,
         };
-        let live = Arc::new(Live::new(shared.build(&settings, None)?));
+        host::ready(&settings).map_err(Fault::Unusable)?;
+        let snapshot = shared.build(&settings, None)?;
+        if !snapshot.keys.is_open() {
+            snapshot.keys.store().watch();
+        }
+        let live = Arc::new(Live::new(snapshot));
         let loader = Loader::of(&handover, settings.state_dir.clone());
         let loaded = loader.load(&settings.listen)?;
         let ready = Arc::new(AtomicBool::new(true));
@@ -483,8 +493,11 @@ fn warn(settings: &Settings) {
     }
 }
 
-/// There are no teams yet: whoever reaches a listener spends the providers' keys.
+/// Without teams whoever reaches a listener spends the providers' keys.
 fn warn_of_open_keys(settings: &Settings, bound: &Bound) {
+    if settings.govern.teams.is_some() {
+        return;
+    }
     let keyed = settings
         .upstream
         .providers
@@ -500,8 +513,8 @@ fn warn_of_open_keys(settings: &Settings, bound: &Bound) {
         tracing::warn!(
             %address,
             providers,
-            "whoever reaches this address uses the api_key of these providers; listen on \
-             127.0.0.1, or let only those reach it who may"
+            "whoever reaches this address uses the api_key of these providers; ask for keys of your \
+             own (`teams`), listen on 127.0.0.1, or let only those reach it who may"
         );
     }
 }

@@ -3,7 +3,7 @@
 //! Built by `app`, read by `proxy` and `admin`.
 
 use crate::egress::{self, Egress};
-use crate::govern::{Governor, Ledger};
+use crate::govern::{Governor, Keys, Ledger};
 use crate::observe::Observer;
 use crate::proxy::settings::Settings as Corridor;
 use crate::route::{Found, ProviderIndex, Table};
@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub provider_groups: Vec<Group>,
     /// Which road, and how it is walked.
     pub egress: Egress,
+    /// Who may come in.
+    pub keys: Keys,
     /// Limits; shared by all snapshots.
     pub governor: Arc<Governor>,
     /// What upstreams' reports have taught of their tokens; shared by all snapshots.

@@ -1,5 +1,7 @@
 //! The nouns that more than one room uses. Plain values: no I/O, no state, no policy.
 
+pub mod digest;
+pub mod glob;
 pub mod identity;
 pub mod money;
 pub mod socket;
@@ -36,6 +38,13 @@ impl<T> fmt::Display for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+/// A name that may stand in a metric's label, in a header and beside a `/`: 1 to 64 letters, digits and
+/// `. _ - :`.
+pub fn is_name(name: &str) -> bool {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
+    (1..=64).contains(&name.len()) && name.bytes().all(letters)
 }
 
 /// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, for that is what one

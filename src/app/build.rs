@@ -3,7 +3,7 @@
 use super::Fault;
 use crate::config::Settings;
 use crate::egress::{self, Egress};
-use crate::govern::{Governor, Ledger};
+use crate::govern::{Governor, Keys, Ledger};
 use crate::observe::Observer;
 use crate::route::settings::Balance;
 use crate::route::{ProviderIndex, Table};
@@ -28,6 +28,7 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
     let shared = Shared {
         observer: Observer::new(&quiet)?,
         governor: Arc::new(Governor::new(settings.govern.clone())),
+        keys: Keys::new(settings.state_dir.clone()),
         ledger: None,
         resolver: resolver(settings, Arc::new(()))?,
         own: egress::Own::new(addresses_of(settings)),
@@ -56,6 +57,8 @@ pub(super) fn resolver(
 pub(super) struct Shared {
     pub(super) observer: Arc<Observer>,
     pub(super) governor: Arc<Governor>,
+    /// Of no configuration: its keys made at run time are those of all.
+    pub(super) keys: Keys,
     /// Where usage is written down, if it is.
     pub(super) ledger: Option<Arc<Ledger>>,
     pub(super) resolver: weir_dns::Resolver,
@@ -117,6 +120,7 @@ impl Shared {
                 Arc::clone(&self.dialling),
             )
             .refusing(self.own.clone()),
+            keys: self.keys.with_teams(settings.govern.teams.as_deref()),
             governor: Arc::clone(&self.governor),
             calibration: Arc::clone(&self.calibration),
             ledger: self.ledger.clone(),

@@ -1,10 +1,13 @@
 //! What a configuration expects of the host that it is checked on: folders that can be written, users
-//! that are there. Looks, and changes nothing. `weir check` alone asks: a weir that must replace what
-//! serves isn't kept from it by a disk that is full of something else.
+//! that are there. `weir check` looks, and changes nothing: a weir that must replace what serves isn't
+//! kept from it by a disk that is full of something else. Only the folder that teams can't do without is
+//! made ready before anything is served.
 
 use crate::config::Settings;
 use crate::supervise::sockets;
 use nix::unistd::{AccessFlags, eaccess, geteuid};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// What was found.
@@ -60,7 +63,37 @@ pub(super) fn look(settings: &Settings) -> Findings {
         let mistake = unwritable(&settings.state_dir, "usage/journal", what);
         findings.mistakes.extend(mistake);
     }
+    if settings.govern.teams.is_some() {
+        let mistake = unwritable(&settings.state_dir, "keys.json", TEAMS);
+        findings.mistakes.extend(mistake);
+    }
     findings
+}
+
+/// What teams need `state_dir` for.
+const TEAMS: &str = "teams keep there what they use, and keys made at run time";
+
+/// Makes `state_dir` where teams need it; to be called before anything is served.
+///
+/// # Errors
+/// It can't be used.
+pub(super) fn ready(settings: &Settings) -> Result<(), String> {
+    if settings.govern.teams.is_none() {
+        return Ok(());
+    }
+    let folder = &settings.state_dir;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let why = made.err().map(|error| {
+        let path = folder.display();
+        format!(
+            "state_dir: {path} can't be made by {}: {error}; {TEAMS}",
+            who()
+        )
+    });
+    match why.or_else(|| unwritable(folder, "keys.json", TEAMS)) {
+        None => Ok(()),
+        Some(why) => Err(why),
+    }
 }
 
 /// Why a file in `state_dir` can't be written.

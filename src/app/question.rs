@@ -1,15 +1,24 @@
-//! What a client of the control socket may ask a generation, and the answers, as `weir dns` and the
-//! generation exchange them in JSON. The supervisor between them looks into neither.
+//! What a client of the control socket may ask a generation, and the answers, as `weir dns`, `weir keys`
+//! and the generation exchange them in JSON. The supervisor between them looks into neither.
 
 use super::build::Shared;
-use super::resolving;
+use super::{keys, resolving};
+use crate::config::Settings;
 use crate::egress::settings::is_name;
+use crate::govern::Keys;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
+
+pub use super::keys::{IssuedKey, KeyList, KeysAsk, allowance_in_words, told};
+pub use crate::govern::keys::store::{
+    Limits as KeyLimits, Listed as ListedKey, Moment, Source as KeySource, Spending,
+    State as KeyState, Wish,
+};
 
 /// A question.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Question {
     /// Which names are remembered; the answer is a [`DnsAnswer`].
@@ -18,6 +27,11 @@ pub enum Question {
     DnsFlush {
         /// Which; `None`: all.
         name: Option<String>,
+    },
+    /// Of the keys made at run time.
+    Keys {
+        /// What is to be done with them.
+        what: KeysAsk,
     },
 }
 
@@ -96,15 +110,43 @@ pub struct Flushed {
     pub flushed: usize,
 }
 
-/// This process's answer. A question that it doesn't know, from a newer program, is answered with an
-/// `error`.
-pub(super) fn answer(question: Value, shared: &Shared) -> Value {
+/// Gives `tell` this process's answer; a question about files is answered on a thread of its own. One that
+/// it doesn't know, from a newer program, is answered with an `error`.
+pub(super) fn answer(
+    question: Value,
+    shared: &Shared,
+    keys: Keys,
+    tell: impl FnOnce(Value) + Send + 'static,
+) {
     let answer = match serde_json::from_value(question) {
         Ok(Question::DnsDump) => serde_json::to_value(resolving::dump(&shared.resolver)),
         Ok(Question::DnsFlush { name }) => serde_json::to_value(Flushed {
             flushed: shared.resolver.flush(name.as_deref()),
         }),
+        Ok(Question::Keys { what }) => {
+            let aside = std::thread::Builder::new().name("weir-keys".into());
+            let started = aside.spawn(move || tell(keys::answer(&what, &keys, SystemTime::now())));
+            if let Err(error) = started {
+                // Whoever asked hears nothing, and says so.
+                tracing::error!(%error, "a question about keys can't be answered");
+            }
+            return;
+        }
         Err(error) => Err(error),
     };
-    answer.unwrap_or_else(|error| json!({"error": error.to_string()}))
+    tell(answer.unwrap_or_else(|error| json!({"error": error.to_string()})));
+}
+
+/// The answer to a question that needs no running weir: about keys, from the configuration and the file.
+pub fn answer_alone(question: Question, settings: &Settings) -> Value {
+    match question {
+        Question::Keys { what } => {
+            let keys = Keys::new(settings.state_dir.clone());
+            let keys = keys.with_teams(settings.govern.teams.as_deref());
+            keys::answer(&what, &keys, SystemTime::now())
+        }
+        Question::DnsDump | Question::DnsFlush { .. } => {
+            json!({"error": "only a running weir knows"})
+        }
+    }
 }

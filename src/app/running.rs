@@ -226,8 +226,9 @@ impl Running<'_> {
             Order::Report => self.report(),
             Order::Question { id, question } => {
                 if let Some((teller, _)) = &self.supervisor {
-                    let answer = question::answer(question, &self.shared);
-                    teller.tell(Told::Answer { id, answer });
+                    let teller = teller.clone();
+                    let tell = move |answer| teller.tell(Told::Answer { id, answer });
+                    question::answer(question, &self.shared, self.live.pin().keys.clone(), tell);
                 }
             }
             Order::Others { id, reports, dead } => self.handover.answered(
@@ -281,6 +282,8 @@ impl Running<'_> {
         tracing::warn!("accepting again: the generation that led is gone");
         self.doing.drain = None;
         self.shared.governor.ending().set_draining(false);
+        // Nobody else does by now.
+        self.carry_usage(true);
         self.listeners.accept();
         self.ready.store(true, Ordering::Relaxed);
     }
@@ -381,6 +384,7 @@ impl Running<'_> {
             let stamp = source.stamp();
             let prepare = || {
                 let settings = source.load()?;
+                super::host::ready(&settings).map_err(Fault::Unusable)?;
                 let certificates = certificates.load(&settings.listen)?;
                 let snapshot = shared.build(&settings, Some(&old))?;
                 Ok(Box::new(Next {
@@ -452,6 +456,9 @@ impl Running<'_> {
             );
         }
         self.shared.governor.apply(next.settings.govern.clone());
+        if !next.snapshot.keys.is_open() {
+            next.snapshot.keys.store().watch();
+        }
         self.live.swap(next.snapshot);
         // Terms belong to sockets: other sockets, other terms. A weir that stops has its own.
         if !waiting.contains(&LISTEN) && self.doing.drain.is_none_or(|drain| !drain.last) {

@@ -1,8 +1,12 @@
-//! `weir reload`, `weir upgrade`, `weir status`: one command to a running weir, and its answer.
+//! `weir reload`, `weir upgrade`, `weir status`: one command to a running weir, and its answer. Other verbs
+//! ask questions the same way.
 
+use crate::app::question::Question;
 use crate::supervise::control;
 use crate::supervise::protocol::{Command, Generation, Outcome, Status};
 use clap::Args;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -51,6 +55,37 @@ impl Ask {
         Ok(())
     }
 
+    /// Somebody said which weir is asked.
+    pub(super) fn is_named(&self) -> bool {
+        control::named_path(self.control.clone()).is_some()
+    }
+
+    /// Something listens where weir would, be it for others only.
+    pub(super) fn finds_somebody(&self) -> bool {
+        let path = control::named_path(self.control.clone()).unwrap_or_else(control::default_path);
+        match UnixStream::connect(path) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        }
+    }
+
+    /// Asks the generation that leads, or all with that one first.
+    ///
+    /// # Errors
+    /// No weir answers, one doesn't know the question, or refuses what it asks for.
+    pub(super) fn answers<A: DeserializeOwned>(
+        &self,
+        question: &Question,
+        everyone: bool,
+    ) -> Result<Vec<A>, String> {
+        let question = serde_json::to_value(question).map_err(|error| error.to_string())?;
+        let outcome = self.outcome(&Command::Question { question, everyone })?;
+        if !outcome.ok {
+            return Err(outcome.message);
+        }
+        outcome.answers.into_iter().map(read).collect()
+    }
+
     /// Asks, and waits for the answer.
     ///
     /// # Errors
@@ -77,6 +112,21 @@ impl Ask {
             "the weir at {path} gave no answer; only its own user and root may command it"
         ))
     }
+}
+
+/// An answer to a question.
+///
+/// # Errors
+/// It says that what was asked for wasn't done, or can't be read.
+pub(super) fn read<A: DeserializeOwned>(answer: Value) -> Result<A, String> {
+    if let Some(refused) = answer["refused"].as_str() {
+        return Err(refused.to_owned());
+    }
+    if let Some(error) = answer["error"].as_str() {
+        return Err(format!("the running weir doesn't know this: {error}"));
+    }
+    serde_json::from_value(answer)
+        .map_err(|error| format!("the running weir answers what this one can't read: {error}"))
 }
 
 impl AskStatus {

@@ -1,10 +1,8 @@
 //! `weir dns`: what a running weir knows of names, and how to make it forget.
 
-use super::ask::{Ask, aligned};
+use super::ask::{Ask, aligned, read};
 use crate::app::question::{DnsAnswer, DnsName, DnsServer, Flushed, Question};
-use crate::supervise::protocol::Command;
 use clap::{Args, Subcommand};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Looks into the DNS cache of a running weir.
@@ -39,7 +37,7 @@ impl Dns {
     pub fn run(&self) -> Result<(), String> {
         match &self.what {
             What::Dump { json } => {
-                let answers = answers::<Value>(&self.ask, &Question::DnsDump, false)?;
+                let answers = self.ask.answers::<Value>(&Question::DnsDump, false)?;
                 let answer = answers.into_iter().next().unwrap_or_default();
                 if *json {
                     let text = serde_json::to_string_pretty(&answer);
@@ -50,33 +48,12 @@ impl Dns {
             }
             What::Flush { name } => {
                 let question = Question::flush(name.clone())?;
-                let answers = answers::<Flushed>(&self.ask, &question, true)?;
+                let answers = self.ask.answers::<Flushed>(&question, true)?;
                 println!("{}", flushed(name.as_deref(), &answers));
             }
         }
         Ok(())
     }
-}
-
-fn answers<A: DeserializeOwned>(
-    ask: &Ask,
-    question: &Question,
-    everyone: bool,
-) -> Result<Vec<A>, String> {
-    let question = serde_json::to_value(question).map_err(|error| error.to_string())?;
-    let outcome = ask.outcome(&Command::Question { question, everyone })?;
-    if !outcome.ok {
-        return Err(outcome.message);
-    }
-    outcome.answers.into_iter().map(read).collect()
-}
-
-fn read<A: DeserializeOwned>(answer: Value) -> Result<A, String> {
-    if let Some(error) = answer["error"].as_str() {
-        return Err(format!("the running weir doesn't know this: {error}"));
-    }
-    serde_json::from_value(answer)
-        .map_err(|error| format!("the running weir answers what this one can't read: {error}"))
 }
 
 /// The first answer is that of the generation that leads.

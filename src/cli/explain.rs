@@ -1,13 +1,15 @@
 //! `weir explain`
 
 use super::File;
-use crate::app::{self, Fault};
+use crate::app::question::{Moment, told};
+use crate::app::{self, Caller, Fault};
 use crate::proxy::Surface;
 use crate::proxy::model_in_path;
 use crate::route::{Found, join};
 use crate::snapshot::Snapshot;
 use clap::Args;
 use std::fmt;
+use std::time::SystemTime;
 
 /// Tells where a request would go and why.
 #[derive(Debug, Args)]
@@ -20,17 +22,14 @@ pub struct Explain {
     /// The model that the request names
     #[arg(long)]
     model: Option<String>,
-    /// The caller's key (not built yet)
-    #[arg(long)]
+    /// The caller's key, or its name as TEAM/NAME (a key itself may stay in the shell's history)
+    #[arg(long, value_name = "KEY")]
     key: Option<String>,
 }
 
 impl Explain {
     /// Prints rule, candidates, road and limits. Resolves names; sends nothing to an upstream.
     pub fn run(&self) -> Result<(), Fault> {
-        if self.key.is_some() {
-            return Err(Fault::Unusable("not built yet: --key".into()));
-        }
         let settings = self.file.source().load()?;
         let snapshot = app::offline(&settings)?;
         let model = self.model.as_deref().or_else(|| model_in_path(&self.path));
@@ -40,6 +39,7 @@ impl Explain {
             println!("answer:     answered by weir itself");
             return Ok(());
         }
+        let caller = self.caller(&snapshot);
         println!("model:      {}", model.unwrap_or("(none)"));
         let alias = model.and_then(|model| snapshot.routes.models.alias_of(model));
         if let (Some(model), Some(name)) = (model, alias) {
@@ -57,6 +57,14 @@ impl Explain {
                     .build()?;
                 runtime.block_on(self.candidates(&snapshot, found, alias.map(AsRef::as_ref)));
             }
+        }
+        if let Some(caller) = &caller {
+            let stands_for = alias.map(AsRef::as_ref);
+            if !caller.may_use(model.unwrap_or(&self.path), stands_for) {
+                println!("answer:     403, model_not_allowed");
+            }
+            println!("of the team: {}", told(&caller.team.allowance));
+            println!("of the key: {}", told(&caller.key.allowance));
         }
         let govern = &settings.govern;
         match govern.rate_limit {
@@ -78,6 +86,38 @@ impl Explain {
         Ok(())
     }
 
+    /// Says who asks, where there are teams; nobody else is told what else would come of it.
+    fn caller(&self, snapshot: &Snapshot) -> Option<Caller> {
+        let keys = &snapshot.keys;
+        if keys.is_open() {
+            if self.key.is_some() {
+                println!("key:        none is needed: there are no teams");
+            }
+            return None;
+        }
+        if let Some(why) = keys.store().look() {
+            eprintln!("warning: {why}");
+        }
+        match app::asked_for(keys, self.key.as_deref(), SystemTime::now()) {
+            Ok(caller) => {
+                let caller = caller?;
+                let until = match caller.key.expires {
+                    Some(expires) => format!(", until {}", Moment(expires)),
+                    None => String::new(),
+                };
+                println!(
+                    "key:        {}/{}{until}",
+                    caller.team.name, caller.key.name
+                );
+                Some(caller)
+            }
+            Err(code) => {
+                println!("answer:     401, {code}");
+                None
+            }
+        }
+    }
+
     /// `alias` is the name that the request's model stands for.
     async fn candidates(&self, snapshot: &Snapshot, found: Found, alias: Option<&str>) {
         for choice in snapshot.group(found).choices() {
@@ -97,7 +137,8 @@ impl Explain {
             }
             let key = match provider.authorization {
                 Some(_) => "its own api_key",
-                None => "the client's own",
+                None if snapshot.keys.is_open() => "the client's own",
+                None => "none: keys of weir go no further",
             };
             println!("            credential: {key}");
             println!(

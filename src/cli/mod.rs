@@ -7,6 +7,7 @@ mod demo;
 mod dns;
 mod echo;
 mod explain;
+mod keys;
 mod run;
 mod serve;
 mod usage;
@@ -49,13 +50,15 @@ enum Verb {
     Status(ask::AskStatus),
     /// Look into the DNS cache of a running weir, or empty it
     Dns(dns::Dns),
+    /// Make, list, revoke and replace keys of teams, without a reload
+    Keys(keys::Keys),
     /// Check the configuration and report all mistakes at once, without serving
     Check(File),
     /// Tell where a request would go and why, without sending anything
     Explain(explain::Explain),
     /// Sum up what requests used, by team, key, model, provider or day; compare it with a provider's
     /// export
-    Usage(usage::Usage),
+    Usage(Box<usage::Usage>),
     /// Serve a built-in echo model: no key, no network
     Demo(demo::Demo),
     /// Print a completion script for a shell
@@ -97,6 +100,7 @@ impl Cli {
             Verb::Upgrade(ask) => ask.upgrade().map_err(Fault::Unusable),
             Verb::Status(ask) => ask.run().map_err(Fault::Unusable),
             Verb::Dns(dns) => dns.run().map_err(Fault::Unusable),
+            Verb::Keys(keys) => keys.run(),
             Verb::Check(file) => check::check(&file.source()),
             Verb::Explain(explain) => explain.run(),
             Verb::Usage(usage) => usage.run(),

@@ -15,6 +15,7 @@ mod providers;
 mod road;
 mod routes;
 mod sockets;
+mod teams;
 mod telling;
 mod tls;
 mod usage;
@@ -30,6 +31,7 @@ use crate::types::{BaseUrl, Secret};
 use crate::{listen::settings as listen, proxy::settings as proxy, upstream::settings as upstream};
 use providers::Pool;
 use std::path::PathBuf;
+pub(super) use teams::moment;
 
 /// Reads settings from a file; `folder` is where the file's relative paths begin, `env` looks up
 /// variables.

@@ -57,7 +57,8 @@ pub(super) struct File {
     pub(super) headers: Option<Headers>,
     /// Requests allowed for each client address. Default: no limit.
     pub(super) rate_limit: Option<RateLimit>,
-    /// Who may use what; without it the proxy is open. (not built yet)
+    /// Who may use what; without it the proxy is open. Needs a `state_dir` that can be written. Default:
+    /// none.
     pub(super) teams: Option<List<Team>>,
     /// US dollars per million tokens, by model name or glob. (not built yet)
     pub(super) prices: Option<Map<Price>>,
@@ -550,46 +551,54 @@ pub(super) struct HeaderEdits {
 // === teams and money ===
 
 /// Who may use what.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
 pub(super) struct Team {
-    /// Its name in logs and metrics.
+    /// Its name in logs and metrics: 1 to 64 letters, digits and `. _ - :`. Required.
     pub(super) name: Option<Text>,
-    /// Names or globs of the models that it may use. Default: all.
+    /// Names or globs of the models that it may use, and of the paths of requests that name no model.
+    /// Default: all.
     pub(super) models: Option<List<Text>>,
     /// Limits of all its keys together.
     pub(super) limits: Option<TeamLimits>,
-    /// What it may spend.
-    pub(super) budget: Option<Budget>,
-    /// Its keys.
+    /// What it may spend: a mapping, or a list of them with one for each period. Default: no bound.
+    pub(super) budget: Option<Budgets>,
+    /// Its keys; others are made by `weir keys new`. Default: `[]`.
     pub(super) keys: Option<List<Key>>,
 }
 
 /// Limits of a team or of a key.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
 pub(super) struct TeamLimits {
-    /// Requests in a minute. Default: no limit.
+    /// Requests in a minute; 0 = no limit. Default: `0`.
     pub(super) requests_per_minute: Option<Whole>,
-    /// Tokens in a minute. Default: no limit.
+    /// Tokens in a minute; 0 = no limit. Default: `0`.
     pub(super) tokens_per_minute: Option<Whole>,
-    /// Requests at once. Default: no limit.
+    /// Requests at once; 0 = no limit. Default: `0`.
     pub(super) in_flight: Option<Whole>,
-    /// Estimated tokens at once. Default: no limit.
+    /// Estimated tokens at once; 0 = no limit. Default: `0`.
     pub(super) in_flight_tokens: Option<Whole>,
+}
+
+/// One budget, or several.
+pub(super) enum Budgets {
+    /// A mapping.
+    One(Budget),
+    /// A list of them.
+    More(List<Budget>),
 }
 
 /// What may be spent.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
 pub(super) struct Budget {
-    /// US dollars.
+    /// US dollars; more than 0. Required.
     pub(super) usd: Option<Fraction>,
-    /// After which it begins anew.
+    /// After which it begins anew, in UTC; `total` for never. Required.
     pub(super) per: Option<Period>,
+    /// Shares of it at which a warning is given, more than 0 and less than 1. Default: `[0.8]`.
+    pub(super) warn: Option<List<Fraction>>,
 }
 
 words! {
@@ -599,24 +608,29 @@ words! {
         Week = "week",
         Month = "month",
         Year = "year",
+        Total = "total",
     }
 }
 
-/// A key of a team.
-#[derive(Deserialize, JsonSchema)]
+/// A key of a team, with `sha256` or `client_cert`.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
 pub(super) struct Key {
-    /// Its name in logs.
+    /// Its name in logs, as a team's. Required.
     pub(super) name: Option<Text>,
     /// Hexadecimal SHA-256 of the key.
     pub(super) sha256: Option<Text>,
-    /// Subject of a client certificate; instead of a key.
+    /// Subject (such as `CN=ana,O=search`) or URI of a client certificate, instead of a key.
     pub(super) client_cert: Option<Text>,
-    /// Day from which it isn't accepted: `YYYY-MM-DD`. Default: never.
+    /// Day from which it isn't accepted, `YYYY-MM-DD` in UTC, or a moment as RFC 3339 has it. Default:
+    /// never.
     pub(super) expires: Option<Text>,
-    /// Limits of this key.
+    /// Names or globs of the models that it may use, of those of its team. Default: all of them.
+    pub(super) models: Option<List<Text>>,
+    /// Limits of this key, within those of its team.
     pub(super) limits: Option<TeamLimits>,
+    /// What it may spend, within what its team may. Default: no bound.
+    pub(super) budget: Option<Budgets>,
 }
 
 /// A model's price: US dollars per million tokens.
@@ -809,6 +823,31 @@ impl<'de> Visitor<'de> for TextOrList {
     }
 }
 
+impl<'de> Deserialize<'de> for Budgets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(MappingOrList)
+    }
+}
+
+/// Reads [`Budgets`].
+struct MappingOrList;
+
+impl<'de> Visitor<'de> for MappingOrList {
+    type Value = Budgets;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping such as {usd: 500, per: month}, or a list of them")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Budgets, A::Error> {
+        Budget::deserialize(MapAccessDeserializer::new(map)).map(Budgets::One)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Budgets, A::Error> {
+        List::deserialize(SeqAccessDeserializer::new(seq)).map(Budgets::More)
+    }
+}
+
 /// Reads `text` from a text (or from `false`), `mapping` from a mapping; the place within the
 /// mapping isn't lost, as it would be with an untagged enum.
 struct TextOrMapping<T, M> {
@@ -905,6 +944,12 @@ forms! {
     });
     OneOrMore: |generator| json_schema!({
         "anyOf": [{ "type": "string" }, generator.subschema_for::<List<Text>>()]
+    });
+    Budgets: |generator| json_schema!({
+        "anyOf": [
+            generator.subschema_for::<Budget>(),
+            generator.subschema_for::<List<Budget>>()
+        ]
     });
     TlsVersion: |_generator| json_schema!({ "enum": ["1.2", "1.3", 1.2, 1.3] });
     Threads: |_generator| json_schema!({

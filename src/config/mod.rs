@@ -30,6 +30,7 @@ pub use mistakes::{Mistake, Mistakes, What};
 use path::Path as Place;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// All that the configuration says, by room.
 #[derive(Clone, Debug)]
@@ -116,6 +117,16 @@ pub fn parse(
     let folder = Path::new(origin).parent().unwrap_or(Path::new(""));
     let settings = check::settings(&file, &mut findings, folder, env);
     findings.result(settings)
+}
+
+/// A duration as the file writes it: `30s`, `24h`, `90d`; `None` for anything else.
+pub fn span(text: &str) -> Option<Duration> {
+    units::duration(&units::Scalar::Text(text))
+}
+
+/// A moment as the file writes it: a day in UTC, or as RFC 3339 has it; `None` for anything else.
+pub fn moment(text: &str) -> Option<SystemTime> {
+    check::moment(text)
 }
 
 /// The JSON schema of the file, as it stands in `conf/schema.json`.

@@ -206,6 +206,7 @@ fn size(scalar: &Scalar<'_>) -> Option<u64> {
     digits(number)?.checked_mul(factor)
 }
 
+/// Units in any order, each after its number.
 pub(super) fn duration(scalar: &Scalar<'_>) -> Option<Duration> {
     let mut rest = match scalar {
         Scalar::Whole(0) | Scalar::Text("0") => return Some(Duration::ZERO),

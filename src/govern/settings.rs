@@ -1,7 +1,9 @@
 //! Who may do how much. Filled by `config::check`.
 
 use crate::types::Money;
-use globset::GlobSet;
+use crate::types::glob::glob;
+use globset::{GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -77,6 +79,28 @@ pub struct Models {
     pub set: GlobSet,
 }
 
+impl Models {
+    /// Makes these patterns ready.
+    ///
+    /// # Errors
+    /// What globset says of one of them, or of all together.
+    pub fn new(patterns: Vec<String>) -> Result<Self, globset::Error> {
+        let mut set = GlobSetBuilder::new();
+        for pattern in &patterns {
+            set.add(glob(pattern)?);
+        }
+        Ok(Self {
+            set: set.build()?,
+            patterns,
+        })
+    }
+
+    /// Whether one of them takes this name.
+    pub fn contain(&self, name: &str) -> bool {
+        self.set.is_match(name)
+    }
+}
+
 /// How much may be used; 0 = no limit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Allowance {
@@ -103,8 +127,16 @@ pub struct Budget {
     pub warn_at: Vec<f64>,
 }
 
+impl Budget {
+    /// Where a warning is given when nobody says otherwise.
+    pub fn warn_at_default() -> Vec<f64> {
+        vec![0.8]
+    }
+}
+
 /// When a budget begins anew; in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Period {
     /// At midnight.
     Day,

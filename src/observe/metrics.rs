@@ -26,6 +26,7 @@ pub struct Metrics {
     streams: IntGauge,
     drains: IntGauge,
     connections_refused: IntCounterVec,
+    auth_failures: IntCounterVec,
     certificate_days: GaugeVec,
     /// Open client connections; the accept loop keeps it.
     pub connections: IntGauge,
@@ -76,6 +77,15 @@ impl Metrics {
         );
         for result in ["ok", "refused"] {
             reloads.with_label_values(&[result]).reset();
+        }
+        let auth_failures = counters(
+            &registry,
+            names::AUTH_FAILURES,
+            "Requests that showed no good key, by reason.",
+            &["reason"],
+        );
+        for reason in ["missing_key", "invalid_key", "expired_key"] {
+            auth_failures.with_label_values(&[reason]).reset();
         }
         Self {
             requests: counters(
@@ -143,6 +153,7 @@ impl Metrics {
                 "Connections that were closed before a request, by reason.",
                 &["reason"],
             ),
+            auth_failures,
             certificate_days: kept(
                 &registry,
                 GaugeVec::new(
@@ -250,6 +261,11 @@ impl Metrics {
     /// Counts a connection that was closed before a request; `reason` is one of a closed set.
     pub fn connection_refused(&self, reason: &str) {
         self.connections_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a request that showed no good key; `reason` is one of a closed set.
+    pub fn auth_failure(&self, reason: &str) {
+        self.auth_failures.with_label_values(&[reason]).inc();
     }
 
     /// Says which certificates there are now: listener, first name, days left.

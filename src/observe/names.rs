@@ -36,6 +36,8 @@ pub const CERTIFICATE_DAYS: &str = "weir_certificate_expires_days";
 pub const OVERHEAD: &str = "weir_overhead_seconds";
 /// Reloads by result.
 pub const RELOADS: &str = "weir_config_reload_total";
+/// Requests that showed no good key, by reason: `missing_key`, `invalid_key`, `expired_key`.
+pub const AUTH_FAILURES: &str = "weir_auth_failures_total";
 /// Always 1; the version is a label.
 pub const BUILD_INFO: &str = "weir_build_info";
 /// Access log records that were lost because the log's disk didn't keep up or failed.

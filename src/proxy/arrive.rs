@@ -1,6 +1,7 @@
 //! First step: when the request came, from whom, under which id and trace.
 
 use super::journey::Journey;
+use crate::govern::Caller;
 use crate::types::identity::Identity;
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
@@ -29,6 +30,8 @@ pub struct Arrival {
     pub client: Option<IpAddr>,
     /// Who the client is by its certificate.
     pub identity: Option<Arc<Identity>>,
+    /// Which team's key it shows; written by the plan, `None` where nobody needs one.
+    pub caller: Option<Caller>,
     /// It came by TLS.
     pub secure: bool,
     /// `Strict-Transport-Security` of its listener (RFC 6797).
@@ -66,6 +69,7 @@ impl Arrival {
             peer: None,
             client: None,
             identity: None,
+            caller: None,
             secure: false,
             hsts: None,
             trusted: false,

@@ -3,7 +3,7 @@
 use super::connect::Sent;
 use super::journey::Journey;
 use super::peek::Body;
-use super::plan::model_in_path;
+use super::plan::{CREDENTIALS, model_in_path, without_keys, without_subprotocol_keys};
 use super::refuse::Refusal;
 use crate::route::join;
 use crate::types::{HeaderEdits, Piece, Template};
@@ -25,9 +25,6 @@ const FORWARDED: [HeaderName; 6] = [
     HeaderName::from_static("x-real-ip"),
 ];
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
-const API_KEY: HeaderName = HeaderName::from_static("api-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The request's id, on the way up and on the way down.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -60,12 +57,7 @@ fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
         current.choice.model.as_deref(),
     )?);
     request.insert_header(header::HOST, &endpoint.host_header)?;
-    if let Some(authorization) = &provider.authorization {
-        request.insert_header(header::AUTHORIZATION, authorization)?;
-        request.remove_header(&X_API_KEY);
-        request.remove_header(&API_KEY);
-        request.remove_header(&X_GOOG_API_KEY);
-    }
+    credentials(request, journey, provider.authorization.as_ref())?;
     request.remove_header(&header::PROXY_AUTHORIZATION);
     request.remove_header(&header::EXPECT);
     frame(request, plan, current)?;
@@ -84,6 +76,30 @@ fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
     request.insert_header(TRACEPARENT, traceparent)?;
     edit(request, &journey.snapshot.corridor.request_headers, journey)?;
     edit(request, &provider.headers, journey)
+}
+
+/// The provider's own credential, else the client's; but for one that opens weir, which nobody else sees.
+fn credentials(
+    request: &mut RequestHeader,
+    journey: &Journey,
+    own: Option<&HeaderValue>,
+) -> Result<()> {
+    let are_keys = !journey.snapshot.keys.is_open();
+    if are_keys || own.is_some() {
+        for name in &CREDENTIALS {
+            request.remove_header(name);
+        }
+    }
+    if are_keys && let Some(kept) = without_subprotocol_keys(&request.headers) {
+        request.remove_header(&header::SEC_WEBSOCKET_PROTOCOL);
+        if !kept.is_empty() {
+            request.insert_header(header::SEC_WEBSOCKET_PROTOCOL, kept)?;
+        }
+    }
+    if let Some(own) = own {
+        request.insert_header(header::AUTHORIZATION, own)?;
+    }
+    Ok(())
 }
 
 /// Swaps the body for the one that this upstream gets.
@@ -139,7 +155,12 @@ fn url(journey: &Journey, base: &str, model: Option<&str>) -> Result<Uri> {
         (Some(model), Some(named)) => Cow::Owned(with_model(&arrival.path, named, model)),
         _ => Cow::Borrowed(arrival.path.as_str()),
     };
-    let joined = join(base, &path, arrival.query.as_deref());
+    let query = arrival.query.as_deref();
+    let query = match journey.snapshot.keys.is_open() {
+        true => query.map(Cow::Borrowed),
+        false => query.and_then(without_keys),
+    };
+    let joined = join(base, &path, query.as_deref());
     Uri::from_maybe_shared(Bytes::from(joined))
         .map_err(|_| Refusal::invalid("the path can't be part of a URL").into())
 }
@@ -216,8 +237,14 @@ pub fn rendered(template: &Template, journey: &Journey) -> Option<HeaderValue> {
                 let printable = model.unwrap_or_default().chars();
                 value.extend(printable.filter(|c| c.is_ascii_graphic() || *c == ' '));
             }
-            // Nobody has a team or a key yet.
-            Piece::Team | Piece::Key => {}
+            Piece::Team | Piece::Key => {
+                if let Some(caller) = &journey.arrival.caller {
+                    value.push_str(match piece {
+                        Piece::Team => &caller.team.name,
+                        _ => &caller.key.name,
+                    });
+                }
+            }
         }
     }
     HeaderValue::from_str(&value)

@@ -9,7 +9,7 @@ use super::refuse::Refusal;
 use super::replay::{self, Deadlines, Slot, Terms};
 use crate::dialect::multipart;
 use crate::dialect::openai::request::{self, Asked, AskedError};
-use crate::govern::Hold;
+use crate::govern::{Caller, Hold};
 use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora_proxy::Session;
@@ -69,7 +69,8 @@ pub async fn body(
         return Err(Refusal::BodyTooLarge(bytes_max));
     }
     let media = Media::of(session);
-    let wanted = surface.prompt().is_some() || !snapshot.routes.models.is_empty();
+    let restricted = (journey.arrival.caller.as_ref()).is_some_and(Caller::is_restricted);
+    let wanted = surface.prompt().is_some() || !snapshot.routes.models.is_empty() || restricted;
     let empty = session.is_body_empty();
     if !empty && wants_continue(session) && session.write_continue_response().await.is_err() {
         return Err(Refusal::ClientLeft);

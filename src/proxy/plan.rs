@@ -1,5 +1,9 @@
 //! Second step: may this request go on, which model does it name, and where can it go?
 
+mod auth;
+
+pub use auth::{CREDENTIALS, without_keys, without_subprotocol_keys};
+
 use super::journey::Journey;
 use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
@@ -95,12 +99,13 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
     if has_dot_segment(&journey.arrival.path) {
         return Err(Refusal::invalid("its path has a `.` or `..` segment"));
     }
+    auth::identify(session, journey)?;
     let client = journey.arrival.client;
     let grant = snapshot.governor.admit(client, journey.arrival.started);
     journey.grant = Some(grant.map_err(Refusal::from)?);
     if surface == Surface::Models
         && journey.arrival.method == Method::GET
-        && let Some(answer) = models(&snapshot, &journey.arrival.path)
+        && let Some(answer) = models(&snapshot, journey)
     {
         return local(refuse::json(session, journey, answer?).await);
     }
@@ -132,11 +137,13 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         overhead: None,
         model,
     });
+    auth::permit_named(&snapshot, &journey.arrival, plan)?;
     let found = found.map_err(|missing| match (missing, &plan.model) {
         (NotFound::Model, Some(model)) => Refusal::ModelNotFound(model.clone()),
         _ if surface.metered().is_some() && !snapshot.routes.models.is_empty() => Refusal::NoModel,
         _ => Refusal::NoRoute(journey.arrival.path.clone()),
     })?;
+    auth::permit_unnamed(&journey.arrival, plan)?;
     plan.candidates = snapshot.group(found).candidates();
     let alias_of = |model| snapshot.routes.models.alias_of(model);
     if let Some(name) = plan.model.as_deref().and_then(alias_of) {
@@ -177,9 +184,7 @@ fn named_model(journey: &Journey, body: &Body, upgrade: bool) -> Option<String> 
         return Some(percent_decoded(model).into_owned());
     }
     let query = arrival.query.as_deref().filter(|_| upgrade)?;
-    let value = query
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("model="))?;
+    let value = auth::values(query, "model").next()?;
     Some(percent_decoded(value).into_owned())
 }
 
@@ -211,15 +216,34 @@ fn percent_decoded(text: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }
 
-/// The answer to `GET /v1/models` and `GET /v1/models/{model}`; `None` lets an upstream answer.
-fn models(snapshot: &Snapshot, path: &str) -> Option<Result<bytes::Bytes, Refusal>> {
-    let list = snapshot.model_list.as_ref()?;
-    let path = path.strip_prefix("/v1").unwrap_or(path);
-    let Some(model) = path.strip_prefix("/models/") else {
-        return Some(Ok(list.clone()));
+/// The answer to `GET /v1/models` and `GET /v1/models/{model}`, with the models that the caller may use;
+/// `None` lets an upstream answer.
+fn models(snapshot: &Snapshot, journey: &Journey) -> Option<Result<bytes::Bytes, Refusal>> {
+    let caller = journey.arrival.caller.as_ref();
+    let caller = caller.filter(|caller| caller.is_restricted());
+    let list = match &snapshot.model_list {
+        Some(list) => list.clone(),
+        // An upstream would list what this caller may not use.
+        None if caller.is_some() => bytes::Bytes::from_static(NO_MODELS),
+        None => return None,
     };
-    let model = percent_decoded(model);
-    let known: serde_json::Value = serde_json::from_slice(list).unwrap_or_default();
+    let path = &journey.arrival.path;
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    let model = path.strip_prefix("/models/").map(percent_decoded);
+    if model.is_none() && caller.is_none() {
+        return Some(Ok(list));
+    }
+    let may_use = |entry: &serde_json::Value| {
+        let name = entry["id"].as_str().unwrap_or_default();
+        caller.is_none_or(|caller| auth::may_use(snapshot, caller, name))
+    };
+    let mut known: serde_json::Value = serde_json::from_slice(&list).unwrap_or_default();
+    if let Some(entries) = known["data"].as_array_mut() {
+        entries.retain(may_use);
+    }
+    let Some(model) = model else {
+        return Some(Ok(known.to_string().into()));
+    };
     let found = known["data"]
         .as_array()
         .and_then(|models| models.iter().find(|entry| entry["id"] == *model));
@@ -228,6 +252,8 @@ fn models(snapshot: &Snapshot, path: &str) -> Option<Result<bytes::Bytes, Refusa
         None => Err(Refusal::ModelNotFound(model.into_owned())),
     })
 }
+
+const NO_MODELS: &[u8] = br#"{"object":"list","data":[]}"#;
 
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {

@@ -11,6 +11,7 @@ use super::reply::mark;
 use crate::dialect::multipart::FormError;
 use crate::dialect::openai::request::AskedError;
 use crate::egress::{ConnectError, RoadError};
+use crate::govern::keys::KeyFault;
 use crate::observe::access::End;
 use crate::tokens::meter::{self, Form, Gap, Meter};
 use bytes::Bytes;
@@ -37,6 +38,12 @@ pub enum Refusal {
     ModelNotFound(String),
     /// No route serves this path.
     NoRoute(String),
+    /// Nobody is known by what the client showed of itself.
+    NoKey(KeyFault),
+    /// The caller may not use this model.
+    ModelNotAllowed(String),
+    /// The request names no model, and the caller may not use this path for such requests.
+    PathNotAllowed(String),
     /// The client was too slow with its body.
     ClientTimeout,
     /// The client left in the middle of its body; nobody is there to be answered.
@@ -86,6 +93,8 @@ impl Refusal {
             | Self::DuplicateField(_)
             | Self::InvalidRequest(_)
             | Self::NoModel => 400,
+            Self::NoKey(_) => 401,
+            Self::ModelNotAllowed(_) | Self::PathNotAllowed(_) => 403,
             Self::ModelNotFound(_) | Self::NoRoute(_) => 404,
             Self::ClientTimeout | Self::ClientLeft => 408,
             Self::BodyTooLarge(_) => 413,
@@ -102,6 +111,8 @@ impl Refusal {
             Self::InvalidJson(_) => "invalid_json",
             Self::DuplicateField(_) => "duplicate_field",
             Self::InvalidRequest(_) | Self::NoModel => "invalid_request",
+            Self::NoKey(fault) => fault.code(),
+            Self::ModelNotAllowed(_) | Self::PathNotAllowed(_) => "model_not_allowed",
             Self::ModelNotFound(_) => "model_not_found",
             Self::NoRoute(_) => "no_route",
             Self::ClientTimeout | Self::ClientLeft => "client_timeout",
@@ -126,6 +137,8 @@ impl Refusal {
     /// Anthropic's `type`.
     fn anthropic_type(&self) -> &'static str {
         match self.status() {
+            401 => "authentication_error",
+            403 => "permission_error",
             404 => "not_found_error",
             413 => "request_too_large",
             429 => "rate_limit_error",
@@ -139,7 +152,7 @@ impl Refusal {
     fn param(&self) -> Option<&'static str> {
         match self {
             Self::DuplicateField(field) => Some(field),
-            Self::ModelNotFound(_) | Self::NoModel => Some("model"),
+            Self::ModelNotFound(_) | Self::ModelNotAllowed(_) | Self::NoModel => Some("model"),
             _ => None,
         }
     }
@@ -154,10 +167,38 @@ impl Refusal {
         Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
     }
 
+    /// Google's `status`.
+    fn google_status(&self) -> &'static str {
+        match self.status() {
+            401 => "UNAUTHENTICATED",
+            403 => "PERMISSION_DENIED",
+            404 => "NOT_FOUND",
+            408 | 504 => "DEADLINE_EXCEEDED",
+            429 => "RESOURCE_EXHAUSTED",
+            500.. => "UNAVAILABLE",
+            _ => "INVALID_ARGUMENT",
+        }
+    }
+
+    /// The challenge that belongs to a 401 (RFC 6750, section 3).
+    fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Self::NoKey(KeyFault::Missing) => Some("Bearer"),
+            Self::NoKey(KeyFault::Several) => Some("Bearer error=\"invalid_request\""),
+            Self::NoKey(_) => Some("Bearer error=\"invalid_token\""),
+            _ => None,
+        }
+    }
+
     /// The body of the answer in the client's dialect.
     fn body(&self, surface: Surface) -> Bytes {
         let message = self.to_string();
         let body = match surface {
+            surface if surface.is_google() => json!({"error": {
+                "code": self.status(),
+                "message": message,
+                "status": self.google_status(),
+            }}),
             surface if surface.is_anthropic() => json!({
                 "type": "error",
                 "error": {"type": self.anthropic_type(), "message": message},
@@ -194,6 +235,27 @@ impl fmt::Display for Refusal {
             Self::NoRoute(path) => {
                 let shown: String = path.chars().take(128).collect();
                 write!(f, "No route serves the path `{shown}`.")
+            }
+            Self::NoKey(KeyFault::Missing) => f.write_str(
+                "A key is needed; send it as `Authorization: Bearer KEY`, `x-api-key` or `api-key`.",
+            ),
+            Self::NoKey(KeyFault::Several) => f.write_str(
+                "The request has several keys that differ (Authorization, x-api-key, api-key, \
+                 x-goog-api-key); send one.",
+            ),
+            Self::NoKey(KeyFault::Invalid) => f.write_str("The key is not known here, or was revoked."),
+            Self::NoKey(KeyFault::Expired) => f.write_str("The key has expired; ask for a new one."),
+            Self::ModelNotAllowed(model) => {
+                let shown: String = model.chars().take(128).collect();
+                write!(f, "This key may not use the model `{shown}`; see GET /v1/models.")
+            }
+            Self::PathNotAllowed(path) => {
+                let shown: String = path.chars().take(128).collect();
+                write!(
+                    f,
+                    "The request names no model, and this key may not use the path `{shown}` for such \
+                     requests."
+                )
             }
             Self::ClientTimeout => f.write_str("The request's body didn't arrive in time."),
             Self::ClientLeft => f.write_str("The client left in the middle of its body."),
@@ -288,6 +350,9 @@ pub async fn answer(
     head.insert_header("x-weir-error", refusal.code())?;
     if let Some(seconds) = refusal.retry_after() {
         head.insert_header(header::RETRY_AFTER, seconds)?;
+    }
+    if let Some(challenge) = refusal.challenge() {
+        head.insert_header(header::WWW_AUTHENTICATE, challenge)?;
     }
     journey.reply.status = refusal.status();
     journey.reply.end = Some(End::Refused(refusal.code()));

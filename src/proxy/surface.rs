@@ -57,6 +57,12 @@ impl Surface {
         matches!(self, Self::Metered(Messages | MessagesCount))
     }
 
+    /// Its clients expect Google's dialect.
+    pub fn is_google(self) -> bool {
+        use meter::Surface::{Gemini, GeminiCount, GeminiEmbed};
+        matches!(self, Self::Metered(Gemini | GeminiCount | GeminiEmbed))
+    }
+
     /// The form of an answer with this `Content-Type` to a request for `path`.
     pub fn form(self, content_type: &[u8], path: &str) -> Form {
         let essence = content_type.split(|b| *b == b';').next();

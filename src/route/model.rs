@@ -1,8 +1,9 @@
 //! `model_routes`: exact names, aliases and globs.
 
 use super::settings::{Balance, Settings, Target};
+use crate::types::glob::{glob, is_glob};
 use ahash::AHashMap;
-use globset::{GlobBuilder, GlobMatcher};
+use globset::GlobMatcher;
 use std::sync::Arc;
 
 /// All routes by model.
@@ -119,29 +120,6 @@ impl Models {
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
     }
-}
-
-/// True for a pattern with `*` or `?`.
-pub fn is_glob(pattern: &str) -> bool {
-    pattern.contains(['*', '?'])
-}
-
-/// A model's glob: `*` any text (a `/` too, as in `org/model`), `?` one character, nothing else special.
-///
-/// # Errors
-/// What globset says of the pattern.
-pub fn glob(pattern: &str) -> Result<globset::Glob, globset::Error> {
-    let mut escaped = String::with_capacity(pattern.len());
-    for c in pattern.chars() {
-        if matches!(c, '[' | ']' | '{' | '}' | '\\' | '!') {
-            escaped.push('\\');
-        }
-        escaped.push(c);
-    }
-    GlobBuilder::new(&escaped)
-        .literal_separator(false)
-        .backslash_escape(true)
-        .build()
 }
 
 /// Follows aliases to the name that is none; a cycle, refused by the check, ends after one round.

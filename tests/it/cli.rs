@@ -99,7 +99,7 @@ fn what_this_host_lacks_is_told_and_what_expires_soon() {
 
 #[test]
 fn all_mistakes_are_told_at_once_with_their_lines_and_the_exit_code_says_so() {
-    let yaml = "port: 99999\nmodel_rautes: {}\ntarget_map: {/x: \"ftp://a\"}\nteams: []\n\
+    let yaml = "port: 99999\nmodel_rautes: {}\ntarget_map: {/x: \"ftp://a\"}\ndns: {}\n\
                 providers: [{name: p, base_url: \"http://a\", api_key: \"${WEIR_IT_NOT_SET}\"}]\n";
     for verb in ["check", "run"] {
         let output = with_file(verb, yaml, &[]);
@@ -119,9 +119,9 @@ fn all_mistakes_are_told_at_once_with_their_lines_and_the_exit_code_says_so() {
             assert!(found, "no {place} with {words} in:\n{told}");
         }
     }
-    let later = with_file("check", "teams: [{name: a}]", &[]);
+    let later = with_file("check", "usage: {store: sqlite}", &[]);
     assert!(
-        stderr(&later).contains("not built yet: teams"),
+        stderr(&later).contains("not built yet: usage"),
         "{}",
         stderr(&later)
     );

@@ -494,7 +494,7 @@ teams:
     limits: {requests_per_minute: 600, tokens_per_minute: 200000, in_flight: 50, in_flight_tokens: 500000}
     budget: {usd: 500, per: month}
     keys:
-      - {name: ci, sha256: "<hex of SHA-256 of the key>", expires: 2027-01-01, limits: {requests_per_minute: 60}}
+      - {name: ci, sha256: "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b", expires: 2027-01-01, limits: {requests_per_minute: 60}}
       - {name: laptop, client_cert: "CN=ana,O=search"}
 prices: {gpt-4o: {input: 2.50, cached: 1.25, output: 10.00}}
 shared_state: redis://127.0.0.1:6379
@@ -535,7 +535,6 @@ fn every_key_is_known_and_only_the_later_ones_are_refused() {
             "providers[].max_in_flight",
             "providers[].breaker",
             "providers[].health",
-            "teams",
             "prices",
             "shared_state",
         ]
@@ -617,7 +616,7 @@ fn off_is_off() {
     assert!(settings("admin: false").admin.is_none());
     settings(
         "limits: {in_flight_tokens: 0, queue: null}
-teams: []
+teams: null
 prices: {}
 shared_state: null
 usage: off
@@ -2093,7 +2092,7 @@ fn headers_and_the_road_are_checked() {
 fn keys_of_later_versions_are_answered() {
     let text = told(
         r#"limits: {in_flight_tokens: 5, queue: {size: 10, timeout: 1s}}
-teams: [{name: a, budget: {usd: 5, per: month}, keys: [{name: k, sha256: ab}]}]
+# teams were once later, too
 prices: {gpt-4o: {input: 2.5}}
 shared_state: redis://:secret@127.0.0.1
 usage: {store: sqlite, retain: 90d}
@@ -2117,7 +2116,6 @@ model_routes:
     let expected = [
         "1: limits.in_flight_tokens: not built yet: limits.in_flight_tokens",
         "1: limits.queue: not built yet: limits.queue",
-        "2: teams: not built yet: teams",
         "3: prices: not built yet: prices",
         "4: shared_state: not built yet: shared_state",
         "6: tracing.otlp_endpoint: not built yet: tracing.otlp_endpoint",
@@ -2193,14 +2191,14 @@ target_map: {v1: https://a.example}
 
 #[test]
 fn mistakes_can_be_read_by_programs() {
-    let mistakes = read("prot: 1\nteams: [{}]").expect_err("mistakes");
+    let mistakes = read("prot: 1\nusage: {}").expect_err("mistakes");
     let json = serde_json::to_value(&mistakes).expect("JSON");
     assert_eq!(json[0]["file"], "weir.yaml");
     assert_eq!(json[0]["line"], 1);
     assert_eq!(json[0]["path"], "prot");
     assert_eq!(json[0]["found"], "an unknown key");
     assert_eq!(json[0]["did_you_mean"], "port");
-    assert_eq!(json[1]["not_built_yet"], "teams");
+    assert_eq!(json[1]["not_built_yet"], "usage");
 }
 
 #[test]
@@ -2393,6 +2391,145 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+// === teams ===
+
+const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+
+#[test]
+fn teams_and_keys_are_read_with_their_limits_and_budgets() {
+    use weir::govern::settings::{Credential, Period};
+    let text = format!(
+        "teams:
+  - name: search
+    models: [\"gpt-4o*\", /v1/search*]
+    limits: {{requests_per_minute: 600, tokens_per_minute: 200000, in_flight: 50, in_flight_tokens: 500000}}
+    budget: [{{usd: 500, per: month}}, {{usd: 12.5, per: day, warn: [0.9, 0.5]}}]
+    keys:
+      - {{name: ci, sha256: {HASH}, expires: 2999-01-01, models: [gpt-4o], limits: {{requests_per_minute: 60}}, budget: {{usd: 1, per: total, warn: []}}}}
+      - {{name: laptop, client_cert: \"CN=ana,O=search\"}}
+  - {{name: empty}}
+"
+    );
+    let settings = settings(&text);
+    let teams = settings.govern.teams.expect("teams");
+    assert_eq!(teams.len(), 2);
+    let (search, empty) = (&teams[0], &teams[1]);
+    assert_eq!((&*search.name, &*empty.name), ("search", "empty"));
+    let models = search.models.as_ref().expect("models");
+    assert!(
+        models.contain("gpt-4o-mini") && models.contain("/v1/search/x") && !models.contain("o1")
+    );
+    let allowance = &search.allowance;
+    let limits = [
+        allowance.requests_per_minute,
+        allowance.tokens_per_minute,
+        allowance.in_flight,
+        allowance.in_flight_tokens,
+    ];
+    assert_eq!(limits, [600, 200_000, 50, 500_000]);
+    let budgets: Vec<_> = (allowance.budgets.iter())
+        .map(|it| (it.limit.to_string(), it.per, it.warn_at.clone()))
+        .collect();
+    assert_eq!(
+        budgets,
+        [
+            ("500.00".into(), Period::Month, vec![0.8]),
+            ("12.50".into(), Period::Day, vec![0.5, 0.9])
+        ]
+    );
+    let [ci, laptop] = &search.keys[..] else {
+        panic!("{:?}", search.keys)
+    };
+    let Credential::Sha256(digest) = &ci.credential else {
+        panic!("{ci:?}")
+    };
+    assert_eq!((digest[0], digest[31]), (0x2b, 0x5b));
+    let expires = ci
+        .expires
+        .expect("a day")
+        .duration_since(std::time::UNIX_EPOCH);
+    assert_eq!(expires.expect("later").as_secs(), 32_472_144_000);
+    assert_eq!(ci.allowance.requests_per_minute, 60);
+    assert_eq!(ci.allowance.budgets[0].per, Period::Total);
+    assert!(ci.allowance.budgets[0].warn_at.is_empty());
+    assert_eq!(
+        laptop.credential,
+        Credential::ClientCert("CN=ana,O=search".into())
+    );
+    assert!(empty.models.is_none() && empty.keys.is_empty());
+    let [warning] = &settings.warnings[..] else {
+        panic!("{:?}", settings.warnings)
+    };
+    assert!(
+        warning.contains("teams[0].keys[1].client_cert: no listener asks"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn mistakes_of_teams_are_told_with_their_places_and_no_secret() {
+    let text = told(&format!(
+        "teams:
+  - {{name: a, models: [], keys: [{{name: k, sha256: {HASH}}}, {{name: k, sha256: sk-plaintext-secret}}]}}
+  - {{name: a, budget: {{usd: 0, per: month}}}}
+  - {{name: b/c, budget: [{{usd: 1, per: day}}, {{usd: 2, per: day}}, {{usd: 3}}, {{per: dya}}]}}
+  - name: d
+    keys:
+      - {{name: one, sha256: {HASH}}}
+      - {{name: two, sha256: {HASH}, client_cert: CN=x}}
+      - {{name: three}}
+      - {{sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}}
+      - {{name: five, client_cert: CN=x, expires: tomorrow, models: [\"\"]}}
+      - {{name: six, client_cert: CN=x, budget: 5}}
+  - {{name: other}}
+"
+    ));
+    for expected in [
+        "2: teams[0].models: found an empty list; allowed: at least one name or glob",
+        "2: teams[0].keys[1].name: found \"k\" a second time (first at teams[0].keys[0].name)",
+        "2: teams[0].keys[1].sha256: found 19 characters, which aren't shown; allowed: the SHA-256 of the \
+         key in 64 hexadecimal digits, which `printf %s \"$KEY\" | sha256sum` prints",
+        "3: teams[1].name: found \"a\" a second time (first at teams[0].name)",
+        "3: teams[1].budget.usd: found 0; allowed: US dollars: a number above 0",
+        "4: teams[2].name: found \"b/c\"; allowed: a name of 1 to 64 letters",
+        "4: teams[2].budget[1].per: found \"day\"; allowed: each period once",
+        "4: teams[2].budget[2].per: found nothing; allowed: day, week, month, year or total",
+        "4: teams[2].budget[3].per: found \"dya\"",
+        "4: teams[2].budget[3].usd: found nothing; allowed: US dollars",
+        "7: teams[3].keys[0].sha256: found what is the key at teams[0].keys[0].sha256 already",
+        "8: teams[3].keys[1].client_cert: found \"CN=x\"; allowed: either `sha256` or `client_cert`, not both",
+        "9: teams[3].keys[2]: found neither `sha256` nor `client_cert`",
+        "10: teams[3].keys[3].name: found nothing",
+        "10: teams[3].keys[3].sha256: found the SHA-256 of an empty text",
+        "11: teams[3].keys[4].expires: found \"tomorrow\"; allowed: a day such as 2027-01-31",
+        "11: teams[3].keys[4].models[0]: found \"\"",
+        "12: teams[3].keys[5].client_cert: found what is the key at teams[3].keys[4].client_cert already",
+        "12: teams[3].keys[5].budget: found 5; allowed: a mapping such as {usd: 500, per: month}",
+        "13: teams[4].name: found \"other\", which stands for no team in metrics",
+    ] {
+        let found = text.lines().any(|line| line.contains(expected));
+        assert!(found, "no {expected:?} in:\n{text}");
+    }
+    assert!(!text.contains("plaintext-secret"), "{text}");
+    let empty = told("teams: []");
+    assert!(
+        empty.contains("at least one team, or no `teams` at all"),
+        "{empty}"
+    );
+}
+
+#[test]
+fn a_key_whose_time_is_over_is_a_warning() {
+    let warnings = settings(&format!(
+        "teams: [{{name: a, keys: [{{name: k, sha256: {HASH}, expires: 2020-01-01}}]}}]"
+    ))
+    .warnings;
+    assert!(
+        warnings[0].contains("teams[0].keys[0].expires: the key has expired (2020-01-01)"),
+        "{warnings:?}"
+    );
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn a_mistake_keeps_the_old_configuration_and_is_counted_and_told() {
         "model_routes: {m: \"ftp://nowhere\"}",
         "model_rautes: {}",
         "{",
-        "teams: [{name: later}]",
+        "teams: []",
         "providers: [{name: p, base_url: \"http://x\", api_key: \"${NOT_SET_ANYWHERE}\"}]",
         "providers: [{name: p, base_url: \"https://x\", tls: {ca: /not/there.pem}}]",
     ]

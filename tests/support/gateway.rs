@@ -52,6 +52,9 @@ fn completed(yaml: &str, folder: &Path) -> String {
             "logging: {{level: info, format: json, file: {{path: {path:?}}}}}\n"
         ));
     }
+    if has("teams:") && !has("state_dir:") {
+        text.push_str(&format!("state_dir: {:?}\n", folder.join("state")));
+    }
     if !has("threads:") {
         text.push_str("threads: 2\n");
     }

@@ -1,6 +1,6 @@
 //! `limits`, `timeouts`, `upgrade`, `rate_limit`: how much and how long.
 
-use super::Check;
+use super::{Check, teams};
 use crate::config::file::{File, Limits, RateLimit, Timeouts, Upgrade};
 use crate::config::path::Path;
 use crate::config::units::{Size, Span, Whole};
@@ -81,7 +81,7 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
             drains_max: count(limits.drains, 1000),
             body_bytes_max,
             buffered_bytes_max,
-            teams: None,
+            teams: teams::teams(file, check),
         },
     }
 }

@@ -24,10 +24,6 @@ pub(super) fn report(file: &File, check: &mut Check<'_>) {
             &["limits", "queue"],
         ),
         (
-            file.teams.as_ref().is_some_and(|teams| !teams.0.is_empty()),
-            &["teams"],
-        ),
-        (
             file.prices
                 .as_ref()
                 .is_some_and(|prices| !prices.0.is_empty()),

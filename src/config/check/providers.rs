@@ -9,7 +9,7 @@ use crate::config::lists::List;
 use crate::config::path::Path;
 use crate::config::units::Text;
 use crate::route::settings::ProviderIndex;
-use crate::types::{BaseUrl, HeaderEdits};
+use crate::types::{BaseUrl, HeaderEdits, is_name};
 use crate::upstream::settings::{self, Egress, IncludeUsage, Timeouts, Tls};
 use std::time::Duration;
 
@@ -97,8 +97,7 @@ impl Pool {
             check.missing(path, NAME);
             return None;
         };
-        let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
-        if !(1..=64).contains(&name.len()) || !name.bytes().all(letters) {
+        if !is_name(name) {
             check.findings.wrong(path, NAME);
             self.refused.push(name.clone());
             return None;
@@ -159,7 +158,7 @@ impl Pool {
     }
 }
 
-const NAME: &str = "a name of 1 to 64 letters, digits and . _ - :";
+pub(super) const NAME: &str = "a name of 1 to 64 letters, digits and . _ - :";
 
 fn base_urls(provider: &Provider, path: &Path, check: &mut Check<'_>) -> Vec<BaseUrl> {
     let (base_url, list) = (path.key("base_url"), path.key("urls"));
