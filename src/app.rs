@@ -20,7 +20,7 @@ pub use source::{Fault, Source};
 
 use crate::config::{self, Settings};
 use crate::egress::{self, Memory};
-use crate::govern::{Governor, Keys, Ledger, ledger};
+use crate::govern::{Accounts, Governor, Keys, Ledger, ledger};
 use crate::observe::settings::{Format, Level};
 use crate::observe::{Observer, program_log};
 use crate::snapshot::Live;
@@ -307,6 +307,21 @@ fn observer(settings: &Settings) -> Result<Arc<Observer>, Fault> {
     })
 }
 
+/// Where sums are kept: with teams in `state_dir`, where they are safe and all generations share them.
+fn accounts(settings: &Settings) -> Result<Accounts, Fault> {
+    if settings.govern.teams.is_none() {
+        return Ok(Accounts::private());
+    }
+    let folder = &settings.state_dir;
+    Accounts::open(folder).map_err(|error| {
+        Fault::Unusable(format!(
+            "limits and budgets of teams are kept in state_dir {}, which can't be used: {error}; make \
+             the folder and let weir's user write in it, or set `state_dir` to another one",
+            folder.display()
+        ))
+    })
+}
+
 fn opened_ledger(settings: &Settings, observer: &Observer) -> Result<Option<Arc<Ledger>>, Fault> {
     let Some(usage) = &settings.usage else {
         return Ok(None);
@@ -362,9 +377,10 @@ impl Start<'_> {
         } = self;
         // Before anything else is seen of weir: a signal without a handler would end it.
         let signals = Signals::new()?;
+        host::ready(&settings).map_err(Fault::Unusable)?;
         let shared = Shared {
             observer: Arc::clone(&observer),
-            governor: Arc::new(Governor::new(settings.govern.clone())),
+            governor: Arc::new(Governor::new(settings.govern.clone(), accounts(&settings)?)),
             keys: Keys::new(settings.state_dir.clone()),
             ledger,
             resolver: resolver(&settings, Arc::new(Watch::new(&observer.metrics)))?,
@@ -382,7 +398,6 @@ impl Start<'_> {
             Some((_, orders)) => begin(orders, &handover).await?,
             None => false,
         };
-        host::ready(&settings).map_err(Fault::Unusable)?;
         let snapshot = shared.build(&settings, None)?;
         if !snapshot.keys.is_open() {
             snapshot.keys.store().watch();

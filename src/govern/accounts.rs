@@ -169,6 +169,12 @@ impl Account {
         self.0.row().total.load(Ordering::Relaxed)
     }
 
+    /// What is settled for good: the total without what is held. Looks at every process's column.
+    pub fn settled(&self) -> i64 {
+        let row = self.0.row();
+        row.total.load(Ordering::Relaxed) - row.held_by_all()
+    }
+
     /// Holds `amount` where the total stays within `max` and within what was [granted](Self::grant).
     ///
     /// # Errors
@@ -202,10 +208,9 @@ impl Account {
 
     /// What is settled can't be less than this: a ledger knows better.
     pub fn raise_settled_to(&self, settled: i64) {
-        let row = self.0.row();
-        let known = row.total.load(Ordering::Relaxed) - row.held_by_all();
+        let known = self.settled();
         if known < settled {
-            row.total.fetch_add(settled - known, Ordering::Relaxed);
+            self.add(settled - known);
         }
     }
 

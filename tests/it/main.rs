@@ -11,6 +11,7 @@ mod arrows;
 mod asking;
 mod balance;
 mod bodies;
+mod budgets;
 mod cli;
 mod config;
 mod costs;
