@@ -527,7 +527,7 @@ impl Reader {
                         self.finishing = true;
                         self.facts.finish = true;
                     }
-                    Role::Complete if !self.word().is_empty() => self.complete(),
+                    Role::Stopped => self.stopped(),
                     _ => {}
                 }
                 self.value_ended(base + at + 1);
@@ -538,13 +538,13 @@ impl Reader {
 
     /// Remembers what a name or a word says, as far as it is short.
     fn spell(&mut self, piece: &[u8]) {
-        let heard = matches!(
-            self.role,
-            Role::Type | Role::Finish | Role::Complete | Role::Count(_)
-        );
-        if self.lex != Lex::InKey && !heard {
-            return;
+        let heard = matches!(self.role, Role::Type | Role::Finish);
+        if self.lex == Lex::InKey || heard {
+            self.write(piece);
         }
+    }
+
+    fn write(&mut self, piece: &[u8]) {
         let len = usize::from(self.word_len);
         match self.word.get_mut(len..len + piece.len()) {
             Some(free) => {
@@ -569,6 +569,7 @@ impl Reader {
                 match self.says {
                     Some(Says::Error) => self.facts.error = true,
                     Some(Says::Complete) => self.complete(),
+                    Some(Says::Stopped) => self.stopped(),
                     _ => {}
                 }
             }
@@ -577,8 +578,13 @@ impl Reader {
     }
 
     fn complete(&mut self) {
-        self.facts.finish = true;
+        self.stopped();
         self.marks.complete = true;
+    }
+
+    fn stopped(&mut self) {
+        self.facts.finish = true;
+        self.marks.stopped = true;
     }
 
     fn text_until(&mut self, end: usize) {
@@ -603,7 +609,7 @@ impl Reader {
         while let Some(&byte) = bytes.get(at) {
             match byte {
                 b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t' => {
-                    self.spell(&bytes[from..at]);
+                    self.write_number(&bytes[from..at]);
                     self.scalar_ended();
                     self.value_ended(base + at);
                     return at;
@@ -616,8 +622,14 @@ impl Reader {
             }
             at += 1;
         }
-        self.spell(&bytes[from..]);
+        self.write_number(&bytes[from..]);
         at
+    }
+
+    fn write_number(&mut self, piece: &[u8]) {
+        if let Role::Count(_) = self.role {
+            self.write(piece);
+        }
     }
 
     fn scalar_ended(&mut self) {

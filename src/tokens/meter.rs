@@ -203,18 +203,9 @@ impl Meter {
     /// Takes the next bytes from the upstream and gives what may go to the client now: the same
     /// bytes, uncopied, unless usage is stripped. Only then is the beginning of an event held.
     pub fn feed(&mut self, chunk: Bytes) -> Bytes {
-        let Some(mut decoder) = self.decoder.take() else {
-            return self.take(chunk);
-        };
-        decoder.push(&chunk, |plain| {
-            self.take(Bytes::copy_from_slice(plain));
-        });
-        self.decoder = Some(decoder);
-        chunk
-    }
-
-    /// As [`Meter::feed`], of bytes that aren't compressed.
-    fn take(&mut self, chunk: Bytes) -> Bytes {
+        if let Some(decoder) = self.decoder.take() {
+            return self.feed_coded(decoder, chunk);
+        }
         if self.framer.is_none() {
             self.piece(&chunk);
             return chunk;
@@ -243,6 +234,16 @@ impl Meter {
         let out = outlet.finish();
         self.edited = edited;
         out
+    }
+
+    /// Reads beside its way to the client what was compressed.
+    #[cold]
+    fn feed_coded(&mut self, mut decoder: Box<Decoder>, chunk: Bytes) -> Bytes {
+        decoder.push(&chunk, |plain| {
+            self.feed(Bytes::copy_from_slice(plain));
+        });
+        self.decoder = Some(decoder);
+        chunk
     }
 
     /// The upstream ended cleanly: what was still held for the client.
