@@ -7,6 +7,7 @@ mod handover;
 mod host;
 mod keys;
 mod listeners;
+mod operators;
 pub mod question;
 mod resolving;
 mod running;
@@ -18,6 +19,7 @@ pub use build::offline;
 pub use keys::asked_for;
 pub use source::{Fault, Source};
 
+use crate::admin::Known;
 use crate::config::{self, Settings};
 use crate::egress::{self, Memory};
 use crate::govern::{Accounts, Governor, Keys, Ledger, ledger};
@@ -33,6 +35,7 @@ use build::{Shared, resolver};
 use certificates::{Certificates, Loader};
 use handover::Handover;
 use listeners::Listeners;
+use operators::Operators;
 use resolving::Watch;
 use running::{Running, Signals};
 use std::os::fd::OwnedFd;
@@ -412,8 +415,11 @@ impl Start<'_> {
             listeners::Services {
                 live: Arc::clone(&live),
                 observer: Arc::clone(&observer),
-                metrics: handover.metrics(),
-                ready: Arc::clone(&ready),
+                known: Known {
+                    metrics: handover.metrics(),
+                    ready: Arc::clone(&ready),
+                    weir: Arc::new(Operators::new(Arc::clone(&live), settings.usage.clone())),
+                },
                 challenges: handover.challenges.clone(),
             },
             &loaded,

@@ -7,6 +7,7 @@
 mod support;
 
 mod acme;
+mod admin;
 mod arrows;
 mod asking;
 mod balance;
@@ -32,6 +33,7 @@ mod limits;
 mod listeners;
 mod metering;
 mod noon;
+mod operators;
 mod proxies;
 mod proxy_failover;
 mod regression;
