@@ -7,10 +7,12 @@ mod handover;
 mod host;
 mod keys;
 mod listeners;
+mod operators;
 pub mod question;
 mod resolving;
 mod running;
 mod source;
+mod spent;
 
 pub use crate::govern::Caller;
 pub use crate::govern::settings::Allowance;
@@ -18,6 +20,7 @@ pub use build::offline;
 pub use keys::asked_for;
 pub use source::{Fault, Source};
 
+use crate::admin::Known;
 use crate::config::{self, Settings};
 use crate::egress::{self, Memory};
 use crate::govern::{Accounts, Governor, Keys, Ledger, ledger};
@@ -33,6 +36,7 @@ use build::{Shared, resolver};
 use certificates::{Certificates, Loader};
 use handover::Handover;
 use listeners::Listeners;
+use operators::Operators;
 use resolving::Watch;
 use running::{Running, Signals};
 use std::os::fd::OwnedFd;
@@ -406,6 +410,9 @@ impl Start<'_> {
             snapshot.keys.store().watch();
         }
         let live = Arc::new(Live::new(snapshot));
+        if !succeeds {
+            spent::restore(live.pin(), &settings).await;
+        }
         let loader = Loader::of(&handover, settings.state_dir.clone());
         let loaded = loader.load(&settings.listen)?;
         let ready = Arc::new(AtomicBool::new(true));
@@ -415,8 +422,11 @@ impl Start<'_> {
             listeners::Services {
                 live: Arc::clone(&live),
                 observer: Arc::clone(&observer),
-                metrics: handover.metrics(),
-                ready: Arc::clone(&ready),
+                known: Known {
+                    metrics: handover.metrics(),
+                    ready: Arc::clone(&ready),
+                    weir: Arc::new(Operators::new(Arc::clone(&live), settings.usage.clone())),
+                },
                 challenges: handover.challenges.clone(),
             },
             &loaded,

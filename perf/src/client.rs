@@ -22,7 +22,11 @@ pub struct Job {
 impl Job {
     /// A request of `bytes` bytes of body.
     pub fn new(scene: Scene, bytes: usize, target: SocketAddr) -> Job {
-        let body = scene::request(scene, bytes);
+        Job::of(scene, scene::request(scene, bytes), target)
+    }
+
+    /// A request with this body.
+    pub fn of(scene: Scene, body: Vec<u8>, target: SocketAddr) -> Job {
         let head = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: {target}\r\nuser-agent: weir-perf\r\n\
             accept: */*\r\nauthorization: Bearer sk-none\r\ncontent-type: application/json\r\n\
@@ -84,6 +88,12 @@ impl Client {
             buffer: Buffer::default(),
             connects: 0,
         }
+    }
+
+    /// A question that the proxy answers by itself.
+    pub async fn probe(&mut self) -> Result<()> {
+        let request = format!("GET /healthz HTTP/1.1\r\nhost: {}\r\n\r\n", self.target);
+        self.exchange(request.as_bytes(), |_| Ok(())).await
     }
 
     async fn exchange(

@@ -10,6 +10,7 @@ pub mod client;
 pub mod http;
 pub mod process;
 pub mod scene;
+pub mod text;
 
 /// Anything that makes a run worthless; the text says what was expected.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -54,15 +54,28 @@ impl Scene {
 
 /// A chat request of exactly `bytes` bytes (at least what its frame needs).
 pub fn request(scene: Scene, bytes: usize) -> Vec<u8> {
+    framed(scene, |room| {
+        let room = bytes.saturating_sub(room);
+        let mut text = PARAGRAPH.repeat(room / PARAGRAPH.len());
+        text.push_str(&".".repeat(room - text.len()));
+        text
+    })
+}
+
+/// A chat request with this text, as it stands in JSON.
+pub fn request_of(scene: Scene, text: String) -> Vec<u8> {
+    framed(scene, |_| text)
+}
+
+/// `text` gets the size of what stands around it.
+fn framed(scene: Scene, text: impl FnOnce(usize) -> String) -> Vec<u8> {
     let streams = matches!(scene, Scene::Stream { .. });
     let front = format!(
         r#"{{"model":"{}","messages":[{{"role":"system","content":"You are terse."}},{{"role":"user","content":""#,
         scene.model()
     );
     let back = format!(r#""}}],"temperature":0.2,"max_tokens":512,"stream":{streams}}}"#);
-    let room = bytes.saturating_sub(front.len() + back.len());
-    let mut text = PARAGRAPH.repeat(room / PARAGRAPH.len());
-    text.push_str(&".".repeat(room - text.len()));
+    let text = text(front.len() + back.len());
     [front, text, back].concat().into_bytes()
 }
 

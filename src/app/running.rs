@@ -282,6 +282,8 @@ impl Running<'_> {
         tracing::warn!("accepting again: the generation that led is gone");
         self.doing.drain = None;
         self.shared.governor.ending().set_draining(false);
+        // Nobody else does by now.
+        self.carry_usage(true);
         self.listeners.accept();
         self.ready.store(true, Ordering::Relaxed);
     }

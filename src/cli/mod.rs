@@ -58,7 +58,7 @@ enum Verb {
     Explain(explain::Explain),
     /// Sum up what requests used, by team, key, model, provider or day; compare it with a provider's
     /// export
-    Usage(usage::Usage),
+    Usage(Box<usage::Usage>),
     /// Serve a built-in echo model: no key, no network
     Demo(demo::Demo),
     /// Print a completion script for a shell

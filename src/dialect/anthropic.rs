@@ -19,13 +19,8 @@ use crate::dialect::usage::{Count, Entry, Rank, Raw, Reported, Sheet};
 
 /// `POST /v1/messages`.
 pub static MESSAGES: Table = Table {
-    body: &BODY,
-    event: &EVENT,
-    listed: false,
-    types: TYPES,
-    sheet: &USAGE,
     cache_beside: true,
-    repeats: false,
+    ..Table::new(&BODY, &EVENT, TYPES, &USAGE)
 };
 
 /// The `usage` of an answer.

@@ -15,22 +15,14 @@ use crate::dialect::usage::{Count, Entry, Rank, Sheet};
 
 /// `/model/{model}/converse` and `/converse-stream`.
 pub static CONVERSE: Table = Table {
-    body: &BODY,
-    event: &EVENT,
-    listed: false,
-    types: &[],
-    sheet: &USAGE,
     cache_beside: true,
-    repeats: false,
+    ..Table::new(&BODY, &EVENT, &[], &USAGE)
 };
 
 /// `/model/{model}/invoke` and `/invoke-with-response-stream`.
 pub static INVOKE: Table = Table {
-    body: &INVOKED,
-    event: &INVOKED_EVENT,
-    types: anthropic::TYPES,
-    sheet: &INVOKED_USAGE,
-    ..CONVERSE
+    cache_beside: true,
+    ..Table::new(&INVOKED, &INVOKED_EVENT, anthropic::TYPES, &INVOKED_USAGE)
 };
 
 static BODY: Node = Node::object(&[
@@ -55,7 +47,7 @@ static THOUGHT: Node = Node::object(&[
 static EVENT: Node = Node::object(&[
     ("contentBlockIndex", Role::ChoiceIndex),
     ("delta", Role::Into(&DELTA)),
-    ("stopReason", Role::Complete),
+    ("stopReason", Role::Stopped),
     ("usage", Role::Usage(&USAGE)),
     ("p", Role::Padding),
 ])
@@ -98,12 +90,12 @@ static INVOKED_EVENT: Node = Node::object(&[
     ("outputText", Role::Text(Field::Text)),
     ("inputTextTokenCount", Role::Count(Count::Input)),
     ("totalOutputTextTokenCount", Role::Count(Count::Output)),
-    ("completionReason", Role::Complete),
+    ("completionReason", Role::Stopped),
     // Llama's.
     ("generation", Role::Text(Field::Text)),
     ("prompt_token_count", Role::Count(Count::Input)),
     ("generation_token_count", Role::Count(Count::Output)),
-    ("stop_reason", Role::Complete),
+    ("stop_reason", Role::Stopped),
     // Nova's.
     ("contentBlockDelta", Role::Into(&NOVA_DELTA)),
     ("messageStop", Role::Into(&NOVA_STOP)),
@@ -112,7 +104,7 @@ static INVOKED_EVENT: Node = Node::object(&[
 ])
 .at(Place::Choice);
 static NOVA_DELTA: Node = Node::object(&[("delta", Role::Into(&DELTA))]);
-static NOVA_STOP: Node = Node::object(&[("stopReason", Role::Complete)]);
+static NOVA_STOP: Node = Node::object(&[("stopReason", Role::Stopped)]);
 static NOVA_END: Node = Node::object(&[("usage", Role::Usage(&USAGE))]);
 
 /// Where Bedrock adds its own counts to the last event.

@@ -14,15 +14,7 @@ use crate::dialect::answer::table::{Node, Place, Role, Says, Table};
 use crate::dialect::usage::{Count, Entry, Rank, Raw, Reported, Sheet};
 
 /// `/v2/chat`, `/v1/chat`, `/v2/embed`.
-pub static COHERE: Table = Table {
-    body: &BODY,
-    event: &EVENT,
-    listed: false,
-    types: TYPES,
-    sheet: &USAGE,
-    cache_beside: false,
-    repeats: false,
-};
+pub static COHERE: Table = Table::new(&BODY, &EVENT, TYPES, &USAGE);
 
 /// `usage`, and `meta` of the elder APIs.
 pub static USAGE: Sheet = Sheet {

@@ -14,13 +14,8 @@ use crate::dialect::openai::chat;
 
 /// `/api/v1/services/…`.
 pub static DASHSCOPE: Table = Table {
-    body: &ROOT,
-    event: &ROOT,
-    listed: false,
-    types: &[],
-    sheet: &chat::TOTALS,
-    cache_beside: false,
     repeats: true,
+    ..Table::new(&ROOT, &ROOT, &[], &chat::TOTALS)
 };
 
 static ROOT: Node = Node::object(&[

@@ -16,13 +16,8 @@ use crate::dialect::usage::{Count, Entry, Rank, Raw, Reported, Sheet};
 
 /// `:generateContent`, `:streamGenerateContent`, `:countTokens`, `:embedContent` and the like.
 pub static GEMINI: Table = Table {
-    body: &ROOT,
-    event: &ROOT,
     listed: true,
-    types: &[],
-    sheet: &COUNTED,
-    cache_beside: false,
-    repeats: false,
+    ..Table::new(&ROOT, &ROOT, &[], &COUNTED)
 };
 
 static ROOT: Node = Node::object(&[
@@ -52,7 +47,7 @@ static PART: Node = Node::object(&[
 ]);
 static CALL: Node = Node::object(&[("args", Role::Json(Field::Arguments(0)))]);
 static CODE: Node = Node::object(&[("code", Role::Text(Field::Text))]);
-static FEEDBACK: Node = Node::object(&[("blockReason", Role::Complete)]);
+static FEEDBACK: Node = Node::object(&[("blockReason", Role::Stopped)]);
 
 static PREDICTIONS: Node = Node::array(Role::Into(&PREDICTION));
 static PREDICTION: Node = Node::object(&[("embeddings", Role::Into(&EMBEDDED))]);

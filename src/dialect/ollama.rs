@@ -12,15 +12,7 @@ use crate::dialect::answer::table::{Node, Place, Role, Table};
 use crate::dialect::usage::{Count, Rank, Raw, Reported, Sheet};
 
 /// `/api/chat`, `/api/generate`, `/api/embed`.
-pub static OLLAMA: Table = Table {
-    body: &ROOT,
-    event: &ROOT,
-    listed: false,
-    types: &[],
-    sheet: &COUNTS,
-    cache_beside: false,
-    repeats: false,
-};
+pub static OLLAMA: Table = Table::new(&ROOT, &ROOT, &[], &COUNTS);
 
 static ROOT: Node = Node::object(&[
     ("message", Role::Into(&MESSAGE)),

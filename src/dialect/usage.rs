@@ -66,7 +66,11 @@ const COUNTS: usize = Count::Reasoning as usize + 1;
 
 /// The counts of one object, as they are written.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Raw([Option<u64>; COUNTS]);
+pub struct Raw {
+    numbers: [u64; COUNTS],
+    /// A bit for each that is written.
+    written: u16,
+}
 
 // === impl Reported ===
 
@@ -104,13 +108,19 @@ impl Reported {
 impl Raw {
     /// Adds to a count.
     pub fn add(&mut self, count: Count, number: u64) {
-        let sum = &mut self.0[count as usize];
-        *sum = Some(sum.unwrap_or(0).saturating_add(number));
+        let before = self.of(count).unwrap_or(0);
+        self.write(count, before.saturating_add(number));
     }
 
     /// What is written for a count.
     pub fn of(&self, count: Count) -> Option<u64> {
-        self.0[count as usize]
+        let written = self.written >> count as usize & 1 == 1;
+        written.then(|| self.numbers[count as usize])
+    }
+
+    fn write(&mut self, count: Count, number: u64) {
+        self.numbers[count as usize] = number;
+        self.written |= 1 << count as usize;
     }
 }
 
@@ -150,8 +160,9 @@ fn read(
         let known = entries.iter().find(|(name, _)| name.as_bytes() == &*key);
         match known.map(|(_, entry)| *entry) {
             Some(Entry::Count(count)) => {
-                let written = &mut raw.0[count as usize];
-                *written = cursor.whole()?.or(*written);
+                if let Some(number) = cursor.whole()? {
+                    raw.write(count, number);
+                }
             }
             Some(Entry::Details(inside)) if cursor.peek()? == b'{' => details(raw, cursor, inside)?,
             _ => {

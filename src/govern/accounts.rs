@@ -133,6 +133,18 @@ impl Accounts {
         Account(inner)
     }
 
+    /// What the account of that name stands at, settled and held together; `None` where there is no such
+    /// account. Looking makes none, and keeps none.
+    pub fn look(&self, name: &str) -> Option<i64> {
+        let id = memory::id(name);
+        let own = self.0.known.lock().get(&id).and_then(Weak::upgrade);
+        if let Some(inner) = own {
+            return Some(Account(inner).total());
+        }
+        let row = self.0.memory.find(id)?;
+        Some(self.0.memory.at(row).total.load(Ordering::Relaxed))
+    }
+
     /// Gives back what processes held that are gone, and says which accounts are still wanted. Called
     /// every second or so, by every process.
     pub fn sweep(&self) {

@@ -12,6 +12,7 @@ pub mod grant;
 pub mod keys;
 pub mod ledger;
 pub mod limits;
+pub mod look;
 mod queue;
 pub mod rate;
 pub mod scope;

@@ -136,6 +136,16 @@ impl fmt::Display for Id {
     }
 }
 
+/// The name of the account of one measure of a scope.
+pub(super) fn sum_name(scope: impl fmt::Display, measure: Measure) -> String {
+    format!("{scope}|{}", measure.as_str())
+}
+
+/// The name of the account of what a scope spends in a period.
+pub(super) fn purse_name(scope: impl fmt::Display, span: &Span) -> String {
+    format!("{scope}|budget|{}", span.name())
+}
+
 // === impl Scopes ===
 
 impl Scopes {
@@ -182,7 +192,7 @@ impl Scopes {
 impl Scope {
     fn sum(&self, measure: Measure) -> &Account {
         self.sums[measure as usize].get_or_init(|| {
-            let name = format!("{}|{}", self.name, measure.as_str());
+            let name = sum_name(&self.name, measure);
             self.accounts.account(&name, Keep::Weeks)
         })
     }
@@ -205,7 +215,7 @@ impl Scope {
             return Arc::clone(purse);
         }
         let span = Span::of(per, now);
-        let name = format!("{}|budget|{}", self.name, span.name());
+        let name = purse_name(&self.name, &span);
         let account = self.accounts.account(&name, span.keep());
         let purse = Arc::new(Purse::new(span, account));
         match place {

@@ -500,3 +500,59 @@ async fn what_cant_be_let_in_in_time_doesnt_wait() {
     );
     first.stake().settle(Spent::AsThought, Moment::now());
 }
+
+// === looking ===
+
+#[test]
+fn whoever_looks_sees_how_limits_stand_and_takes_nothing() {
+    use super::look::{Fill, Of, Taken};
+    let team = Allowance {
+        requests_per_minute: 10,
+        in_flight: 5,
+        in_flight_tokens: 1000,
+        budgets: vec![Budget {
+            limit: Money::from_pico(100),
+            per: Period::Month,
+            warn_at: Vec::new(),
+        }],
+        ..Allowance::default()
+    };
+    let governor = governor();
+    let now = SystemTime::now();
+    let look = || governor.look(Of::Team("search"), &team, now);
+    let fill = |remaining, seconds| {
+        Some(Fill {
+            per_minute: 10,
+            remaining,
+            full_in: Duration::from_secs(seconds),
+        })
+    };
+    let before = look();
+    assert_eq!(before.requests, fill(10, 0));
+    assert_eq!(before.tokens, None);
+    assert_eq!(before.in_flight, Some(Taken { max: 5, taken: 0 }));
+    assert_eq!(before.budgets[0].used, Money::ZERO);
+    assert!(before.budgets[0].ends.is_some_and(|ends| ends > now));
+    assert_eq!(look(), before, "looking changes nothing");
+
+    let caller = caller(team.clone(), Allowance::default());
+    let mut grant = governor.enter(CLIENT, Some(&caller), now.into()).unwrap();
+    let ask = Ask {
+        tokens: 40,
+        cost: Some(Money::from_pico(30)),
+    };
+    governor.admit(&mut grant, &ask, now.into()).unwrap();
+    let during = look();
+    assert_eq!(during.requests, fill(9, 6));
+    assert_eq!(during.in_flight, Some(Taken { max: 5, taken: 1 }));
+    let tokens = Taken {
+        max: 1000,
+        taken: 40,
+    };
+    assert_eq!(during.in_flight_tokens, Some(tokens));
+    assert_eq!(during.budgets[0].used, Money::from_pico(30));
+    let host = governor.look_at_host();
+    assert_eq!(host.in_flight, Some(Taken { max: 0, taken: 1 }));
+    drop(grant);
+    assert_eq!(look().in_flight, before.in_flight);
+}

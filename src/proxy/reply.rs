@@ -255,6 +255,12 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
         last = meter.end();
         cut = meter.saw_finish() == Ending::Open;
     }
+    if reply.meter.as_ref().is_some_and(Meter::is_blind) {
+        tracing::warn!(
+            request_id = journey.arrival.request_id,
+            "an answer's compression can't be followed: it passed unmetered"
+        );
+    }
     if cut {
         reply.end = Some(End::UpstreamBroke);
         outcome = Outcome::Failed;

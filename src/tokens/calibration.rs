@@ -157,10 +157,14 @@ impl Calibration {
     pub fn hand_over(&self) -> Value {
         /// Each is about 300 bytes.
         const HANDED_MAX: usize = 256;
-        let mut models: Vec<Model> = self.models.lock().known.values().cloned().collect();
-        models.retain(Model::knows_something);
-        models.sort_unstable_by_key(|model| std::cmp::Reverse(model.used));
-        models.truncate(HANDED_MAX);
+        let models: Vec<Model> = {
+            let models = self.models.lock();
+            let known = models.known.values();
+            let mut known: Vec<&Model> = known.filter(|model| model.knows_something()).collect();
+            known.sort_unstable_by_key(|model| std::cmp::Reverse(model.used));
+            known.into_iter().take(HANDED_MAX).cloned().collect()
+        };
+        // The one that was used last comes last, so that it is the last to make room there too.
         models.iter().rev().map(Model::written).collect()
     }
 

@@ -62,7 +62,7 @@ pub fn admission_at_a_glance(model: &str, body: &[u8]) -> Estimate {
     Estimate {
         input: family.seeded(&prompt),
         exact: false,
-        output_max: family.output_max,
+        output_max: family.output_max.into(),
         output_said: false,
         answers: 1,
         prompt,
@@ -95,7 +95,7 @@ fn seeded(api: Api, model: &str, body: &[u8], seed: u64) -> Estimate {
     let output_max = match output_max {
         _ if embeds => 0,
         Ok(output_max) => output_max,
-        Err(answers) => answers.saturating_mul(family.output_max),
+        Err(answers) => answers.saturating_mul(family.output_max.into()),
     };
     Estimate {
         input: family.seeded(&prompt),

@@ -445,3 +445,29 @@ fn what_was_spent_is_spent_after_a_restart() {
     assert_eq!(ask(&second).status(), 200);
     ask(&second).assert_refused_as(429, "budget_exceeded", "insufficient_quota");
 }
+
+#[test]
+fn who_loses_its_accounts_is_told_by_the_books_what_was_spent() {
+    let provider = Provider::json(ANSWER);
+    let budgets = ", budget: [{usd: 3.1, per: total}, {usd: 2.1, per: year}]";
+    let yaml = config(&provider, ", budget: {usd: 9, per: day}", budgets);
+    let folder = crate::support::Folder::new();
+    let yaml = format!("state_dir: {}\n{yaml}", folder.path().display());
+    let mut first = Gateway::start(&yaml);
+    assert_eq!(ask(&first).status(), 200);
+    first.signal(libc::SIGKILL);
+    first.wait_exit();
+    std::fs::remove_file(folder.path().join("accounts.v1")).expect("the accounts");
+    let second = Gateway::start(&yaml);
+    assert_eq!(ask(&second).status(), 200);
+    ask(&second).assert_refused_as(429, "budget_exceeded", "insufficient_quota");
+    let labels = |key, period| [("team", "search"), ("key", key), ("period", period)];
+    let used = |key, period| second.value("weir_budget_used_ratio", &labels(key, period));
+    let near = |used: Option<f64>, share: f64| used.is_some_and(|it| (it - share).abs() < 1e-9);
+    assert!(near(used("", "day"), 2.0 / 9.0), "{:?}", used("", "day"));
+    assert!(
+        near(used("ci", "total"), 2.0 / 3.1),
+        "{:?}",
+        used("ci", "total")
+    );
+}

@@ -119,3 +119,29 @@ fn where_deltas_are_tokens_a_cut_stream_has_as_many_as_came() {
     gateway.records(9);
     assert_eq!(cut(), 33);
 }
+
+#[test]
+fn an_estimate_is_logged_beside_what_was_used_where_that_is_asked_for() {
+    let provider = Provider::json(r#"{"choices":[{"index":0,"message":{"content":"ok"}}]}"#);
+    let routes = format!("model_routes: {{gpt-4o: \"{}\"}}\n", provider.url());
+    let body = |words: usize| {
+        let content = "water over the crest, ".repeat(words);
+        let messages = json!([{"role": "user", "content": content}]);
+        json!({"model": "gpt-4o", "messages": messages}).to_string()
+    };
+    let gateway = Gateway::start(&format!("{routes}logging: {{estimates: true}}\n"));
+    // Counted on the spot, counted elsewhere, and too long to be counted.
+    for words in [10, 1_200, 20_000] {
+        let before = gateway.records_now().len();
+        gateway.post(CHAT, body(words));
+        let record = gateway.records(before + 1).pop().expect("a record");
+        let tokens = |field: &str| record[field].as_u64().expect("a number");
+        let (estimate, counted) = (tokens("estimated_input_tokens"), tokens("input_tokens"));
+        assert_eq!(record["token_source"], "counted");
+        let off = estimate.abs_diff(counted) * 100 / counted;
+        assert!(off <= if words > 10_000 { 5 } else { 0 }, "{record}");
+    }
+    let gateway = Gateway::start(&routes);
+    gateway.post(CHAT, body(10));
+    assert_eq!(gateway.records(1)[0].get("estimated_input_tokens"), None);
+}

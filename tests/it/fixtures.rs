@@ -471,3 +471,168 @@ fn a_chunk_that_is_not_edited_is_passed_on_uncopied() {
     let out = meter.feed(whole.clone());
     assert_eq!((out.as_ptr(), out.len()), (whole.as_ptr(), stream.len()));
 }
+
+// === what a stream may also have ===
+
+#[test]
+fn a_stream_says_the_same_with_other_line_ends_and_with_lines_that_say_nothing() {
+    let Some(folder) = recordings() else { return };
+    let mut checked = 0;
+    for case in recorded(&folder) {
+        if case.form != Form::Events {
+            continue;
+        }
+        let text = String::from_utf8(case.bytes.to_vec()).expect("UTF-8");
+        let unix = text.replace("\r\n", "\n");
+        let plain = case.run(false, true, std::iter::once(&case.bytes[..]));
+        let disturbed = [
+            unix.replace('\n', "\r\n"),
+            unix.replace('\n', "\r"),
+            format!("\u{feff}{unix}"),
+            format!(
+                "retry: 3000\n\n{}",
+                unix.replace("\n\n", "\n: ping\nid: 7\n\n: data: {}\n\n")
+            ),
+            unix.replace("\n\n", "\nretry: 10\n\n\n\nevent: ping\n\n"),
+            unix.replace("data: ", "data:"),
+        ];
+        for bytes in disturbed {
+            let other = Case {
+                bytes: bytes.into_bytes().into(),
+                name: case.name.clone(),
+                model: case.model.clone(),
+                stripped: Stripped::Events(Vec::new()),
+                ..case
+            };
+            for pieces in [other.bytes.len().max(1), 1, 7] {
+                let seen = other.run(false, pieces > 1, other.bytes.chunks(pieces));
+                assert!(seen.bytes == other.bytes, "{}", case.name);
+                assert_eq!(
+                    (seen.usage, seen.ending, seen.first),
+                    (plain.usage, plain.ending, plain.first),
+                    "{}",
+                    case.name
+                );
+                if pieces > 1 {
+                    assert_eq!(seen.tokens, plain.tokens, "{}", case.name);
+                }
+                checked += 1;
+            }
+        }
+    }
+    println!("{checked} disturbed streams");
+}
+
+// === hostile bytes ===
+
+/// Pieces of JSON and of framing, put together at random, say the same however they are cut, and
+/// change nothing but usage that is stripped. `cargo test --release fuzz -- --ignored` runs longer.
+#[test]
+fn fuzz_any_bytes_say_the_same_however_they_are_cut() {
+    println!("{} executions", fuzz(0x5eed, 4000));
+}
+
+#[test]
+#[ignore = "minutes: more of the same, from another seed each time"]
+fn fuzz_any_bytes_for_long() {
+    let since = std::time::SystemTime::UNIX_EPOCH;
+    let seed = since.elapsed().map_or(1, |age| age.as_nanos() as u64) | 1;
+    println!("seed {seed:#x}: {} executions", fuzz(seed, 100_000));
+}
+
+fn fuzz(seed: u64, rounds: usize) -> usize {
+    const FORMS: [Form; 5] = [
+        Form::Body,
+        Form::List,
+        Form::Events,
+        Form::Lines,
+        Form::Frames,
+    ];
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut seeds = Vec::new();
+    for dialect in fs::read_dir(&folder).expect("the golden folders") {
+        let dialect = dialect.expect("an entry").path();
+        for entry in fs::read_dir(&dialect).into_iter().flatten() {
+            seeds.extend(golden(&dialect, &entry.expect("an entry").path()));
+        }
+    }
+    seeds.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut random = Random(seed);
+    for round in 0..rounds {
+        let base = &seeds[random.below(seeds.len())];
+        let other = &seeds[random.below(seeds.len())];
+        let form = match random.below(8) {
+            0 => FORMS[random.below(FORMS.len())],
+            _ => base.form,
+        };
+        let bytes = random.spoilt(&base.bytes, &other.bytes);
+        let case = Case {
+            name: format!("seed {seed:#x}, round {round}: {}", base.name),
+            bytes: bytes.into(),
+            model: "gpt-4o".to_owned(),
+            stripped: Stripped::Events(Vec::new()),
+            form,
+            ..*base
+        };
+        let strip = random.below(2) == 0;
+        let counted = round % 16 == 0;
+        let whole = case.run(strip, counted, std::iter::once(&case.bytes[..]));
+        if !strip || form != Form::Events {
+            assert!(whole.bytes == case.bytes, "{}: bytes changed", case.name);
+        }
+        for largest in [1, 4, 64] {
+            let pieces = random.pieces(&case.bytes, largest);
+            let cut = case.run(strip, counted, pieces.into_iter());
+            assert!(cut == whole, "{}: {cut:?} is not {whole:?}", case.name);
+        }
+    }
+    rounds * 4
+}
+
+impl Random {
+    /// `bytes` with a few pieces of themselves, of `other`, or of what matters put in or taken out.
+    fn spoilt(&mut self, bytes: &[u8], other: &[u8]) -> Vec<u8> {
+        const SPICE: [&[u8]; 24] = [
+            b"\"",
+            b"\\",
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b",",
+            b":",
+            b"\n",
+            b"\r",
+            b"\r\n\r\n",
+            b"\n\n",
+            b"data: ",
+            b"event: error\n",
+            b"null",
+            b"1e3",
+            b"\"usage\":{",
+            b"\"usage\":null,",
+            b"\xff",
+            b"\0\0\0\x20",
+            b"[DONE]",
+            b"\\ud83d",
+            b"\"type\":\"error\",",
+            b"\"done\":true,",
+        ];
+        let mut out = bytes.to_vec();
+        for _ in 0..=self.below(4) {
+            let at = self.below(out.len() + 1);
+            let end = (at + self.below(12)).min(out.len());
+            let spice = match self.below(4) {
+                0 => &b""[..],
+                1 => {
+                    let from = self.below(other.len() + 1);
+                    &other[from..(from + self.below(60)).min(other.len())]
+                }
+                _ => SPICE[self.below(SPICE.len())],
+            };
+            let end = if self.below(2) == 0 { at } else { end };
+            out.splice(at..end, spice.iter().copied());
+        }
+        out
+    }
+}

@@ -7,6 +7,7 @@
 mod support;
 
 mod acme;
+mod admin;
 mod arrows;
 mod asking;
 mod balance;
@@ -14,7 +15,9 @@ mod bodies;
 mod budgets;
 mod cli;
 mod config;
+mod costs;
 mod counting;
+mod dialects;
 mod dialling;
 mod dns;
 mod edge;
@@ -30,6 +33,7 @@ mod limits;
 mod listeners;
 mod metering;
 mod noon;
+mod operators;
 mod proxies;
 mod proxy_failover;
 mod regression;

@@ -26,8 +26,9 @@ use weir_perf::{
     client::{Client, Job},
     exact_timers, now_ns,
     process::{self, Sample},
-    scene::Scene,
+    scene::{self, Scene},
     sleep_until,
+    text::Text,
 };
 
 /// Added to what a run should take; after it the run has failed.
@@ -70,6 +71,14 @@ enum Mode {
         #[arg(long, default_value_t = 16)]
         connections: u64,
     },
+    /// Sends prompts of one kind of text, one after the other, and asks the proxy itself something
+    /// every few milliseconds: what the prompts cost, and how long others wait meanwhile.
+    Admission {
+        #[arg(long)]
+        text: Text,
+        #[arg(long, default_value_t = 1 << 20)]
+        bytes: usize,
+    },
     /// Opens so many slow streams and watches them while all are open.
     Streams {
         #[arg(long, default_value_t = 1000)]
@@ -93,6 +102,7 @@ fn main() -> Result<()> {
                 closed(&options, *connections, Arc::new(job)).await
             }
             Mode::Open { rate, connections } => open(&options, *rate, *connections).await,
+            Mode::Admission { text, bytes } => admission(&options, *text, *bytes).await,
             Mode::Streams { streams, pause_ms } => {
                 streams_at_once(&options, *streams, *pause_ms).await
             }
@@ -176,6 +186,65 @@ async fn open(options: &Options, rate: u64, connections: u64) -> Result<Value> {
         tally.add(worker.join().map_err(|_| "a worker panicked")??);
     }
     Ok(report(options, tally, used))
+}
+
+/// Prompts from one thread, probes from another.
+async fn admission(options: &Options, text: Text, bytes: usize) -> Result<Value> {
+    const PAUSE: Duration = Duration::from_millis(30);
+    const PROBE_NS: u64 = 2_000_000;
+    let target = options.target;
+    let window = Arc::new(Window::default());
+    let prompts = {
+        let window = window.clone();
+        thread::spawn(move || -> Result<Tally> {
+            let body = scene::request_of(Scene::Answer, text.of(bytes));
+            let (job, mut client) = (Job::of(Scene::Answer, body, target), Client::new(target));
+            let (runtime, mut tally) = (runtime()?, Tally::default());
+            while !window.is_over() {
+                let began = now_ns();
+                runtime.block_on(job.perform(&mut client, |_| {}))?;
+                if window.is_open() {
+                    tally.requests += 1;
+                    tally.times_ns.push(now_ns() - began);
+                }
+                thread::sleep(PAUSE);
+            }
+            Ok(tally)
+        })
+    };
+    let probes = {
+        let window = window.clone();
+        thread::spawn(move || -> Result<Vec<u64>> {
+            exact_timers();
+            let (runtime, mut client) = (runtime()?, Client::new(target));
+            let (mut due, mut waits) = (now_ns(), Vec::new());
+            while !window.is_over() {
+                sleep_until(due);
+                let began = now_ns();
+                runtime.block_on(client.probe())?;
+                if window.is_open() {
+                    waits.push(now_ns() - began);
+                }
+                due = (due + PROBE_NS).max(now_ns());
+            }
+            Ok(waits)
+        })
+    };
+    sleep(WARM_UP).await;
+    let used = window.measure(options).await?;
+    let prompts = prompts.join().map_err(|_| "the prompts panicked")??;
+    let mut waits = probes.join().map_err(|_| "the probes panicked")??;
+    waits.sort_unstable();
+    let wait = |thousandth: usize| {
+        let at = waits.len().saturating_sub(1) * thousandth / 1000;
+        waits.get(at).map(|ns| *ns as f64 / 1000.0)
+    };
+    let mut figures = report(options, prompts, used);
+    figures["probes"] = json!(waits.len());
+    figures["probe_p50_us"] = json!(wait(500));
+    figures["probe_p99_us"] = json!(wait(990));
+    figures["probe_max_us"] = json!(wait(1000));
+    Ok(figures)
 }
 
 async fn streams_at_once(options: &Options, streams: usize, pause_ms: u64) -> Result<Value> {

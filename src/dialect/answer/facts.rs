@@ -60,7 +60,9 @@ pub struct Facts {
 pub(super) struct Marks {
     seen: u128,
     finished: u128,
-    /// The answer as a whole says that it is complete.
+    /// The answer as a whole says that it has ended …
+    pub(super) stopped: bool,
+    /// … and that nothing follows.
     pub(super) complete: bool,
 }
 
@@ -111,7 +113,7 @@ impl Marks {
 
     /// Each choice that began has finished, and at least one did.
     pub(super) fn all_finished(self) -> bool {
-        self.complete || (self.finished != 0 && self.seen & !self.finished == 0)
+        self.stopped || (self.finished != 0 && self.seen & !self.finished == 0)
     }
 }
 

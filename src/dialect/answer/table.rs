@@ -29,6 +29,8 @@ pub struct Table {
 pub struct Node {
     pub place: Place,
     pub inside: Inside,
+    /// A bit for each length that a member's name has: most keys are none of them.
+    lengths: u64,
 }
 
 /// What is in a container.
@@ -67,8 +69,10 @@ pub enum Role {
     CallIndex,
     /// A string that says why the choice ended.
     Finish,
-    /// `true` or a string: the whole answer has ended.
+    /// `true`: the whole answer has ended, and nothing follows.
     Complete,
+    /// A string: the whole answer has ended; its usage may follow.
+    Stopped,
     Usage(&'static Sheet),
     Count(Count),
     /// Anything but `null` and `false` is an error.
@@ -82,8 +86,10 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Says {
     Error,
-    /// The whole answer has ended.
+    /// The whole answer has ended, and nothing that matters follows.
     Complete,
+    /// The whole answer has ended; more of the kind may follow.
+    Stopped,
     /// Its texts are of this kind.
     Text(Field),
     /// Its texts are none (sound, or what was said before).
@@ -95,9 +101,15 @@ pub enum Says {
 impl Node {
     /// An object of which these members matter.
     pub const fn object(members: &'static [(&'static str, Role)]) -> Node {
+        let (mut lengths, mut at) = (0, 0);
+        while at < members.len() {
+            lengths |= 1 << members[at].0.len();
+            at += 1;
+        }
         Node {
             place: Place::Plain,
             inside: Inside::Members(members),
+            lengths,
         }
     }
 
@@ -106,17 +118,28 @@ impl Node {
         Node {
             place: Place::Plain,
             inside: Inside::Elements(element),
+            lengths: 0,
         }
     }
 
     /// The same in another place.
     pub const fn at(self, place: Place) -> Node {
-        let Node { inside, .. } = self;
-        Node { place, inside }
+        let Node {
+            inside, lengths, ..
+        } = self;
+        Node {
+            place,
+            inside,
+            lengths,
+        }
     }
 
     /// What the member `key` is for.
+    #[inline]
     pub(super) fn member(&self, key: &[u8]) -> Role {
+        if key.len() >= 64 || self.lengths >> key.len() & 1 == 0 {
+            return Role::Other;
+        }
         let Inside::Members(members) = self.inside else {
             return Role::Other;
         };
@@ -136,6 +159,24 @@ impl Node {
 // === impl Table ===
 
 impl Table {
+    /// A table without any of the peculiarities.
+    pub const fn new(
+        body: &'static Node,
+        event: &'static Node,
+        types: &'static [(&'static str, Says)],
+        sheet: &'static Sheet,
+    ) -> Table {
+        Table {
+            body,
+            event,
+            listed: false,
+            types,
+            sheet,
+            cache_beside: false,
+            repeats: false,
+        }
+    }
+
     /// All that a report says, with the prompt's tokens in one sum.
     pub fn whole(&self, reported: Reported) -> Reported {
         if !self.cache_beside {

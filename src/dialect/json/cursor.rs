@@ -141,8 +141,8 @@ impl<'a> Cursor<'a> {
     }
 
     /// Passes the next value and looks at all of it: none of its places breaks the grammar.
-    /// Refuses more than 64 brackets inside brackets.
-    pub(crate) fn walk(&mut self) -> Result<(), Fault> {
+    /// Refuses more than 64 brackets inside brackets, and the key `refused` wherever it is.
+    pub(crate) fn walk(&mut self, refused: &[u8]) -> Result<(), Fault> {
         // A bit for each open bracket: whether it is an object's.
         let (mut objects, mut depth) = (0u64, 0);
         loop {
@@ -156,7 +156,7 @@ impl<'a> Cursor<'a> {
                         objects = objects << 1 | u64::from(open == b'{');
                         depth += 1;
                         if open == b'{' {
-                            self.raw_key()?;
+                            self.key_but(refused)?;
                         }
                         continue;
                     }
@@ -170,7 +170,7 @@ impl<'a> Cursor<'a> {
                 let open = if objects & 1 == 1 { b'{' } else { b'[' };
                 if self.more(open)? {
                     if open == b'{' {
-                        self.raw_key()?;
+                        self.key_but(refused)?;
                     }
                     break;
                 }
@@ -180,8 +180,17 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Passes a key that isn't the refused one.
+    #[inline]
+    fn key_but(&mut self, refused: &[u8]) -> Result<(), Fault> {
+        match self.raw_key()? == refused {
+            true => Err(self.fault(What::Key)),
+            false => Ok(()),
+        }
+    }
+
     /// The bytes at a place.
-    pub(crate) fn text(&self, place: Range<usize>) -> &'a [u8] {
+    pub(super) fn text(&self, place: Range<usize>) -> &'a [u8] {
         &self.bytes[place]
     }
 
@@ -228,7 +237,7 @@ mod tests {
     fn a_walk_sees_the_faults_that_skipping_passes() {
         let walk = |text: &str| {
             let mut cursor = Cursor::new(text.as_bytes());
-            cursor.walk().map(|()| cursor.at())
+            cursor.walk(b"no").map(|()| cursor.at())
         };
         for (text, end) in [
             (r#"{"a":[{},[],{"b":[1,"x\"]"]}],"c":null} "#, 39),
@@ -250,6 +259,8 @@ mod tests {
             assert_eq!(walk(text), Err(Fault { at, what }), "{text}");
         }
         let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(walk(r#"[{"a":{"no":1}}]"#).is_err());
+        assert!(walk(r#"[{"a":"\"no\":1","not":"no"}]"#).is_ok());
         assert_eq!(walk(&nested(64)), Ok(128));
         assert_eq!(walk(&nested(65)).map_err(|fault| fault.at), Err(64));
     }

@@ -12,23 +12,10 @@ use crate::dialect::answer::table::{Node, Place, Role, Says, Table};
 use crate::dialect::usage::{Count, Entry, Rank, Raw, Reported, Sheet};
 
 /// Chat and completions.
-pub static CHAT: Table = Table {
-    body: &ROOT,
-    event: &ROOT,
-    listed: false,
-    types: TYPES,
-    sheet: &USAGE,
-    cache_beside: false,
-    repeats: false,
-};
+pub static CHAT: Table = Table::new(&ROOT, &ROOT, TYPES, &USAGE);
 
 /// Embeddings, and what else puts nothing out: some servers report one total only.
-pub static EMBEDDINGS: Table = Table {
-    body: &EMBEDDINGS_ROOT,
-    event: &EMBEDDINGS_ROOT,
-    sheet: &TOTALS,
-    ..CHAT
-};
+pub static EMBEDDINGS: Table = Table::new(&EMBEDDINGS_ROOT, &EMBEDDINGS_ROOT, TYPES, &TOTALS);
 
 /// The `usage` of an answer.
 pub static USAGE: Sheet = Sheet {

@@ -3,8 +3,6 @@
 //! It decides nothing that the [`Reader`](crate::dialect::answer::Reader) would decide differently: where the
 //! grammar is broken in any place that the reader would look at, it says that it doesn't know.
 
-use memchr::memmem;
-
 use crate::dialect::answer::USAGE_BYTES_MAX;
 use crate::dialect::json::{Cursor, Fault};
 use crate::dialect::usage::{Reported, Sheet};
@@ -39,14 +37,8 @@ fn object(
                     *found = Some(found.unwrap_or_default().updated(later));
                 }
             }
-            (b"choices", b'[') if root => {
-                let start = cursor.at();
-                cursor.walk()?;
-                // Moonshot's place for it.
-                if memmem::find(cursor.text(start..cursor.at()), b"\"usage\"").is_some() {
-                    return Err(Unknown);
-                }
-            }
+            // Usage inside is for the reader.
+            (b"choices", b'[') if root => cursor.walk(b"usage")?,
             (b"response" | b"x_groq", b'{') if root => object(cursor, sheet, false, found)?,
             _ => {
                 cursor.skip()?;

@@ -7,15 +7,7 @@ use crate::dialect::answer::Field;
 use crate::dialect::answer::table::{Node, Role, Says, Table};
 
 /// `/v1/audio/…` and `/v1/images/…`.
-pub static MEDIA: Table = Table {
-    body: &BODY,
-    event: &EVENT,
-    listed: false,
-    types: TYPES,
-    sheet: &USAGE,
-    cache_beside: false,
-    repeats: false,
-};
+pub static MEDIA: Table = Table::new(&BODY, &EVENT, TYPES, &USAGE);
 
 static BODY: Node = Node::object(&[
     ("text", Role::Text(Field::Text)),
@@ -32,7 +24,7 @@ static EVENT: Node = Node::object(&[
 const TYPES: &[(&str, Says)] = &[
     ("transcript.text.done", Says::Complete),
     ("speech.audio.done", Says::Complete),
-    ("image_generation.completed", Says::Complete),
-    ("image_edit.completed", Says::Complete),
+    ("image_generation.completed", Says::Stopped),
+    ("image_edit.completed", Says::Stopped),
     ("error", Says::Error),
 ];

@@ -12,15 +12,7 @@ use crate::dialect::answer::Field;
 use crate::dialect::answer::table::{Node, Place, Role, Says, Table};
 
 /// `POST /v1/responses`.
-pub static RESPONSES: Table = Table {
-    body: &BODY,
-    event: &EVENT,
-    listed: false,
-    types: TYPES,
-    sheet: &USAGE,
-    cache_beside: false,
-    repeats: false,
-};
+pub static RESPONSES: Table = Table::new(&BODY, &EVENT, TYPES, &USAGE);
 
 static EVENT: Node = Node::object(&[
     ("type", Role::Type),

@@ -184,7 +184,11 @@ impl Line<'_> {
             return self.word(name, "null");
         };
         self.name(name);
-        let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+        let mut end = text.len().min(TEXT_BYTES_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let text = &text[..end];
         // A Vec takes every write, and every string is JSON.
         let written = serde_json::to_writer(&mut *self.0, text);
         debug_assert!(written.is_ok());
@@ -297,10 +301,14 @@ pub(super) mod tests {
         let mut line = Vec::new();
         Entry {
             model: Some("\u{1}".repeat(100_000).into()),
+            // A cut would come within a character.
+            key: Some(format!("x{}", "é".repeat(200)).into()),
             ..entry(5)
         }
         .write(&mut line);
         assert!(line.len() < 4096, "{}", line.len());
+        let key = Entry::read(&line).unwrap().key.unwrap();
+        assert_eq!(key.len(), TEXT_BYTES_MAX - 1);
     }
 
     #[test]

@@ -252,14 +252,22 @@ impl Shared {
     }
 
     fn make_durable(&self) {
-        let (name, file, bytes) = {
+        let (name, file, bytes, is_new) = {
             let segment = &self.state.lock().segment;
             if segment.durable == segment.bytes {
                 return;
             }
-            (segment.name, Arc::clone(&segment.file), segment.bytes)
+            let is_new = segment.durable == 0;
+            (
+                segment.name,
+                Arc::clone(&segment.file),
+                segment.bytes,
+                is_new,
+            )
         };
-        let done = file.sync_data();
+        // A file is found after a power cut only when its folder knows of it.
+        let folder = || File::open(&self.folder)?.sync_all();
+        let done = (file.sync_data()).and_then(|()| if is_new { folder() } else { Ok(()) });
         let mut state = self.state.lock();
         match done {
             Ok(()) if state.segment.name == name => state.segment.durable = bytes,

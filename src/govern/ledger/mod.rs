@@ -1,8 +1,8 @@
 //! What every request has used, kept for whoever pays.
 //!
-//! Each settled request is a line of a [journal](journal), written before the answer's last byte goes
-//! to the client: a weir that is killed loses none that was answered. A [carrier](carrier) brings the
-//! lines into a [store](store), SQLite or PostgreSQL, in its own time and as often as it takes; rows are
+//! Each settled request is a line of a journal, written before the answer's last byte goes
+//! to the client: a weir that is killed loses none that was answered. A carrier brings the
+//! lines into a store, SQLite or PostgreSQL, in its own time and as often as it takes; rows are
 //! known by process and number, so that none counts twice. [`report()`] reads both.
 //!
 //! ```text

@@ -4,6 +4,7 @@
 use super::Settled;
 use crate::observe::access::End;
 use crate::tokens::calibration::{Calibration, Key, LEARNED_BYTES_MAX, Sample};
+use crate::tokens::family::family;
 use crate::tokens::meter::{self, Ending, Source};
 use crate::tokens::prompt::{Api, Prompt, prompt};
 use bytes::Bytes;
@@ -49,11 +50,14 @@ impl Settled {
         if usage.source != Source::Upstream || self.reply.end != Some(End::Complete) {
             return;
         }
-        let (ending, deltas) = (meter.saw_finish(), meter.deltas());
         let subject = Self::subject(&self.snapshot, self.tried.as_ref(), self.plan.as_ref());
-        let Some(subject) = subject else { return };
-        let whole = matches!(ending, Ending::Done | Ending::Finished);
-        if let (true, Some(deltas), Some(reported)) = (whole, deltas, usage.output) {
+        let Some(subject) = subject.filter(|subject| !family(subject.key.model).exact) else {
+            return;
+        };
+        // Of a JSON body that took a look at all of it.
+        let whole = meter.deltas().is_none()
+            || matches!(meter.saw_finish(), Ending::Done | Ending::Finished);
+        if let (true, Some(deltas), Some(reported)) = (whole, meter.deltas(), usage.output) {
             let sample = Sample::Deltas { deltas, reported };
             subject.calibration.learn(subject.key, sample);
         }

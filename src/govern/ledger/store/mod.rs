@@ -43,7 +43,7 @@ impl Store {
     pub(super) fn open(settings: &Settings) -> Result<Self, Away> {
         Ok(match &settings.store {
             Kind::Sqlite => Self::Sqlite(Box::new(sqlite::Sqlite::open(&settings.sqlite())?)),
-            Kind::Postgres(at) => Self::Postgres(Box::new(postgres::Postgres::connect(at)?)),
+            Kind::Postgres(at) => Self::Postgres(Box::new(postgres::Postgres::connect(at, true)?)),
         })
     }
 
@@ -54,7 +54,11 @@ impl Store {
                 let sqlite = sqlite::Sqlite::open_to_read(&settings.sqlite())?;
                 Ok(sqlite.map(|it| Self::Sqlite(Box::new(it))))
             }
-            Kind::Postgres(_) => Self::open(settings).map(Some),
+            Kind::Postgres(at) => {
+                let mut postgres = postgres::Postgres::connect(at, false)?;
+                let known = postgres.has_tables()?;
+                Ok(known.then(|| Self::Postgres(Box::new(postgres))))
+            }
         }
     }
 

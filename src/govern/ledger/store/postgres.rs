@@ -30,7 +30,8 @@ const ROWS_MAX: usize = 1000;
 const LOCK: i64 = 0x7765_6972;
 
 impl Postgres {
-    pub(super) fn connect(settings: &Settings) -> Result<Self, Away> {
+    /// Connects; who comes `to_write` brings the tables up to date, who reads needs no right to.
+    pub(super) fn connect(settings: &Settings, to_write: bool) -> Result<Self, Away> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -56,8 +57,19 @@ impl Postgres {
                 Ok(client)
             }
         })?;
-        within(&runtime, migrate(&mut client))?;
+        if to_write {
+            within(&runtime, migrate(&mut client))?;
+        }
         Ok(Self { runtime, client })
+    }
+
+    /// Whether somebody has made the tables.
+    pub(super) fn has_tables(&mut self) -> Result<bool, Away> {
+        let client = &self.client;
+        within(&self.runtime, async {
+            let look = "SELECT to_regclass('weir_schema') IS NOT NULL";
+            Ok(client.query_one(look, &[]).await?.try_get(0)?)
+        })
     }
 
     pub(super) fn carried(&mut self) -> Result<HashMap<Name, u64>, Away> {

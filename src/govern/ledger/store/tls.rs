@@ -69,7 +69,10 @@ fn authorities(path: Option<&Path>) -> Result<RootCertStore, String> {
             roots.add(der).map_err(|error| named(&error))?;
         }
     } else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let system = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(
+            system.map_err(|error| format!("the system's authorities: {error}"))?,
+        );
     }
     if roots.is_empty() {
         return Err(

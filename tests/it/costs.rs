@@ -1,0 +1,109 @@
+//! What the meter costs: no allocation for an event whose text only waits to be counted.
+
+use bytes::Bytes;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use weir::tokens::meter::{Form, Meter, Surface};
+
+/// The system's allocator, which counts what each thread asks for.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<usize> = const { Cell::new(0) };
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: all is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // A thread that ends has no counter any more.
+        let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: the caller's promise is the system's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(place, layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: as above.
+        unsafe { System.realloc(place, layout, size) }
+    }
+}
+
+/// One event of each dialect as its streams repeat it.
+const EVENTS: [(Surface, Form, &str); 9] = [
+    (
+        Surface::Chat,
+        Form::Events,
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}],\"usage\":null}\n\n",
+    ),
+    // Its number differs each time, so that it is always read.
+    (
+        Surface::Chat,
+        Form::Events,
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":1,\"total_tokens\":8}}\n\n",
+    ),
+    (
+        Surface::Responses,
+        Form::Events,
+        "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":4,\"output_index\":0,\"delta\":\"a\"}\n\n",
+    ),
+    (
+        Surface::Messages,
+        Form::Events,
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n",
+    ),
+    (
+        Surface::Gemini,
+        Form::Events,
+        "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}],\"role\":\"model\"},\"index\":0}],\"usageMetadata\":{\"promptTokenCount\":5,\"candidatesTokenCount\":1,\"totalTokenCount\":6}}\r\n\r\n",
+    ),
+    (
+        Surface::Gemini,
+        Form::List,
+        "{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}],\"role\":\"model\"},\"index\":0}],\"usageMetadata\":{\"promptTokenCount\":5,\"candidatesTokenCount\":1,\"totalTokenCount\":6}}\r\n,",
+    ),
+    (
+        Surface::Ollama,
+        Form::Lines,
+        "{\"model\":\"l\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"a\"},\"done\":false}\n",
+    ),
+    (
+        Surface::DashScope,
+        Form::Events,
+        "id:1\nevent:result\n:HTTP_STATUS/200\ndata:{\"output\":{\"choices\":[{\"message\":{\"content\":\"a\",\"role\":\"assistant\"},\"finish_reason\":\"null\"}]},\"usage\":{\"total_tokens\":6,\"output_tokens\":1,\"input_tokens\":5}}\n\n",
+    ),
+    (
+        Surface::Cohere,
+        Form::Events,
+        "event: content-delta\ndata: {\"type\":\"content-delta\",\"index\":0,\"delta\":{\"message\":{\"content\":{\"text\":\"a\"}}}}\n\n",
+    ),
+];
+
+#[test]
+fn an_event_is_read_without_an_allocation_in_every_dialect() {
+    for (surface, form, event) in EVENTS {
+        let mut meter = Meter::new(surface, "gpt-4o", form, false);
+        if form == Form::List {
+            meter.feed(Bytes::from_static(b"["));
+        }
+        let mut feed = |events| {
+            for _ in 0..events {
+                meter.feed(Bytes::from_static(event.as_bytes()));
+            }
+        };
+        // The room for waiting text has grown to its full size then, and isn't full yet.
+        feed(600);
+        let before = ASKED.get();
+        feed(300);
+        let asked = ASKED.get() - before;
+        assert_eq!(asked, 0, "{surface:?}, {form:?}, in 300 events");
+        assert!(meter.first_token_seen(), "{surface:?}, {form:?}");
+    }
+}
