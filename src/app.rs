@@ -7,6 +7,7 @@ mod handover;
 mod host;
 mod keys;
 mod listeners;
+mod operators;
 pub mod question;
 mod resolving;
 mod running;
@@ -18,9 +19,10 @@ pub use build::offline;
 pub use keys::asked_for;
 pub use source::{Fault, Source};
 
+use crate::admin::Known;
 use crate::config::{self, Settings};
 use crate::egress::{self, Memory};
-use crate::govern::{Governor, Keys, Ledger, ledger};
+use crate::govern::{Accounts, Governor, Keys, Ledger, ledger};
 use crate::observe::settings::{Format, Level};
 use crate::observe::{Observer, program_log};
 use crate::snapshot::Live;
@@ -33,6 +35,7 @@ use build::{Shared, resolver};
 use certificates::{Certificates, Loader};
 use handover::Handover;
 use listeners::Listeners;
+use operators::Operators;
 use resolving::Watch;
 use running::{Running, Signals};
 use std::os::fd::OwnedFd;
@@ -307,6 +310,21 @@ fn observer(settings: &Settings) -> Result<Arc<Observer>, Fault> {
     })
 }
 
+/// Where sums are kept: with teams in `state_dir`, where they are safe and all generations share them.
+fn accounts(settings: &Settings) -> Result<Accounts, Fault> {
+    if settings.govern.teams.is_none() {
+        return Ok(Accounts::private());
+    }
+    let folder = &settings.state_dir;
+    Accounts::open(folder).map_err(|error| {
+        Fault::Unusable(format!(
+            "limits and budgets of teams are kept in state_dir {}, which can't be used: {error}; make \
+             the folder and let weir's user write in it, or set `state_dir` to another one",
+            folder.display()
+        ))
+    })
+}
+
 fn opened_ledger(settings: &Settings, observer: &Observer) -> Result<Option<Arc<Ledger>>, Fault> {
     let Some(usage) = &settings.usage else {
         return Ok(None);
@@ -362,9 +380,10 @@ impl Start<'_> {
         } = self;
         // Before anything else is seen of weir: a signal without a handler would end it.
         let signals = Signals::new()?;
+        host::ready(&settings).map_err(Fault::Unusable)?;
         let shared = Shared {
             observer: Arc::clone(&observer),
-            governor: Arc::new(Governor::new(settings.govern.clone())),
+            governor: Arc::new(Governor::new(settings.govern.clone(), accounts(&settings)?)),
             keys: Keys::new(settings.state_dir.clone()),
             ledger,
             resolver: resolver(&settings, Arc::new(Watch::new(&observer.metrics)))?,
@@ -382,7 +401,6 @@ impl Start<'_> {
             Some((_, orders)) => begin(orders, &handover).await?,
             None => false,
         };
-        host::ready(&settings).map_err(Fault::Unusable)?;
         let snapshot = shared.build(&settings, None)?;
         if !snapshot.keys.is_open() {
             snapshot.keys.store().watch();
@@ -397,8 +415,11 @@ impl Start<'_> {
             listeners::Services {
                 live: Arc::clone(&live),
                 observer: Arc::clone(&observer),
-                metrics: handover.metrics(),
-                ready: Arc::clone(&ready),
+                known: Known {
+                    metrics: handover.metrics(),
+                    ready: Arc::clone(&ready),
+                    weir: Arc::new(Operators::new(Arc::clone(&live), settings.usage.clone())),
+                },
                 challenges: handover.challenges.clone(),
             },
             &loaded,

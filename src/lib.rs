@@ -18,7 +18,7 @@
 //! | [`dialect`] | what providers' bytes mean |
 //! | [`tokens`] | usage seen, else counted |
 //! | [`observe`] | metrics, access log, program log |
-//! | [`admin`] | health and metrics for operators |
+//! | [`admin`] | health, metrics and the API for operators |
 //! | [`types`] | nouns that more than one room uses |
 //!
 //! Rooms don't import rooms, but for `tokens → dialect` and `egress → weir_dns`; what the walls are

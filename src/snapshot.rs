@@ -3,11 +3,13 @@
 //! Built by `app`, read by `proxy` and `admin`.
 
 use crate::egress::{self, Egress};
+use crate::govern::settings::Terms;
 use crate::govern::{Governor, Keys, Ledger};
 use crate::observe::Observer;
 use crate::proxy::settings::Settings as Corridor;
 use crate::route::{Found, ProviderIndex, Table};
 use crate::tokens::calibration::Calibration;
+use crate::tokens::price::Prices;
 use crate::upstream::{EndpointId, Group, Upstreams};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -28,6 +30,10 @@ pub struct Snapshot {
     pub route_groups: Vec<Group>,
     /// Whose turn it is for requests that name no model, by `ProviderIndex`.
     pub provider_groups: Vec<Group>,
+    /// What holds for each route of a model, by `RouteIndex`.
+    pub route_terms: Vec<Option<Terms>>,
+    /// What tokens cost.
+    pub prices: Prices,
     /// Which road, and how it is walked.
     pub egress: Egress,
     /// Who may come in.
@@ -57,6 +63,14 @@ impl Snapshot {
     /// The road to an endpoint.
     pub fn exit(&self, id: EndpointId) -> &Exit {
         &self.exits[id.0]
+    }
+
+    /// The limits of the route that was found, where it has some.
+    pub fn terms(&self, found: Found) -> Option<&Terms> {
+        match found {
+            Found::Model(route) => self.route_terms[route.0].as_ref(),
+            Found::Path(..) | Found::Default(_) => None,
+        }
     }
 
     /// The group that takes turns for what routing found.

@@ -3,12 +3,13 @@
 use super::Fault;
 use crate::config::Settings;
 use crate::egress::{self, Egress};
-use crate::govern::{Governor, Keys, Ledger};
+use crate::govern::{Accounts, Governor, Keys, Ledger};
 use crate::observe::Observer;
 use crate::route::settings::Balance;
 use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
 use crate::tokens::calibration::Calibration;
+use crate::tokens::price::Prices;
 use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -27,7 +28,7 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
     };
     let shared = Shared {
         observer: Observer::new(&quiet)?,
-        governor: Arc::new(Governor::new(settings.govern.clone())),
+        governor: Arc::new(Governor::new(settings.govern.clone(), Accounts::private())),
         keys: Keys::new(settings.state_dir.clone()),
         ledger: None,
         resolver: resolver(settings, Arc::new(()))?,
@@ -111,7 +112,16 @@ impl Shared {
                 Group::new(&upstreams, &[share], Order::RoundRobin, PATH_RETRIES)
             })
             .collect();
+        let terms_of = |pattern: &str| {
+            let mut all = settings.govern.routes.iter();
+            all.find(|(name, _)| name == pattern)
+                .map(|(_, terms)| terms.clone())
+        };
+        let patterns = routes.models.routes().iter();
+        let route_terms = patterns.map(|route| terms_of(&route.pattern)).collect();
         Ok(Snapshot {
+            route_terms,
+            prices: Prices::new(&settings.tokens),
             model_list: model_list(&routes, &upstreams),
             corridor: settings.proxy.clone(),
             egress: Egress::new(

@@ -6,6 +6,7 @@
 
 use super::build::Shared;
 use crate::admin::Metrics;
+use crate::govern::Moment;
 use crate::listen::tls::{Challenges, Tickets};
 use crate::observe::merge::{merged, totals};
 use crate::observe::metrics::Now;
@@ -61,7 +62,7 @@ impl Handover {
     pub(super) fn take_over(&self, state: &Value) {
         self.shared
             .governor
-            .take_over(&state["limits"], Instant::now());
+            .take_over(&state["limits"], Moment::now());
         self.shared.resolver.learn(names_of(&state["names"]));
         self.shared.dialling.learn(busiest_of(&state["busiest"]));
         self.shared.calibration.take_over(&state["calibration"]);
@@ -78,7 +79,7 @@ impl Handover {
     pub(super) fn catch_up(&self, state: &Value) {
         self.shared
             .governor
-            .take_over(&state["limits"], Instant::now());
+            .take_over(&state["limits"], Moment::now());
         self.shared.resolver.learn(names_of(&state["names"]));
         self.shared.calibration.take_over(&state["calibration"]);
     }
@@ -141,7 +142,7 @@ impl Handover {
             summary: self.summary(),
             metrics,
             state: json!({
-                "limits": self.shared.governor.hand_over(Instant::now()),
+                "limits": self.shared.governor.hand_over(Moment::now()),
                 "names": names,
                 "busiest": busiest,
                 "calibration": self.shared.calibration.hand_over(),
@@ -162,11 +163,15 @@ impl Handover {
         let governor = &self.shared.governor;
         let now = Now {
             in_flight: governor.in_flight(),
+            waiting: governor.waiting(),
             buffered_bytes: governor.buffers().held(),
             streams: governor.streams().look(Instant::now()).0,
             drains: governor.drains().open(),
         };
-        let text = self.shared.observer.metrics.render(now);
+        let metrics = &self.shared.observer.metrics;
+        metrics.no_budgets();
+        governor.budgets(|team, key, per, now| metrics.budget(team, key, per.as_str(), now.used));
+        let text = metrics.render(now);
         String::from_utf8_lossy(&text).into_owned()
     }
 

@@ -2,7 +2,7 @@
 
 use super::certificates::Loaded;
 use super::{Bound, Fault};
-use crate::admin::{Admin, Metrics};
+use crate::admin::{Admin, Known};
 use crate::config::Settings;
 use crate::listen::settings::Settings as Listen;
 use crate::listen::tls::Challenges;
@@ -17,7 +17,6 @@ use pingora::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -35,8 +34,8 @@ pub(super) enum Closing {
 pub(super) struct Services {
     pub(super) live: Arc<Live>,
     pub(super) observer: Arc<Observer>,
-    pub(super) metrics: Metrics,
-    pub(super) ready: Arc<AtomicBool>,
+    /// What operators are told.
+    pub(super) known: Known,
     pub(super) challenges: Challenges,
 }
 
@@ -122,7 +121,7 @@ impl Listeners {
             const CONNECTIONS_MAX: usize = 256;
             let listening = Listening::try_from(sockets.next().ok_or_else(no_socket)?)?;
             bound.admin = Some(listening.address()?);
-            let app = Admin::new(services.metrics, services.ready, admin.token.clone());
+            let app = Admin::new(services.known, admin);
             // Operators aren't counted among the clients.
             let open = prometheus::IntGauge::new("admin_connections", "not told")
                 .map_err(|error| Fault::Unusable(error.to_string()))?;

@@ -347,6 +347,7 @@ impl Running<'_> {
     }
 
     fn beat(&mut self) {
+        self.shared.governor.sweep();
         let Some((teller, _)) = &self.supervisor else {
             return;
         };

@@ -5,12 +5,14 @@
 //! Resolves no names and connects to nothing; reads the files that `file:` and `tls:` name.
 
 mod aliases;
+mod allowance;
 mod bounds;
 mod edits;
 mod exits;
 mod from_env;
 mod later;
 mod listeners;
+mod prices;
 mod providers;
 mod road;
 mod routes;
@@ -88,6 +90,7 @@ pub(super) fn settings(
         },
         egress,
         govern: bounds.govern,
+        tokens: prices::prices(file, &mut check),
         observe: telling::logging(file, &mut check),
         threads: threads(file.threads),
         usage: usage::usage(file, &state_dir, &mut check),

@@ -60,8 +60,11 @@ pub(super) struct File {
     /// Who may use what; without it the proxy is open. Needs a `state_dir` that can be written. Default:
     /// none.
     pub(super) teams: Option<List<Team>>,
-    /// US dollars per million tokens, by model name or glob. (not built yet)
+    /// What tokens cost, by model name or glob, or `PROVIDER/MODEL`; wins over `prices_file`. Default:
+    /// `{}`.
     pub(super) prices: Option<Map<Price>>,
+    /// A list of prices, as `conf/prices.yaml` is one. Default: that one, as of weir's release.
+    pub(super) prices_file: Option<Text>,
     /// A `redis://` URL: limits and budgets shared by several hosts. (not built yet)
     pub(super) shared_state: Option<Text>,
     /// How what each request used is kept; `off` for not at all. Default: `off`, but with `teams`
@@ -225,20 +228,44 @@ pub(super) struct Limits {
     /// Answers that are read on after their clients have left (`on_disconnect: drain`); past it
     /// they are cancelled; 0 = none is read on. Default: `1000`.
     pub(super) drains: Option<Whole>,
-    /// Estimated tokens of all requests at once; 0 = no cap. Default: `0`. (not built yet)
+    /// Tokens of all requests at once, as estimated for each: prompt and longest answer; 0 = no cap.
+    /// Default: `0`.
     pub(super) in_flight_tokens: Option<Whole>,
-    /// Waiting for a permit. (not built yet)
+    /// Limits of each client address (IPv6: one /64), besides `rate_limit`. Default: none.
+    pub(super) per_address: Option<TeamLimits>,
+    /// Whether prompt tokens that came from a provider's cache count against tokens per minute.
+    /// Default: `count`.
+    pub(super) cached_tokens: Option<CachedTokens>,
+    /// What becomes of requests under a budget that have no price: `refuse`, or `allow`, which serves
+    /// them for nothing. Default: `refuse`.
+    pub(super) unpriced: Option<Unpriced>,
+    /// Where requests wait for a limit, on routes with `on_limit: wait`.
     pub(super) queue: Option<Queue>,
 }
 
-/// The queue for permits.
-#[derive(Deserialize, JsonSchema)]
+words! {
+    /// Whether tokens from a cache count.
+    CachedTokens {
+        Count = "count",
+        Ignore = "ignore",
+    }
+}
+
+words! {
+    /// What becomes of what has no price.
+    Unpriced {
+        Refuse = "refuse",
+        Allow = "allow",
+    }
+}
+
+/// Where requests wait for a limit.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Queue {
-    /// Requests that may wait; 503 over it; 0 = no queue.
+    /// Requests that may wait; 503 over it. Default: `1000`.
     pub(super) size: Option<Whole>,
-    /// How long one may wait; 503 over it.
-    #[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+    /// How long one may wait; 429 over it, at once where that can be told. Default: `10s`.
     pub(super) timeout: Option<Span>,
 }
 
@@ -373,6 +400,19 @@ pub(super) struct RouteForm {
     pub(super) fallback: Option<List<Text>>,
     /// Further tries after the first, 0 to 20. Default: `2`.
     pub(super) retries: Option<Whole>,
+    /// Limits of all requests of the route together. Default: none.
+    pub(super) limits: Option<TeamLimits>,
+    /// What becomes of a request that a limit doesn't let in: `refuse`, or `wait` in `limits.queue`.
+    /// Default: `refuse`.
+    pub(super) on_limit: Option<OnLimit>,
+}
+
+words! {
+    /// What becomes of a request that a limit doesn't let in.
+    OnLimit {
+        Refuse = "refuse",
+        Wait = "wait",
+    }
 }
 
 /// One way to serve a route.
@@ -567,14 +607,19 @@ pub(super) struct Team {
     pub(super) keys: Option<List<Key>>,
 }
 
-/// Limits of a team or of a key.
+/// Limits of a team, a key, a route or an address.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TeamLimits {
     /// Requests in a minute; 0 = no limit. Default: `0`.
     pub(super) requests_per_minute: Option<Whole>,
+    /// Requests at once after a pause, of `requests_per_minute`. Default: all of a minute's.
+    pub(super) requests_burst: Option<Whole>,
     /// Tokens in a minute; 0 = no limit. Default: `0`.
     pub(super) tokens_per_minute: Option<Whole>,
+    /// Tokens at once after a pause, of `tokens_per_minute`; a larger request is never let in. Default:
+    /// all of a minute's.
+    pub(super) tokens_burst: Option<Whole>,
     /// Requests at once; 0 = no limit. Default: `0`.
     pub(super) in_flight: Option<Whole>,
     /// Estimated tokens at once; 0 = no limit. Default: `0`.
@@ -634,16 +679,36 @@ pub(super) struct Key {
 }
 
 /// A model's price: US dollars per million tokens.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
 pub(super) struct Price {
-    /// Of the prompt.
+    /// Of the prompt. Default: `0`.
     pub(super) input: Option<Fraction>,
-    /// Of the prompt's cached part.
+    /// Of the prompt's part that came from a cache. Default: as `input`.
     pub(super) cached: Option<Fraction>,
-    /// Of the answer.
+    /// Of the prompt's part that was written to a cache. Default: as `input`.
+    pub(super) cache_write: Option<Fraction>,
+    /// Of the answer. Default: `0`.
     pub(super) output: Option<Fraction>,
+    /// Of the answer's part that was reasoning. Default: as `output`.
+    pub(super) reasoning: Option<Fraction>,
+    /// Of one image that is made, in US dollars. Default: `0`.
+    pub(super) image: Option<Fraction>,
+    /// Of one minute of sound, in US dollars. Default: `0`.
+    pub(super) audio_minute: Option<Fraction>,
+    /// The most tokens that the model answers with: what a request that doesn't say how long its answer
+    /// may be reserves of a budget. Default: what is common.
+    pub(super) max_output: Option<Whole>,
+}
+
+/// A list of prices.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PriceList {
+    /// The day of which it is: `YYYY-MM-DD`. Required.
+    pub(super) as_of: Option<Text>,
+    /// As `prices` in the configuration. Required.
+    pub(super) models: Option<Map<Price>>,
 }
 
 /// `usage`: a ledger or `off`.

@@ -51,6 +51,8 @@ pub struct Settings {
     pub egress: crate::egress::settings::Settings,
     /// Who may do how much.
     pub govern: crate::govern::settings::Settings,
+    /// What tokens cost.
+    pub tokens: crate::tokens::settings::Settings,
     /// What is told.
     pub observe: crate::observe::settings::Settings,
     /// Worker threads, 1 or more.

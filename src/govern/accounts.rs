@@ -133,6 +133,18 @@ impl Accounts {
         Account(inner)
     }
 
+    /// What the account of that name stands at, settled and held together; `None` where there is no such
+    /// account. Looking makes none, and keeps none.
+    pub fn look(&self, name: &str) -> Option<i64> {
+        let id = memory::id(name);
+        let own = self.0.known.lock().get(&id).and_then(Weak::upgrade);
+        if let Some(inner) = own {
+            return Some(Account(inner).total());
+        }
+        let row = self.0.memory.find(id)?;
+        Some(self.0.memory.at(row).total.load(Ordering::Relaxed))
+    }
+
     /// Gives back what processes held that are gone, and says which accounts are still wanted. Called
     /// every second or so, by every process.
     pub fn sweep(&self) {
@@ -169,6 +181,12 @@ impl Account {
         self.0.row().total.load(Ordering::Relaxed)
     }
 
+    /// What is settled for good: the total without what is held. Looks at every process's column.
+    pub fn settled(&self) -> i64 {
+        let row = self.0.row();
+        row.total.load(Ordering::Relaxed) - row.held_by_all()
+    }
+
     /// Holds `amount` where the total stays within `max` and within what was [granted](Self::grant).
     ///
     /// # Errors
@@ -202,10 +220,9 @@ impl Account {
 
     /// What is settled can't be less than this: a ledger knows better.
     pub fn raise_settled_to(&self, settled: i64) {
-        let row = self.0.row();
-        let known = row.total.load(Ordering::Relaxed) - row.held_by_all();
+        let known = self.settled();
         if known < settled {
-            row.total.fetch_add(settled - known, Ordering::Relaxed);
+            self.add(settled - known);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Answers that are read on after their clients have left, for the usage at their end: how many at once.
 
-use super::grant::Grant;
+use super::grant::Counted;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,7 +16,7 @@ struct Shared {
 
 /// One answer's place among them. Dropping it gives the place back.
 #[derive(Debug)]
-pub struct Drain(#[expect(dead_code, reason = "held for its drop")] Grant);
+pub struct Drain(#[expect(dead_code, reason = "held for its drop")] Counted);
 
 impl Drains {
     /// At most `max` at once; 0 = none.
@@ -36,7 +36,7 @@ impl Drains {
     pub fn begin(&self) -> Option<Drain> {
         match self.0.max.load(Ordering::Relaxed) {
             0 => None,
-            max => Grant::new(&self.0.open, max).map(Drain),
+            max => Counted::take(&self.0.open, max).map(Drain),
         }
     }
 

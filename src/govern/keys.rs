@@ -16,7 +16,8 @@ mod tests;
 pub use secret::digest;
 pub use store::KeyStore;
 
-use super::limits::Buckets;
+use super::addresses::Addresses;
+use super::rate::{Late, Moment, Rate};
 use super::settings::{Credential, Key, RateLimit, Team};
 use crate::types::digest::Digest;
 use crate::types::identity::Identity;
@@ -24,14 +25,14 @@ use ahash::{AHashMap, AHashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// All keys of one configuration, with those made at run time, which all configurations share.
 #[derive(Clone, Debug)]
 pub struct Keys {
     teams: Option<Arc<Teams>>,
     store: Arc<KeyStore>,
-    failures: Arc<Buckets>,
+    failures: Arc<Addresses>,
 }
 
 /// The teams of one configuration, and the keys that stand in it.
@@ -172,8 +173,14 @@ impl Keys {
     ///
     /// # Errors
     /// It did so too often: how long it is to wait.
-    pub fn failed(&self, client: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
-        client.map_or(Ok(()), |client| self.failures.take(client, FAULTS, now))
+    pub fn failed(&self, client: Option<IpAddr>, now: Moment) -> Result<(), Duration> {
+        let Some(client) = client else { return Ok(()) };
+        let slot = self.failures.slot(client, now);
+        let rate = Rate::per_second(FAULTS.per_second, FAULTS.burst);
+        match rate.take(&slot.rate, 1, now) {
+            Err(Late::For(wait)) => Err(wait),
+            _ => Ok(()),
+        }
     }
 
     fn by_digest(

@@ -1,208 +1,431 @@
-//! Token buckets per client address. Time is an argument.
-//!
-//! An IPv6 client counts by its /64: whoever has one address has the whole network behind it.
+//! May this request be served? All limits that it is under at once: all of them let it in, or none
+//! has taken anything. Called by `proxy::plan`, twice a request: [`Governor::enter`] before its body is
+//! read, [`Governor::admit`] when it is known what it asks for.
 
-use super::settings::RateLimit;
-use crate::types::client_network;
-use ahash::{AHashMap, RandomState};
-use parking_lot::Mutex;
-use serde_json::Value;
+use super::Governor;
+use super::grant::{Grant, Limited, Reserved, Seat, Stake, Taken};
+use super::keys::Caller;
+use super::rate::{Late, Moment, Rate};
+use super::scope::{Id, Measure, Sums, Whose};
+use super::settings::{Allowance, Budget, Period, Unpriced};
+use crate::types::Money;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
-const SHARDS: usize = 16;
-/// Addresses that one shard remembers; past it the shard forgets those whose bucket is full again,
-/// and if none is, it starts anew. An attacker with that many addresses costs memory of a few MB.
-const ADDRESSES_PER_SHARD_MAX: usize = 8192;
-
-/// All buckets.
-#[derive(Debug, Default)]
-pub struct Buckets {
-    shards: [Mutex<AHashMap<IpAddr, Bucket>>; SHARDS],
-    hasher: RandomState,
-}
-
+/// What a request asks for.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
+pub struct Ask {
+    /// Estimated tokens of the prompt, and the most that the answer may have.
+    pub tokens: u64,
+    /// What they cost at most; `None` where they have no price.
+    pub cost: Option<Money>,
 }
 
-impl Buckets {
-    /// Takes one token of a client's bucket.
+/// Why a request may not be served now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The client's address asks too often (`rate_limit`); the next one may come after this long.
+    RateLimited(Duration),
+    /// As many requests are in flight as the host may carry.
+    InFlight,
+    /// A rate is used up.
+    Rate {
+        /// Whose.
+        whose: Whose,
+        /// Requests or tokens.
+        measure: Measure,
+        /// So many may come in a minute.
+        per_minute: u64,
+        /// After this long it may come.
+        wait: Duration,
+    },
+    /// It is larger than a limit ever lets in.
+    TooLarge {
+        /// Whose limit.
+        whose: Whose,
+        /// Of tokens in a minute, or at once.
+        measure: Measure,
+        /// So many tokens at most.
+        max: u64,
+        /// It asks for these.
+        tokens: u64,
+    },
+    /// As many requests or tokens are in flight as may be.
+    Full {
+        /// Whose.
+        whose: Whose,
+        /// Requests or tokens at once.
+        measure: Measure,
+        /// So many.
+        max: u64,
+    },
+    /// The rest of a budget doesn't cover it.
+    Budget {
+        /// Whose.
+        whose: Whose,
+        /// Of which period.
+        per: Period,
+        /// How long until the next one begins; `None` where that wouldn't help.
+        wait: Option<Duration>,
+    },
+    /// It is under a budget and has no price.
+    Unpriced,
+    /// As many wait as may wait.
+    QueueFull {
+        /// After this long it may be worth a try.
+        wait: Duration,
+    },
+}
+
+/// An [`Allowance`], ready to be applied.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bounds {
+    pub(super) requests: Option<Rate>,
+    pub(super) tokens: Option<Rate>,
+    pub(super) in_flight: u64,
+    pub(super) in_flight_tokens: u64,
+}
+
+// === impl Governor ===
+
+impl Governor {
+    /// Asks leave for one request, before its body is read.
     ///
     /// # Errors
-    /// How long until a token is there: a client that waits that long gets in.
-    pub fn take(&self, client: IpAddr, limit: RateLimit, now: Instant) -> Result<(), Duration> {
-        let client = client_network(client);
-        let mut buckets = self.shards[self.shard(client)].lock();
-        if buckets.len() >= ADDRESSES_PER_SHARD_MAX && !buckets.contains_key(&client) {
-            buckets.retain(|_, bucket| bucket.refilled(limit, now) < f64::from(limit.burst));
-            if buckets.len() >= ADDRESSES_PER_SHARD_MAX {
-                buckets.clear();
+    /// Which limit says no.
+    pub fn enter(
+        &self,
+        client: Option<IpAddr>,
+        caller: Option<&Caller>,
+        now: Moment,
+    ) -> Result<Grant, Denied> {
+        let (rate_limit, per_address, in_flight_max) = {
+            let settings = self.settings.read();
+            let per_address = Bounds::from(&settings.per_address);
+            (settings.rate_limit, per_address, settings.in_flight_max)
+        };
+        let wanted = rate_limit.is_some() || per_address.is_some();
+        let slot = client
+            .filter(|_| wanted)
+            .map(|it| self.addresses.slot(it, now));
+        if let (Some(limit), Some(slot)) = (rate_limit, &slot) {
+            let rate = Rate::per_second(limit.per_second, limit.burst);
+            if let Err(Late::For(wait)) = rate.take(&slot.rate, 1, now) {
+                return Err(Denied::RateLimited(wait));
             }
         }
-        let bucket = buckets.entry(client).or_insert(Bucket {
-            tokens: f64::from(limit.burst),
-            at: now,
-        });
-        bucket.take(limit, now)
+        let here_max = match in_flight_max {
+            0 => 0,
+            // At least one, so that a host that drains much still serves.
+            max => (max.saturating_sub(self.elsewhere.load(Ordering::Relaxed))).max(1),
+        };
+        let seat = Seat::take(&self.in_flight, here_max, &self.freed).ok_or(Denied::InFlight)?;
+        let mut limited = Vec::new();
+        if let Some(slot) = slot.filter(|_| per_address.is_some()) {
+            limited.push(Limited {
+                whose: Whose::Address,
+                sums: Sums::Address(slot),
+                bounds: per_address,
+            });
+        }
+        if let Some(caller) = caller {
+            let team = &caller.team.name;
+            let key = || Id::Key(Arc::clone(team), Arc::clone(&caller.key.name));
+            self.limit(&mut limited, Whose::Key, &caller.key.allowance, key);
+            let team = || Id::Team(Arc::clone(team));
+            self.limit(&mut limited, Whose::Team, &caller.team.allowance, team);
+        }
+        let mut grant = Grant::new(seat, limited);
+        grant.stake.caller = caller.cloned();
+        Ok(grant)
     }
 
-    /// The buckets that aren't full, as `{address: tokens}`; where they are many, the emptiest.
-    pub fn hand_over(&self, limit: RateLimit, now: Instant) -> Value {
-        const TOLD_MAX: usize = 10_000;
-        let mut all: Vec<(IpAddr, f64)> = Vec::new();
-        for shard in &self.shards {
-            let buckets = shard.lock();
-            let tokens = buckets
+    fn limit(
+        &self,
+        limited: &mut Vec<Limited>,
+        whose: Whose,
+        allowance: &Allowance,
+        id: impl FnOnce() -> Id,
+    ) {
+        let bounds = Bounds::from(allowance);
+        if bounds.is_some() {
+            limited.push(Limited {
+                whose,
+                sums: Sums::Named(self.scopes.scope(id())),
+                bounds,
+            });
+        }
+    }
+
+    /// Puts the limits of the model's route, and of the host, to those that a request is under. Once a
+    /// request.
+    pub fn aim(&self, grant: &mut Grant, model: Option<(&Arc<str>, &Allowance)>) {
+        if let Some((model, allowance)) = model {
+            let id = || Id::Model(Arc::clone(model));
+            self.limit(&mut grant.limited, Whose::Model, allowance, id);
+        }
+        let host = Allowance {
+            in_flight_tokens: self.settings.read().in_flight_tokens_max,
+            ..Allowance::default()
+        };
+        self.limit(&mut grant.limited, Whose::Host, &host, || Id::Host);
+    }
+
+    /// Asks leave for what a request asks for, under all limits that it was [aimed](Self::aim) at. Where
+    /// one says no, nothing is taken.
+    ///
+    /// # Errors
+    /// Which limit says no: of rates the one that takes longest, so that whoever waits as told gets in.
+    pub fn admit(&self, grant: &mut Grant, ask: &Ask, now: Moment) -> Result<(), Denied> {
+        let limited = &grant.limited;
+        // The widest limit last: what a key may not have takes nothing from its team meanwhile.
+        let late = |_| latest(limited, ask.tokens, now);
+        let requests = taken(limited, Measure::Requests, 1, now).map_err(late)?;
+        let tokens = taken(limited, Measure::Tokens, ask.tokens, now).map_err(late)?;
+        let mut places = Vec::new();
+        for it in limited {
+            for (measure, amount, max) in [
+                (Measure::InFlight, 1, it.bounds.in_flight),
+                (
+                    Measure::InFlightTokens,
+                    ask.tokens,
+                    it.bounds.in_flight_tokens,
+                ),
+            ] {
+                if max > 0 {
+                    let place = it.sums.hold(measure, amount, max);
+                    places.push(place.map_err(|_| full(it.whose, measure, amount, max))?);
+                }
+            }
+        }
+        let money = self.reserve(&grant.stake, ask.cost)?;
+        requests.into_iter().for_each(Taken::keep);
+        grant.seat.places = places;
+        grant.stake.tokens = tokens;
+        grant.stake.money = money;
+        grant.stake.ignore_cached = !self.settings.read().cached_tokens_count;
+        Ok(())
+    }
+
+    /// Reserves the cost in all budgets that the caller is under.
+    fn reserve(&self, stake: &Stake, cost: Option<Money>) -> Result<Vec<Reserved>, Denied> {
+        let Some(caller) = &stake.caller else {
+            return Ok(Vec::new());
+        };
+        let (key, team) = (
+            &caller.key.allowance.budgets,
+            &caller.team.allowance.budgets,
+        );
+        if key.is_empty() && team.is_empty() {
+            return Ok(Vec::new());
+        }
+        let cost = match (cost, self.settings.read().unpriced) {
+            (Some(cost), _) => cost,
+            (None, Unpriced::Allow) => Money::ZERO,
+            (None, Unpriced::Refuse) => return Err(Denied::Unpriced),
+        };
+        let now = SystemTime::now();
+        let mut money = Vec::with_capacity(key.len() + team.len());
+        for (whose, budgets) in [(Whose::Key, key), (Whose::Team, team)] {
+            if budgets.is_empty() {
+                continue;
+            }
+            let scope = self.scopes.scope(match whose {
+                Whose::Key => Id::Key(Arc::clone(&caller.team.name), Arc::clone(&caller.key.name)),
+                _ => Id::Team(Arc::clone(&caller.team.name)),
+            });
+            for (index, budget) in budgets.iter().enumerate() {
+                let purse = scope.purse(budget.per, now);
+                let held = purse.account.hold(cost.pico(), budget.limit.pico());
+                let held = held.map_err(|_| {
+                    let ends = purse.span.ends().filter(|_| cost <= budget.limit);
+                    let wait = ends.map(|ends| ends.duration_since(now).unwrap_or_default());
+                    let per = budget.per;
+                    Denied::Budget { whose, per, wait }
+                })?;
+                money.push(Reserved {
+                    whose,
+                    index,
+                    purse,
+                    held,
+                });
+            }
+        }
+        Ok(money)
+    }
+
+    /// Says what the books have of a budget: what is spent can't be less. `key` is `None` for the
+    /// team's own budget.
+    pub fn restore_spent(
+        &self,
+        team: &Arc<str>,
+        key: Option<&Arc<str>>,
+        per: Period,
+        in_period_of: SystemTime,
+        spent: Money,
+    ) {
+        let id = match key {
+            Some(key) => Id::Key(Arc::clone(team), Arc::clone(key)),
+            None => Id::Team(Arc::clone(team)),
+        };
+        let purse = self.scopes.scope(id).purse(per, in_period_of);
+        purse.account.raise_settled_to(spent.pico());
+    }
+
+    /// Calls `tell` with each budget that the file gives: the team, the key where it is a key's, and how it
+    /// stands.
+    pub fn budgets(&self, mut tell: impl FnMut(&str, Option<&str>, Period, BudgetNow)) {
+        let teams = self.settings.read().teams.clone().unwrap_or_default();
+        for team in &teams {
+            let keys = team
+                .keys
                 .iter()
-                .map(|(client, bucket)| (*client, bucket.refilled(limit, now)));
-            all.extend(tokens.filter(|(_, tokens)| *tokens < f64::from(limit.burst)));
+                .map(|key| (Some(&key.name), &key.allowance));
+            let all = std::iter::once((None, &team.allowance)).chain(keys);
+            for (key, allowance) in all {
+                for budget in &allowance.budgets {
+                    let now = self.budget(&team.name, key, budget);
+                    tell(&team.name, key.map(|key| &**key), budget.per, now);
+                }
+            }
         }
-        if all.len() > TOLD_MAX {
-            all.select_nth_unstable_by(TOLD_MAX, |a, b| a.1.total_cmp(&b.1));
-            all.truncate(TOLD_MAX);
-        }
-        let told = all
-            .into_iter()
-            .map(|(client, tokens)| (client.to_string(), tokens.into()));
-        Value::Object(told.collect())
     }
 
-    /// Lowers each bucket to what [`Buckets::hand_over`] says of it. What isn't understood is
-    /// skipped: it was written by another version.
-    pub fn take_over(&self, state: &Value, limit: RateLimit, now: Instant) {
-        for (client, tokens) in state.as_object().into_iter().flatten() {
-            let (Ok(client), Some(tokens)) = (client.parse::<IpAddr>(), tokens.as_f64()) else {
+    /// How a budget stands in the current period.
+    pub fn budget(&self, team: &Arc<str>, key: Option<&Arc<str>>, budget: &Budget) -> BudgetNow {
+        let id = match key {
+            Some(key) => Id::Key(Arc::clone(team), Arc::clone(key)),
+            None => Id::Team(Arc::clone(team)),
+        };
+        let purse = self.scopes.scope(id).purse(budget.per, SystemTime::now());
+        let total = purse.account.total();
+        let settled = purse.account.settled();
+        BudgetNow {
+            spent: Money::from_pico(settled),
+            reserved: Money::from_pico(total - settled),
+            used: purse.used(budget),
+            ends: purse.span.ends(),
+        }
+    }
+}
+
+/// How a budget stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BudgetNow {
+    /// Spent in this period.
+    pub spent: Money,
+    /// Reserved for what is in flight.
+    pub reserved: Money,
+    /// The share of the limit that is spent.
+    pub used: f64,
+    /// When the next period begins.
+    pub ends: Option<SystemTime>,
+}
+
+/// Takes of all rates of that measure, or of none.
+fn taken(
+    limited: &[Limited],
+    measure: Measure,
+    amount: u64,
+    now: Moment,
+) -> Result<Vec<Taken>, Late> {
+    let mut taken = Vec::new();
+    for it in limited {
+        taken.extend(it.take(measure, amount, now)?);
+    }
+    Ok(taken)
+}
+
+/// Of all rates that say no, the one that does so longest.
+pub(super) fn latest(limited: &[Limited], tokens: u64, now: Moment) -> Denied {
+    let mut latest = (Duration::ZERO, None);
+    for it in limited {
+        for (measure, amount) in [(Measure::Requests, 1), (Measure::Tokens, tokens)] {
+            let Some(rate) = it.rate(measure) else {
                 continue;
             };
-            let mut buckets = self.shards[self.shard(client)].lock();
-            let known = buckets.contains_key(&client);
-            if !known && buckets.len() >= ADDRESSES_PER_SHARD_MAX {
-                continue;
+            match it.look(measure, amount, now) {
+                Ok(()) => {}
+                Err(Late::Never) => {
+                    let max = rate.burst();
+                    let whose = it.whose;
+                    return Denied::TooLarge {
+                        whose,
+                        measure,
+                        max,
+                        tokens,
+                    };
+                }
+                Err(Late::For(wait)) if wait >= latest.0 => {
+                    latest = (wait, Some((it.whose, measure, rate.count())));
+                }
+                Err(Late::For(_)) => {}
             }
-            let bucket = buckets.entry(client).or_insert(Bucket {
-                tokens: f64::from(limit.burst),
-                at: now,
-            });
-            bucket.tokens = bucket.refilled(limit, now).min(tokens.max(0.0));
-            bucket.at = now.max(bucket.at);
         }
     }
-
-    fn shard(&self, client: IpAddr) -> usize {
-        self.hasher.hash_one(client) as usize % SHARDS
+    let (wait, of) = latest;
+    // Somebody gave back what was missing a moment ago: it may come at once.
+    let (whose, measure, per_minute) = of.unwrap_or((Whose::Host, Measure::Requests, 0));
+    Denied::Rate {
+        whose,
+        measure,
+        per_minute,
+        wait,
     }
 }
 
-impl Bucket {
-    fn refilled(&self, limit: RateLimit, now: Instant) -> f64 {
-        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
-        (self.tokens + elapsed * limit.per_second).min(f64::from(limit.burst))
-    }
-
-    fn take(&mut self, limit: RateLimit, now: Instant) -> Result<(), Duration> {
-        /// Keeps a wait that was obeyed to the nanosecond from failing by rounding.
-        const ROUNDING: f64 = 1e-6;
-        self.tokens = self.refilled(limit, now);
-        self.at = now.max(self.at);
-        if self.tokens + ROUNDING >= 1.0 {
-            self.tokens = (self.tokens - 1.0).max(0.0);
-            return Ok(());
-        }
-        let wait = (1.0 - self.tokens) / limit.per_second;
-        // A rate such as one a century must not overflow a Duration.
-        Err(Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX))
+fn full(whose: Whose, measure: Measure, amount: u64, max: u64) -> Denied {
+    match amount > max {
+        true => Denied::TooLarge {
+            whose,
+            measure,
+            max,
+            tokens: amount,
+        },
+        false => Denied::Full {
+            whose,
+            measure,
+            max,
+        },
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+// === impl Denied ===
 
-    const LIMIT: RateLimit = RateLimit {
-        per_second: 5.0,
-        burst: 10,
-    };
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn the_burst_goes_through_and_one_past_it_is_told_when_to_come_back() {
-        let buckets = Buckets::default();
-        let start = Instant::now();
-        for _ in 0..10 {
-            assert_eq!(buckets.take(ip("192.0.2.1"), LIMIT, start), Ok(()));
+impl Denied {
+    /// When it is worth to come back; `None` where it isn't.
+    pub fn wait(&self) -> Option<Duration> {
+        /// What is in flight may be over in this long.
+        const FULL: Duration = Duration::from_secs(1);
+        match *self {
+            Self::RateLimited(wait) | Self::Rate { wait, .. } | Self::QueueFull { wait } => {
+                Some(wait)
+            }
+            Self::InFlight | Self::Full { .. } => Some(FULL),
+            Self::Budget { wait, .. } => wait,
+            Self::TooLarge { .. } | Self::Unpriced => None,
         }
-        let wait = buckets.take(ip("192.0.2.1"), LIMIT, start).unwrap_err();
-        assert_eq!(wait, Duration::from_millis(200));
-        let early = start + wait - Duration::from_millis(1);
-        assert!(buckets.take(ip("192.0.2.1"), LIMIT, early).is_err());
-        assert_eq!(buckets.take(ip("192.0.2.1"), LIMIT, start + wait), Ok(()));
-        assert!(buckets.take(ip("192.0.2.1"), LIMIT, start + wait).is_err());
     }
+}
 
-    #[test]
-    fn clients_dont_share_a_bucket_but_an_ipv6_network_does() {
-        let buckets = Buckets::default();
-        let now = Instant::now();
-        let one = RateLimit {
-            per_second: 1.0,
-            burst: 1,
-        };
-        assert!(buckets.take(ip("192.0.2.1"), one, now).is_ok());
-        assert!(buckets.take(ip("192.0.2.2"), one, now).is_ok());
-        assert!(buckets.take(ip("::ffff:192.0.2.2"), one, now).is_err());
-        assert!(buckets.take(ip("2001:db8::1"), one, now).is_ok());
-        assert!(buckets.take(ip("2001:db8::2"), one, now).is_err());
-        assert!(buckets.take(ip("2001:db8:0:1::1"), one, now).is_ok());
+// === impl Bounds ===
+
+impl From<&Allowance> for Bounds {
+    fn from(allowance: &Allowance) -> Self {
+        Self {
+            requests: Rate::per_minute(allowance.requests_per_minute, allowance.requests_burst),
+            tokens: Rate::per_minute(allowance.tokens_per_minute, allowance.tokens_burst),
+            in_flight: allowance.in_flight,
+            in_flight_tokens: allowance.in_flight_tokens,
+        }
     }
+}
 
-    #[test]
-    fn what_a_client_has_spent_is_spent_with_the_successor_too() {
-        let (old, new) = (Buckets::default(), Buckets::default());
-        let now = Instant::now();
-        for _ in 0..10 {
-            assert!(old.take(ip("192.0.2.1"), LIMIT, now).is_ok());
-            assert!(old.take(ip("2001:db8::1"), LIMIT, now).is_ok());
-        }
-        assert!(old.take(ip("192.0.2.9"), LIMIT, now).is_ok());
-        new.take_over(&old.hand_over(LIMIT, now), LIMIT, now);
-        assert!(new.take(ip("192.0.2.1"), LIMIT, now).is_err());
-        assert!(new.take(ip("2001:db8::2"), LIMIT, now).is_err());
-        for _ in 0..9 {
-            assert!(new.take(ip("192.0.2.9"), LIMIT, now).is_ok());
-        }
-        assert!(new.take(ip("192.0.2.9"), LIMIT, now).is_err());
-        // Nothing is given back by who knows less.
-        new.take_over(&Buckets::default().hand_over(LIMIT, now), LIMIT, now);
-        new.take_over(&serde_json::json!({"x": 1, "192.0.2.1": "y"}), LIMIT, now);
-        assert!(new.take(ip("192.0.2.1"), LIMIT, now).is_err());
-    }
-
-    #[test]
-    fn many_addresses_dont_grow_without_bound() {
-        let buckets = Buckets::default();
-        let now = Instant::now();
-        for n in 0..400_000_u32 {
-            let _ = buckets.take(IpAddr::from(n.to_be_bytes()), LIMIT, now);
-        }
-        let held: usize = buckets.shards.iter().map(|shard| shard.lock().len()).sum();
-        assert!(held <= SHARDS * ADDRESSES_PER_SHARD_MAX, "{held}");
-    }
-
-    #[test]
-    fn a_clock_that_steps_back_gives_nothing_away() {
-        let buckets = Buckets::default();
-        let now = Instant::now() + Duration::from_secs(10);
-        for _ in 0..10 {
-            assert!(buckets.take(ip("192.0.2.1"), LIMIT, now).is_ok());
-        }
-        let earlier = now - Duration::from_secs(5);
-        assert!(buckets.take(ip("192.0.2.1"), LIMIT, earlier).is_err());
-        assert!(buckets.take(ip("192.0.2.1"), LIMIT, now).is_err());
+impl Bounds {
+    fn is_some(&self) -> bool {
+        let rates = self.requests.is_some() || self.tokens.is_some();
+        rates || self.in_flight > 0 || self.in_flight_tokens > 0
     }
 }

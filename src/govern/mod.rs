@@ -1,7 +1,10 @@
-//! Who may do how much: requests in flight, buffered bytes, requests per client address. It never
-//! sees a session or a header. Called by `proxy::plan` and `proxy::peek`.
+//! Who may do how much: who is asking, requests and tokens by the minute and at once, money by the
+//! month, buffered bytes. It never sees a session or a header. Called by `proxy::plan` and
+//! `proxy::peek`, told by `proxy::settle` what was used.
 
 pub mod accounts;
+mod addresses;
+pub mod budget;
 pub mod buffers;
 pub mod drains;
 pub mod ending;
@@ -9,34 +12,49 @@ pub mod grant;
 pub mod keys;
 pub mod ledger;
 pub mod limits;
+pub mod look;
+mod queue;
+pub mod rate;
+pub mod scope;
 pub mod settings;
 pub mod streams;
+#[cfg(test)]
+mod tests;
 
 pub use accounts::Accounts;
 pub use buffers::{Buffers, Hold};
 pub use drains::{Drain, Drains};
 pub use ending::Ending;
-pub use grant::Grant;
+pub use grant::{Grant, Spent};
 pub use keys::{Caller, Keys};
 pub use ledger::Ledger;
+pub use limits::{Ask, Denied};
+pub use rate::Moment;
 pub use settings::Settings;
 pub use streams::{OpenStream, Streams};
 
-use limits::Buckets;
+use addresses::Addresses;
 use parking_lot::RwLock;
+use queue::Queue;
+use scope::Scopes;
 use serde_json::Value;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// The host's limits with their state. Settings are replaced by a reload, state stays.
 #[derive(Debug)]
 pub struct Governor {
     settings: RwLock<Settings>,
     in_flight: Arc<AtomicUsize>,
+    /// Told whenever a request is over.
+    freed: Arc<Notify>,
     buffers: Buffers,
-    buckets: Buckets,
+    addresses: Addresses,
+    scopes: Scopes,
+    accounts: Accounts,
+    queue: Queue,
+    sweeps: AtomicUsize,
     ending: Ending,
     streams: Streams,
     drains: Drains,
@@ -44,21 +62,17 @@ pub struct Governor {
     elsewhere: AtomicUsize,
 }
 
-/// Why a request may not go on now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// The client's address asks too often; a token comes back after this long.
-    RateLimited(Duration),
-    /// As many requests are in flight as the host may carry.
-    InFlight,
-}
-
 impl Governor {
-    /// A governor with nothing in flight.
-    pub fn new(settings: Settings) -> Self {
+    /// A governor with nothing in flight, which keeps its sums in `accounts`.
+    pub fn new(settings: Settings, accounts: Accounts) -> Self {
         Self {
             buffers: Buffers::new(settings.buffered_bytes_max),
-            buckets: Buckets::default(),
+            addresses: Addresses::default(),
+            scopes: Scopes::new(accounts.clone()),
+            accounts,
+            queue: Queue::default(),
+            sweeps: AtomicUsize::new(0),
+            freed: Arc::default(),
             in_flight: Arc::default(),
             drains: Drains::new(settings.drains_max),
             settings: RwLock::new(settings),
@@ -75,28 +89,6 @@ impl Governor {
         *self.settings.write() = settings;
     }
 
-    /// Asks leave for one request of `client`.
-    ///
-    /// # Errors
-    /// Which limit says no.
-    pub fn admit(&self, client: Option<IpAddr>, now: Instant) -> Result<Grant, Denied> {
-        let (rate_limit, in_flight_max) = {
-            let settings = self.settings.read();
-            (settings.rate_limit, settings.in_flight_max)
-        };
-        if let (Some(limit), Some(client)) = (rate_limit, client) {
-            self.buckets
-                .take(client, limit, now)
-                .map_err(Denied::RateLimited)?;
-        }
-        let here_max = match in_flight_max {
-            0 => 0,
-            // At least one, so that a host that drains much still serves.
-            max => (max.saturating_sub(self.elsewhere.load(Ordering::Relaxed))).max(1),
-        };
-        Grant::new(&self.in_flight, here_max).ok_or(Denied::InFlight)
-    }
-
     /// Says what other processes of this host carry: generations that drain. It counts against the
     /// caps of the host.
     pub fn elsewhere(&self, in_flight: usize, buffered_bytes: usize) {
@@ -104,17 +96,36 @@ impl Governor {
         self.buffers.set_elsewhere(buffered_bytes);
     }
 
-    /// What the next process needs to go on limiting: a value for [`Governor::take_over`].
-    pub fn hand_over(&self, now: Instant) -> Value {
-        let limit = self.settings.read().rate_limit;
-        limit.map_or(Value::Null, |limit| self.buckets.hand_over(limit, now))
+    /// What the next process needs to go on limiting addresses: a value for [`Governor::take_over`].
+    pub fn hand_over(&self, now: Moment) -> Value {
+        self.addresses.hand_over(now)
     }
 
-    /// Goes on where another process stands. Nobody gets more than both allow.
-    pub fn take_over(&self, state: &Value, now: Instant) {
-        if let Some(limit) = self.settings.read().rate_limit {
-            self.buckets.take_over(state, limit, now);
+    /// Goes on where another process stands. No address gets more than both allow.
+    pub fn take_over(&self, state: &Value, now: Moment) {
+        self.addresses.take_over(state, now);
+    }
+
+    /// Gives back what processes held that are gone, and forgets whom nobody asked for. Called every
+    /// second or so.
+    pub fn sweep(&self) {
+        /// A scope that is asked for now and then needs not be opened each time.
+        const SCOPES_EVERY: usize = 600;
+        self.accounts.sweep();
+        let beats = self.sweeps.fetch_add(1, Ordering::Relaxed);
+        if beats % SCOPES_EVERY == SCOPES_EVERY - 1 {
+            self.scopes.sweep();
         }
+    }
+
+    /// Where the sums are kept.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// Requests that wait for a limit to let them in.
+    pub fn waiting(&self) -> usize {
+        self.queue.waiting()
     }
 
     /// The end of what is in flight.

@@ -5,7 +5,7 @@ use crate::types::glob::glob;
 use globset::{GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Limits of the host, and the teams that share it.
 #[derive(Clone, Debug)]
@@ -14,6 +14,16 @@ pub struct Settings {
     pub rate_limit: Option<RateLimit>,
     /// `limits.in_flight`: requests at once; 0 = no cap.
     pub in_flight_max: usize,
+    /// `limits.in_flight_tokens`: estimated tokens of all requests at once; 0 = no cap.
+    pub in_flight_tokens_max: u64,
+    /// `limits.per_address`: of each client address.
+    pub per_address: Allowance,
+    /// `limits.cached_tokens`: whether tokens from a cache count against tokens per minute.
+    pub cached_tokens_count: bool,
+    /// `limits.unpriced`: what becomes of a request under a budget whose model has no price.
+    pub unpriced: Unpriced,
+    /// `limits.queue`: where requests wait for routes that say so.
+    pub queue: Queue,
     /// `limits.drains`: answers that are read on after their clients have left; 0 = none.
     pub drains_max: usize,
     /// `limits.body_bytes`: largest request body, after decompression too.
@@ -22,6 +32,36 @@ pub struct Settings {
     pub buffered_bytes_max: usize,
     /// `teams`; `None` = the proxy is open.
     pub teams: Option<Vec<Arc<Team>>>,
+    /// Routes that have limits of their own, by pattern.
+    pub routes: Vec<(String, Terms)>,
+}
+
+/// What becomes of a request under a budget whose cost nobody knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unpriced {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is served, and costs nothing.
+    Allow,
+}
+
+/// Where requests wait that a limit doesn't let in yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// So many may wait, of all limits together.
+    pub size: usize,
+    /// No longer than this.
+    pub timeout: Duration,
+}
+
+/// What holds for one route of `model_routes`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// What all requests of the route may use together.
+    pub allowance: Allowance,
+    /// Whether what a limit doesn't let in yet waits in the queue, or is refused.
+    pub waits: bool,
 }
 
 /// A token bucket.
@@ -106,8 +146,12 @@ impl Models {
 pub struct Allowance {
     /// Requests in a minute.
     pub requests_per_minute: u64,
+    /// Requests that may come at once after a pause; 0 = as many as in a minute.
+    pub requests_burst: u64,
     /// Tokens in a minute, prompts and answers together.
     pub tokens_per_minute: u64,
+    /// Tokens that may come at once after a pause; 0 = as many as in a minute.
+    pub tokens_burst: u64,
     /// Requests at once.
     pub in_flight: u64,
     /// Tokens of all requests at once: what is estimated of each until it is over.

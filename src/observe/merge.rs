@@ -12,6 +12,7 @@ use std::fmt::Write;
 /// Gauges that are amounts: of several processes the sum is true.
 const SUMMED_GAUGES: &[&str] = &[
     names::IN_FLIGHT,
+    names::QUEUE_DEPTH,
     names::BUFFERED_BYTES,
     names::CONNECTIONS,
     names::STREAMS,

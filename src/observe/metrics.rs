@@ -5,8 +5,8 @@ use super::books::Books;
 use super::names;
 use super::pool::Pool;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// All metrics, registered in a registry of their own.
@@ -15,6 +15,9 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     tokens: IntCounterVec,
+    cost: CounterVec,
+    budget_used: GaugeVec,
+    budget_warnings: IntCounterVec,
     latency: HistogramVec,
     first_token: HistogramVec,
     inter_token: HistogramVec,
@@ -22,6 +25,7 @@ pub struct Metrics {
     overhead: prometheus::Histogram,
     reloads: IntCounterVec,
     in_flight: IntGauge,
+    queue_depth: IntGauge,
     buffered_bytes: IntGauge,
     streams: IntGauge,
     drains: IntGauge,
@@ -47,6 +51,8 @@ pub struct Metrics {
 pub struct Now {
     /// Requests in flight.
     pub in_flight: usize,
+    /// Requests that wait for a limit to let them in.
+    pub waiting: usize,
     /// Bytes held in request buffers.
     pub buffered_bytes: usize,
     /// Open streams of events.
@@ -100,6 +106,29 @@ impl Metrics {
                 "Tokens by kind and by who counted them.",
                 names::TOKEN_LABELS,
             ),
+            cost: kept(
+                &registry,
+                CounterVec::new(
+                    Opts::new(names::COST, "What requests cost, in US dollars."),
+                    names::COST_LABELS,
+                ),
+            ),
+            budget_used: kept(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        names::BUDGET_USED,
+                        "The share of a budget that is spent in the current period.",
+                    ),
+                    names::BUDGET_LABELS,
+                ),
+            ),
+            budget_warnings: counters(
+                &registry,
+                names::BUDGET_WARNINGS,
+                "Warnings that a budget is nearly spent.",
+                names::BUDGET_LABELS,
+            ),
             latency: times(
                 &registry,
                 names::LATENCY,
@@ -136,6 +165,11 @@ impl Metrics {
             ),
             reloads,
             in_flight: gauge(&registry, names::IN_FLIGHT, "Requests in flight."),
+            queue_depth: gauge(
+                &registry,
+                names::QUEUE_DEPTH,
+                "Requests that wait for a limit to let them in.",
+            ),
             buffered_bytes: gauge(
                 &registry,
                 names::BUFFERED_BYTES,
@@ -209,6 +243,11 @@ impl Metrics {
         if let Some(usage) = &record.usage {
             self.usage(usage, team, model, provider);
         }
+        if let Some(cost) = record.cost {
+            self.cost
+                .with_label_values(&[team, model])
+                .inc_by(cost.usd());
+        }
         if record.provider.is_some() {
             let labels = &[model, provider];
             self.latency
@@ -243,6 +282,23 @@ impl Metrics {
                     .inc_by(tokens);
             }
         }
+    }
+
+    /// Counts a warning of a budget; of the team's own, where there is no key.
+    pub fn budget_warning(&self, team: &str, key: Option<&str>, period: &str) {
+        let labels = &[team, key.unwrap_or_default(), period];
+        self.budget_warnings.with_label_values(labels).inc();
+    }
+
+    /// Forgets which budgets there are: they are told anew.
+    pub fn no_budgets(&self) {
+        self.budget_used.reset();
+    }
+
+    /// Says how much of a budget is spent.
+    pub fn budget(&self, team: &str, key: Option<&str>, period: &str, used: f64) {
+        let labels = &[team, key.unwrap_or_default(), period];
+        self.budget_used.with_label_values(labels).set(used);
     }
 
     /// Counts a failed try.
@@ -288,6 +344,7 @@ impl Metrics {
     /// All metrics in Prometheus' text format.
     pub fn render(&self, now: Now) -> Vec<u8> {
         self.in_flight.set(gauge_value(now.in_flight));
+        self.queue_depth.set(gauge_value(now.waiting));
         self.buffered_bytes.set(gauge_value(now.buffered_bytes));
         self.streams.set(gauge_value(now.streams));
         self.drains.set(gauge_value(now.drains));

@@ -10,6 +10,12 @@ pub const OTHER: &str = "other";
 pub const REQUESTS: &str = "llm_requests_total";
 /// Tokens by kind and by who counted them.
 pub const TOKENS: &str = "llm_token_usage_total";
+/// What requests cost, in US dollars.
+pub const COST: &str = "llm_cost_usd_total";
+/// The share of a budget that is spent in the current period.
+pub const BUDGET_USED: &str = "weir_budget_used_ratio";
+/// Warnings that a budget is nearly spent.
+pub const BUDGET_WARNINGS: &str = "weir_budget_warnings_total";
 /// From the request's arrival to the answer's last byte.
 pub const LATENCY: &str = "llm_request_latency_seconds";
 /// From the request's arrival to the first byte of the answer's body.
@@ -18,6 +24,8 @@ pub const FIRST_TOKEN: &str = "llm_time_to_first_token_seconds";
 pub const INTER_TOKEN: &str = "llm_inter_token_seconds";
 /// Failed tries by what went wrong.
 pub const UPSTREAM_ERRORS: &str = "llm_upstream_error_total";
+/// Requests that wait for a limit to let them in.
+pub const QUEUE_DEPTH: &str = "weir_queue_depth";
 /// Requests in flight.
 pub const IN_FLIGHT: &str = "weir_in_flight";
 /// Bytes held in request buffers.
@@ -83,6 +91,10 @@ pub const LEDGER_LAG: &str = "weir_ledger_lag_seconds";
 pub const REQUEST_LABELS: &[&str] = &["team", "model", "provider", "status"];
 /// Labels of [`TOKENS`].
 pub const TOKEN_LABELS: &[&str] = &["team", "model", "provider", "kind", "source"];
+/// Labels of [`COST`].
+pub const COST_LABELS: &[&str] = &["team", "model"];
+/// Labels of [`BUDGET_USED`] and [`BUDGET_WARNINGS`]; `key` is empty for a team's own budget.
+pub const BUDGET_LABELS: &[&str] = &["team", "key", "period"];
 /// Labels of the histograms of a request.
 pub const TIME_LABELS: &[&str] = &["model", "provider"];
 /// Labels of [`UPSTREAM_ERRORS`].

@@ -10,11 +10,13 @@ mod forward;
 mod journey;
 mod peek;
 mod plan;
+mod reckon;
 mod refuse;
 mod replay;
 mod reply;
 pub mod settings;
 mod settle;
+mod standing;
 mod surface;
 mod weigh;
 

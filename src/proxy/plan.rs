@@ -7,10 +7,9 @@ pub use auth::{CREDENTIALS, without_keys, without_subprotocol_keys};
 use super::journey::Journey;
 use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
-use super::replay;
 pub use super::surface::Surface;
-use super::weigh;
-use crate::govern::Denied;
+use super::{reckon, replay, weigh};
+use crate::govern::{Denied, Moment};
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::Estimate;
@@ -100,8 +99,9 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         return Err(Refusal::invalid("its path has a `.` or `..` segment"));
     }
     auth::identify(session, journey)?;
-    let client = journey.arrival.client;
-    let grant = snapshot.governor.admit(client, journey.arrival.started);
+    let now = Moment::from(journey.arrival.time);
+    let (client, caller) = (journey.arrival.client, journey.arrival.caller.as_ref());
+    let grant = snapshot.governor.enter(client, caller, now);
     journey.grant = Some(grant.map_err(Refusal::from)?);
     if surface == Surface::Models
         && journey.arrival.method == Method::GET
@@ -152,9 +152,10 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
             choice.model.get_or_insert_with(|| Arc::clone(name));
         }
     }
-    if snapshot.corridor.estimates {
-        plan.estimate = weigh::weigh(&snapshot, plan).await;
-    }
+    admit(session, journey, found).await?;
+    let Some(plan) = journey.plan.as_mut() else {
+        return Err(Refusal::NoRoute(journey.arrival.path.clone()));
+    };
     let deadlines = replay::Deadlines {
         timeouts: snapshot.corridor.timeouts,
         began: journey.arrival.started,
@@ -164,6 +165,41 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
     };
     plan.body.install(session, deadlines);
     Ok(Step::Onward)
+}
+
+/// Asks leave for what the request asks for; where its route says so, it waits for that.
+async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Result<(), Refusal> {
+    let snapshot = Arc::clone(&journey.snapshot);
+    let governor = &snapshot.governor;
+    let (Some(plan), Some(grant)) = (&mut journey.plan, &mut journey.grant) else {
+        return Ok(());
+    };
+    let terms = snapshot.terms(found);
+    let model = terms.and_then(|terms| Some((plan.label.as_ref()?, &terms.allowance)));
+    governor.aim(grant, model);
+    if grant.is_limited() || snapshot.corridor.estimates {
+        plan.estimate = weigh::weigh(&snapshot, plan).await;
+    }
+    if !grant.is_limited() {
+        return Ok(());
+    }
+    let ask = reckon::reckon(&snapshot, plan, &journey.arrival);
+    let watched = matches!(plan.body, Body::Held(_)) && !plan.upgrade;
+    if !watched || !terms.is_some_and(|terms| terms.waits) {
+        let now = Moment::from(journey.arrival.time);
+        return governor.admit(grant, &ask, now).map_err(Refusal::from);
+    }
+    let mut over = governor.ending().over();
+    let left = async {
+        // The body is here: whatever comes now, it is the end of the client's patience.
+        while let Ok(Some(_)) = session.downstream_session.read_body_or_idle(true).await {}
+    };
+    tokio::select! {
+        biased;
+        admitted = governor.admit_in_turn(grant, &ask) => admitted.map_err(Refusal::from),
+        () = left => Err(Refusal::ClientLeft),
+        () = std::future::poll_fn(|cx| over.poll(cx)) => Err(Refusal::ShuttingDown),
+    }
 }
 
 fn local(written: Result<()>) -> Result<Step, Refusal> {
@@ -257,10 +293,7 @@ const NO_MODELS: &[u8] = br#"{"object":"list","data":[]}"#;
 
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
-        match denied {
-            Denied::RateLimited(wait) => Self::RateLimited(wait),
-            Denied::InFlight => Self::Overloaded("requests in flight"),
-        }
+        Self::Limited(denied)
     }
 }
 

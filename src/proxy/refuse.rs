@@ -3,6 +3,8 @@
 //! Rooms return errors of their own; this is the only file that knows statuses. Each refusal has
 //! two texts: one for the caller, one (with the cause) for the log.
 
+mod denied;
+
 use super::connect;
 use super::journey::Journey;
 use super::plan::Surface;
@@ -11,6 +13,7 @@ use super::reply::mark;
 use crate::dialect::multipart::FormError;
 use crate::dialect::openai::request::AskedError;
 use crate::egress::{ConnectError, RoadError};
+use crate::govern::Denied;
 use crate::govern::keys::KeyFault;
 use crate::observe::access::End;
 use crate::tokens::meter::{self, Form, Gap, Meter};
@@ -50,8 +53,8 @@ pub enum Refusal {
     ClientLeft,
     /// The body is larger than this many bytes.
     BodyTooLarge(usize),
-    /// Too many requests; the next one may come after this long.
-    RateLimited(Duration),
+    /// A limit or a budget says no.
+    Limited(Denied),
     /// The host has no room for this now.
     Overloaded(&'static str),
     /// weir ends, or is replaced, and the request has had its time.
@@ -64,6 +67,8 @@ pub enum Refusal {
 
 /// What a request hears that weir can't wait for any longer.
 const ENDED: &str = "This server is shutting down or being replaced; send the request again.";
+/// OpenAI's code and type of a budget that is spent.
+const INSUFFICIENT_QUOTA: &str = "insufficient_quota";
 /// A host that is full now may have room in this long.
 const OVERLOADED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -98,7 +103,7 @@ impl Refusal {
             Self::ModelNotFound(_) | Self::NoRoute(_) => 404,
             Self::ClientTimeout | Self::ClientLeft => 408,
             Self::BodyTooLarge(_) => 413,
-            Self::RateLimited(_) => 429,
+            Self::Limited(denied) => denied::status(denied),
             Self::UpstreamFailed(_) => 502,
             Self::Overloaded(_) | Self::ShuttingDown => 503,
             Self::UpstreamTimeout(_) => 504,
@@ -117,7 +122,7 @@ impl Refusal {
             Self::NoRoute(_) => "no_route",
             Self::ClientTimeout | Self::ClientLeft => "client_timeout",
             Self::BodyTooLarge(_) => "body_too_large",
-            Self::RateLimited(_) => "rate_limited",
+            Self::Limited(denied) => denied::code(denied),
             Self::UpstreamFailed(_) => "upstream_failed",
             Self::Overloaded(_) => "overloaded",
             Self::ShuttingDown => "shutting_down",
@@ -128,6 +133,7 @@ impl Refusal {
     /// OpenAI's `type`.
     fn openai_type(&self) -> &'static str {
         match self.status() {
+            429 if self.is_over_budget() => INSUFFICIENT_QUOTA,
             429 => "rate_limit_error",
             500.. => "server_error",
             _ => "invalid_request_error",
@@ -157,14 +163,30 @@ impl Refusal {
         }
     }
 
-    /// When to come back, rounded up so that whoever waits that long gets in.
-    fn retry_after(&self) -> Option<u64> {
-        let wait = match self {
-            Self::RateLimited(wait) => *wait,
-            Self::Overloaded(_) | Self::ShuttingDown => OVERLOADED_RETRY_AFTER,
-            _ => return None,
-        };
-        Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
+    /// When to come back: whoever waits that long gets in.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Limited(denied) => denied.wait(),
+            Self::Overloaded(_) | Self::ShuttingDown => Some(OVERLOADED_RETRY_AFTER),
+            _ => None,
+        }
+    }
+
+    /// Trying again wouldn't help: SDKs that would are told so.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Limited(denied) if denied.wait().is_none())
+    }
+
+    fn is_over_budget(&self) -> bool {
+        matches!(self, Self::Limited(Denied::Budget { .. }))
+    }
+
+    /// `code` in OpenAI's body: its SDKs know their own word for a budget.
+    fn openai_code(&self) -> &'static str {
+        match self.is_over_budget() {
+            true => INSUFFICIENT_QUOTA,
+            false => self.code(),
+        }
     }
 
     /// Google's `status`.
@@ -207,7 +229,7 @@ impl Refusal {
                 "message": message,
                 "type": self.openai_type(),
                 "param": self.param(),
-                "code": self.code(),
+                "code": self.openai_code(),
             }}),
         };
         body.to_string().into()
@@ -262,9 +284,7 @@ impl fmt::Display for Refusal {
             Self::BodyTooLarge(max) => {
                 write!(f, "The request's body is larger than {max} bytes.")
             }
-            Self::RateLimited(_) => f.write_str(
-                "Too many requests from this address; wait as Retry-After says and try again.",
-            ),
+            Self::Limited(denied) => denied::sentence(denied, f),
             Self::Overloaded(what) => write!(
                 f,
                 "The server is at its limit ({what}); wait as Retry-After says and try again."
@@ -348,8 +368,13 @@ pub async fn answer(
     )?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
     head.insert_header("x-weir-error", refusal.code())?;
-    if let Some(seconds) = refusal.retry_after() {
-        head.insert_header(header::RETRY_AFTER, seconds)?;
+    if let Some(wait) = refusal.retry_after() {
+        let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        head.insert_header(header::RETRY_AFTER, millis.div_ceil(1000).max(1))?;
+        head.insert_header("retry-after-ms", millis.max(1))?;
+    }
+    if refusal.is_final() {
+        head.insert_header("x-should-retry", "false")?;
     }
     if let Some(challenge) = refusal.challenge() {
         head.insert_header(header::WWW_AUTHENTICATE, challenge)?;
@@ -608,10 +633,12 @@ mod tests {
 
     #[test]
     fn who_waits_as_told_gets_in() {
-        for (wait, seconds) in [(0, 1), (1, 1), (200, 1), (1000, 1), (1001, 2)] {
-            let refusal = Refusal::RateLimited(Duration::from_millis(wait));
-            assert_eq!(refusal.retry_after(), Some(seconds), "{wait} ms");
-        }
+        let wait = Duration::from_micros(1_000_001);
+        let refusal = Refusal::Limited(Denied::RateLimited(wait));
+        assert_eq!(refusal.retry_after(), Some(wait));
+        assert!(!refusal.is_final());
+        let refusal = Refusal::Limited(Denied::Unpriced);
+        assert_eq!((refusal.retry_after(), refusal.is_final()), (None, true));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::peek::Body;
 use super::plan::Surface;
 use super::refuse::{SHORT_STREAM, stream_error};
 use super::settle::{self, Booked};
+use super::standing;
 use crate::govern::OpenStream;
 use crate::observe::access::End;
 use crate::tokens::meter::{Coding, Ending, Form, Meter};
@@ -325,6 +326,10 @@ pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
         response.insert_header(X_WEIR_PROVIDER, &*provider.name)?;
         let mut number = itoa::Buffer::new();
         response.insert_header(X_WEIR_ATTEMPTS, number.format(current.number))?;
+    }
+    if let Some(grant) = &journey.grant {
+        let surface = Surface::of(&journey.arrival.path);
+        standing::mark(response, grant, surface)?;
     }
     if journey.arrival.secure {
         secure(response, journey.arrival.hsts.as_ref())?;

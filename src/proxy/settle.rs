@@ -3,6 +3,7 @@
 //! that a client that vanishes, a panic and a runtime that ends are settled like everything else.
 
 mod count;
+mod pay;
 
 use super::arrive::Arrival;
 use super::connect::Try;
@@ -11,6 +12,8 @@ use super::plan::{Plan, Surface};
 use super::refuse;
 use super::reply::Reply;
 use crate::egress::Road;
+use crate::govern::Grant;
+use crate::govern::grant::Stake;
 use crate::govern::ledger::Entry;
 use crate::observe::access::{End, Usage};
 use crate::observe::{Record, Room};
@@ -80,6 +83,9 @@ pub fn complete(journey: &mut Journey) {
         },
     };
     told.book(usage, settled != Booked::Provisionally);
+    if let (Booked::Finally(usage), Some(grant)) = (settled, &mut journey.grant) {
+        told.pay(grant.stake(), usage);
+    }
 }
 
 /// Whether the answer is one that was read on after its client had left.
@@ -106,13 +112,15 @@ impl Drop for Journey {
         let tried = self.attempt.take().map(|current| Tried::of(&current));
         // Its places among those in flight are free when it is told of, or left to be counted: a weir
         // that waits for the last request to end must not end between the two.
-        let places = (self.grant.take(), self.reply.open.take());
+        let (seat, stake) = self.grant.take().map(Grant::parts).unzip();
+        let places = (seat, self.reply.open.take());
         let settled = Settled {
             ended,
             tried,
             snapshot: Arc::clone(&self.snapshot),
             arrival: std::mem::replace(&mut self.arrival, Arrival::now()),
             plan: self.plan.take(),
+            stake,
             reply: std::mem::take(&mut self.reply),
         };
         settled.tell_where_it_belongs();
@@ -126,6 +134,7 @@ struct Settled {
     snapshot: Arc<Snapshot>,
     arrival: Arrival,
     plan: Option<Plan>,
+    stake: Option<Stake>,
     tried: Option<Tried>,
     reply: Reply,
 }
@@ -183,7 +192,7 @@ impl Settled {
         let reported = reported(&mut self.reply, self.plan.as_ref());
         let counted = self.reply.meter.is_some() && is_counted(self.plan.as_ref());
         if !counted || reported.is_some() {
-            self.told().settle(reported);
+            self.settle(reported);
             return self.teach(reported);
         }
         let observer = Arc::clone(&self.snapshot.observer);
@@ -192,8 +201,17 @@ impl Settled {
                 Room::Enough => self.counted(),
                 Room::None => self.guessed(),
             };
-            self.told().settle(usage);
+            self.settle(usage);
         });
+    }
+
+    fn settle(&mut self, usage: Option<meter::Usage>) {
+        let stake = self.stake.take();
+        let told = self.told();
+        if let Some(mut stake) = stake {
+            told.pay(&mut stake, usage);
+        }
+        told.settle(usage);
     }
 
     /// A client that left before the answer's head: its prompt is at the upstream all the same.
@@ -306,7 +324,7 @@ impl<'a> Told<'a> {
             attempts: tried.map_or(0, |tried| tried.number),
             estimate: plan.and_then(|plan| plan.estimate).map(|it| it.input),
             usage: usage.map(figures),
-            cost: None,
+            cost: usage.and_then(|usage| self.cost(&usage)),
             bytes_in: plan.map_or(0, |plan| plan.body.bytes_in()),
             bytes_out: reply.bytes_out,
             stream: reply.stream,

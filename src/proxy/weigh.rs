@@ -6,6 +6,7 @@
 use super::plan::Plan;
 use crate::snapshot::Snapshot;
 use crate::tokens::calibration::Key;
+use crate::tokens::count::{family, loaded};
 use crate::tokens::estimate::{Estimate, INLINE_BYTES_MAX, admission, admission_at_a_glance};
 use crate::tokens::prompt::Api;
 use bytes::Bytes;
@@ -26,7 +27,9 @@ pub async fn weigh(snapshot: &Snapshot, plan: &Plan) -> Option<Estimate> {
         provider: &provider.name,
         model: model.unwrap_or_default(),
     };
-    let estimate = if body.len() <= INLINE_BYTES_MAX {
+    // A vocabulary that is still being made ready would be waited for.
+    let ready = loaded(family(key.model).encoding);
+    let estimate = if body.len() <= INLINE_BYTES_MAX && ready {
         admission(api, key.model, body)
     } else {
         aside(api, key.model, body).await

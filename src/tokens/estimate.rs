@@ -27,6 +27,10 @@ pub struct Estimate {
     /// The most tokens that all answers together may have, as the request says; else what the model
     /// commonly has at most.
     pub output_max: u64,
+    /// Whether the request says that.
+    pub output_said: bool,
+    /// How many answers it asks for.
+    pub answers: u64,
     /// What it was made of, for [`Calibration`](super::calibration::Calibration).
     pub(super) prompt: Prompt,
 }
@@ -58,7 +62,9 @@ pub fn admission_at_a_glance(model: &str, body: &[u8]) -> Estimate {
     Estimate {
         input: family.seeded(&prompt),
         exact: false,
-        output_max: family.output_max,
+        output_max: family.output_max.into(),
+        output_said: false,
+        answers: 1,
         prompt,
     }
 }
@@ -82,15 +88,21 @@ fn seeded(api: Api, model: &str, body: &[u8], seed: u64) -> Estimate {
     };
     let (prompt, output_max) = prompt::read(api, family, body, care);
     let embeds = matches!(api, Api::Embeddings);
+    let (output_said, answers) = match output_max {
+        Ok(_) => (true, 1),
+        Err(answers) => (embeds, answers),
+    };
     let output_max = match output_max {
         _ if embeds => 0,
         Ok(output_max) => output_max,
-        Err(answers) => answers.saturating_mul(family.output_max),
+        Err(answers) => answers.saturating_mul(family.output_max.into()),
     };
     Estimate {
         input: family.seeded(&prompt),
         exact: family.exact && prompt.counted,
         output_max,
+        output_said,
+        answers,
         prompt,
     }
 }

@@ -12,7 +12,7 @@ use super::count::Encoding;
 use super::prompt::Prompt;
 use super::prompt::image::Rule;
 
-/// How the tokens of a model are counted.
+/// How the tokens of a model are counted. Small: each meter holds one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Family {
     /// The vocabulary that is nearest.
@@ -23,7 +23,7 @@ pub struct Family {
     /// The model's tokens for a thousand of [`Family::encoding`], until something is learned.
     pub seed: Ratio,
     /// The tokens of an answer to a request that sets no limit, as admission assumes them.
-    pub output_max: u64,
+    pub output_max: u32,
     pub(super) overhead: Overhead,
     pub(super) image: Rule,
 }
@@ -32,24 +32,24 @@ pub struct Family {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ratio {
     /// Mostly ASCII.
-    pub narrow: u32,
+    pub narrow: u16,
     /// Other scripts.
-    pub wide: u32,
+    pub wide: u16,
 }
 
 /// Tokens that are nobody's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Overhead {
     /// For each message, its role not included.
-    pub message: u64,
+    pub message: u16,
     /// For a message with a name.
-    pub name: i64,
+    pub name: i16,
     /// For each function that may be called.
-    pub function: u64,
+    pub function: u16,
     /// Around all definitions of functions.
-    pub functions: u64,
+    pub functions: u16,
     /// The answer begins with so many of its own.
-    pub reply: u64,
+    pub reply: u16,
 }
 
 /// The family of a model by the name that a client or upstream calls it by: with or without the
@@ -172,13 +172,13 @@ const PUBLISHED: Overhead = Overhead {
 };
 
 /// What models commonly answer with at most, and what those do that think first.
-const OUTPUT: u64 = 4096;
-const THOUGHTS: u64 = 16_384;
+const OUTPUT: u32 = 4096;
+const THOUGHTS: u32 = 16_384;
 
 /// By the start of the model's name, the first that fits: images, and output when none is asked
 /// for. The images' rules are OpenAI's published figures; where bills are known to differ from
 /// them, the bills'.
-const OPENAI: [(&str, Rule, u64); 17] = [
+const OPENAI: [(&str, Rule, u32); 17] = [
     ("gpt-4o-mini", Rule::tiles(2833, 5667), OUTPUT),
     ("gpt-4.1-mini", Rule::patches(1620), OUTPUT),
     ("gpt-4.1-nano", Rule::patches(2460), OUTPUT),
@@ -202,14 +202,14 @@ const OPENAI: [(&str, Rule, u64); 17] = [
 
 const SAME: Ratio = ratio(1000, 1000);
 
-const fn ratio(narrow: u32, wide: u32) -> Ratio {
+const fn ratio(narrow: u16, wide: u16) -> Ratio {
     Ratio { narrow, wide }
 }
 
 /// A model of which nothing is known.
 const UNKNOWN: Family = other(SAME, Rule::FOUR, OUTPUT);
 
-const fn other(seed: Ratio, image: Rule, output_max: u64) -> Family {
+const fn other(seed: Ratio, image: Rule, output_max: u32) -> Family {
     Family {
         encoding: Encoding::O200k,
         exact: false,

@@ -2,12 +2,14 @@
 //!
 //! [`meter`] follows an answer and knows what the upstream reports; [`count`] counts where nothing
 //! was reported, [`prompt`] knows which texts of a request are to be counted, [`family`] knows models
-//! by their names, and [`estimate`] is the quick answer for admission. Nothing here does I/O or knows
-//! of money.
+//! by their names, [`estimate`] is the quick answer for admission, and [`price`] knows what tokens cost.
+//! Nothing here does I/O.
 
 pub mod calibration;
 pub mod count;
 pub mod estimate;
 pub mod family;
 pub mod meter;
+pub mod price;
 pub mod prompt;
+pub mod settings;

@@ -194,12 +194,12 @@ impl Tally {
     }
 
     fn add_message(&mut self) {
-        self.fixed += self.family.overhead.message;
+        self.add(self.family.overhead.message.into());
     }
 
     /// A message has a name.
     fn add_name(&mut self) {
-        self.fixed = self.fixed.saturating_add_signed(self.family.overhead.name);
+        self.fixed = (self.fixed).saturating_add_signed(self.family.overhead.name.into());
     }
 
     fn add_media(&mut self, tokens: u64) {

@@ -126,6 +126,7 @@ fn the_reference_loads_with_its_examples_too() {
         "providers: []",
         "model_routes: {}",
         "target_map: {}",
+        "prices: {}",
         "port: 8080",
     ] {
         let at = uncommented.find(&format!("\n{line}")).expect(line) + 1;
@@ -449,6 +450,9 @@ limits:
   buffered_bytes: 1GiB
   in_flight: 10000
   in_flight_tokens: 0
+  per_address: {requests_per_minute: 60, requests_burst: 10, tokens_per_minute: 1000, tokens_burst: 500, in_flight: 5, in_flight_tokens: 1000}
+  cached_tokens: count
+  unpriced: refuse
   queue: {size: 1000, timeout: 10s}
 timeouts: {client_header: 10s, client_body: 60s, connect: 5s, first_byte: 300s, idle: 120s, total: 0s, keepalive: 75s, drain: 1h, idle_close_delay: 10s}
 upgrade: {ready: 60s, probation: 3s, generations: 8}
@@ -469,6 +473,8 @@ model_routes:
     balance: least_loaded
     fallback: [gpt-4o-mini]
     retries: 2
+    limits: {requests_per_minute: 600, tokens_per_minute: 200000, in_flight: 50, in_flight_tokens: 500000}
+    on_limit: wait
   embedding-2: {urls: [https://open.bigmodel.cn/api/paas/v3, https://open.bigmodel.cn/api/paas/v4]}
   fast: gpt-4o-mini
 routing: {default_provider: openai}
@@ -496,7 +502,8 @@ teams:
     keys:
       - {name: ci, sha256: "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b", expires: 2027-01-01, limits: {requests_per_minute: 60}}
       - {name: laptop, client_cert: "CN=ana,O=search"}
-prices: {gpt-4o: {input: 2.50, cached: 1.25, output: 10.00}}
+prices: {gpt-4o: {input: 2.50, cached: 1.25, cache_write: 2.5, output: 10.00, reasoning: 10, image: 0, audio_minute: 0, max_output: 16384}}
+prices_file: null
 shared_state: redis://127.0.0.1:6379
 usage: {store: sqlite, retain: 90d}
 logging:
@@ -529,13 +536,11 @@ fn every_key_is_known_and_only_the_later_ones_are_refused() {
     assert_eq!(
         keys,
         [
-            "limits.queue",
             "model_routes.*.balance (least_loaded)",
             "model_routes.*.fallback",
             "providers[].max_in_flight",
             "providers[].breaker",
             "providers[].health",
-            "prices",
             "shared_state",
         ]
     );
@@ -739,7 +744,7 @@ fn an_unknown_key_is_told_with_the_nearest_one() {
         "port: 1\nlimits:\n  bodybytes: 1MiB\n",
         "weir.yaml:3: limits.bodybytes: found an unknown key; allowed: connections, connections_per_client, \
          header_bytes, \
-         body_bytes, buffered_bytes, in_flight, drains, in_flight_tokens, queue (did you mean `body_bytes`?)",
+         body_bytes, buffered_bytes, in_flight, drains, in_flight_tokens, per_address, cached_tokens, unpriced, queue (did you mean `body_bytes`?)",
     );
     let text = told("providers:\n  - name: a\n    base_url: http://a\n    apikey: sk-secret\n");
     assert!(
@@ -2114,9 +2119,6 @@ model_routes:
     );
     let lines: Vec<&str> = text.lines().collect();
     let expected = [
-        "1: limits.in_flight_tokens: not built yet: limits.in_flight_tokens",
-        "1: limits.queue: not built yet: limits.queue",
-        "3: prices: not built yet: prices",
         "4: shared_state: not built yet: shared_state",
         "6: tracing.otlp_endpoint: not built yet: tracing.otlp_endpoint",
         "7: logging.bodies: not built yet: logging.bodies",
@@ -2391,6 +2393,81 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+// === limits and prices ===
+
+#[test]
+fn limits_of_addresses_and_routes_and_the_queue_are_read() {
+    let read = settings(
+        r#"
+limits:
+  in_flight_tokens: 5000
+  per_address: {requests_per_minute: 60, requests_burst: 10, tokens_per_minute: 100, in_flight: 3}
+  cached_tokens: ignore
+  unpriced: allow
+  queue: {size: 7, timeout: 2s}
+model_routes:
+  a: {url: http://a, limits: {requests_per_minute: 5}, on_limit: wait}
+  b: {url: http://b}
+"#,
+    );
+    let govern = &read.govern;
+    let address = &govern.per_address;
+    assert_eq!(
+        (address.requests_per_minute, address.requests_burst),
+        (60, 10)
+    );
+    assert_eq!((address.tokens_per_minute, address.in_flight), (100, 3));
+    assert_eq!(govern.in_flight_tokens_max, 5000);
+    assert!(!govern.cached_tokens_count);
+    assert_eq!((govern.queue.size, govern.queue.timeout.as_secs()), (7, 2));
+    let [(route, terms)] = &govern.routes[..] else {
+        panic!("one route has terms: {:?}", govern.routes);
+    };
+    assert_eq!((route.as_str(), terms.waits), ("a", true));
+    assert_eq!(terms.allowance.requests_per_minute, 5);
+    tells(
+        "model_routes: {a: {url: \"http://a\", limits: {requests_burst: 5}}}",
+        "weir.yaml:1: model_routes.a.limits.requests_burst: found 5; allowed: none without `requests_per_minute`",
+    );
+}
+
+#[test]
+fn prices_are_read_and_a_list_of_ones_own_replaces_the_shipped_one() {
+    let read = settings(
+        r#"
+providers: [{name: east, base_url: "http://east"}]
+prices: {gpt-4o: {input: 2.5, output: 10, max_output: 5}, "east/org/x": {input: 1}, "org/*": {image: 0.04}}
+"#,
+    );
+    let own: Vec<_> = (read.tokens.own.iter())
+        .map(|it| (it.provider.as_deref(), it.model.as_str()))
+        .collect();
+    let wanted = [(None, "gpt-4o"), (Some("east"), "org/x"), (None, "org/*")];
+    assert_eq!(own, wanted);
+    assert_eq!(read.tokens.own[0].price.output_max, 5);
+    assert!(read.tokens.list.len() > 50, "the shipped list");
+    let folder = Folder::new("prices");
+    folder.write(
+        "mine.yaml",
+        "as_of: \"2026-01-01\"\nmodels: {mine: {input: 1}}\n",
+    );
+    folder.write("broken.yaml", "models: {mine: {input: 1}}\n");
+    let file = |name: &str| {
+        let path = folder.0.join(name);
+        parse(&format!("prices_file: {}", path.display()), "w", &no_env)
+    };
+    let read = file("mine.yaml").unwrap_or_else(|it| panic!("{it}"));
+    assert_eq!(read.tokens.list.len(), 1);
+    let told = file("broken.yaml").expect_err("no as_of").to_string();
+    assert!(told.contains("as_of"), "{told}");
+    let told = file("absent.yaml").expect_err("no file").to_string();
+    assert!(told.contains("can't be read"), "{told}");
+    tells(
+        "prices: {a: {input: 10000000}}",
+        "weir.yaml:1: prices.a.input: found 10000000; allowed: US dollars: a number from 0 to 1000000",
+    );
 }
 
 // === teams ===

@@ -602,7 +602,8 @@ fn the_list_of_models_has_those_that_the_caller_may_use() {
 #[test]
 fn a_key_is_made_replaced_and_revoked_while_weir_runs() {
     let provider = Provider::json(DONE);
-    let weir = Gateway::start(&(team("") + &routes(&provider)));
+    let prices = "prices: {m: {input: 1, output: 1}}\n";
+    let weir = Gateway::start(&(team("") + &routes(&provider) + prices));
     let new = directly(
         &weir,
         &[

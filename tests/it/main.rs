@@ -7,10 +7,12 @@
 mod support;
 
 mod acme;
+mod admin;
 mod arrows;
 mod asking;
 mod balance;
 mod bodies;
+mod budgets;
 mod cli;
 mod config;
 mod costs;
@@ -31,6 +33,7 @@ mod limits;
 mod listeners;
 mod metering;
 mod noon;
+mod operators;
 mod proxies;
 mod proxy_failover;
 mod regression;

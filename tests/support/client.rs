@@ -461,6 +461,12 @@ impl Answer {
     /// Asserts that weir refused with this status and code, in OpenAI's shape.
     #[track_caller]
     pub fn assert_refused(&self, status: u16, code: &str) {
+        self.assert_refused_as(status, code, code);
+    }
+
+    /// As [`Answer::assert_refused`], where OpenAI's own word for it is another than weir's.
+    #[track_caller]
+    pub fn assert_refused_as(&self, status: u16, code: &str, openai: &str) {
         assert_eq!(
             (self.status(), self.header("x-weir-error")),
             (status, Some(code)),
@@ -468,7 +474,7 @@ impl Answer {
             self.text()
         );
         let error = &self.json()["error"];
-        assert_eq!(error["code"], code);
+        assert_eq!(error["code"], openai);
         assert!(
             error["message"].is_string() && error["type"].is_string(),
             "{error}"

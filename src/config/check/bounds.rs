@@ -1,7 +1,10 @@
 //! `limits`, `timeouts`, `upgrade`, `rate_limit`: how much and how long.
 
+use super::allowance::{allowance, terms};
 use super::{Check, teams};
-use crate::config::file::{File, Limits, RateLimit, Timeouts, Upgrade};
+use crate::config::file::{
+    CachedTokens, File, Limits, Queue, RateLimit, Timeouts, Unpriced, Upgrade,
+};
 use crate::config::path::Path;
 use crate::config::units::{Size, Span, Whole};
 use crate::{
@@ -35,6 +38,8 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
     };
     let client_header = positive(timeouts.client_header, "client_header", 10);
     let keepalive = positive(timeouts.keepalive, "keepalive", 75);
+    let no_queue = Queue::default();
+    let queue = limits.queue.as_ref().unwrap_or(&no_queue);
     let any =
         |span: Option<Span>, seconds| span.map_or(Duration::from_secs(seconds), |span| span.0);
     let (drain, idle_close_delay) = (
@@ -78,6 +83,22 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
         govern: govern::Settings {
             rate_limit: rate_limit(file.rate_limit.as_ref(), check),
             in_flight_max: count(limits.in_flight, 10_000),
+            in_flight_tokens_max: limits.in_flight_tokens.map_or(0, |max| max.0),
+            per_address: allowance(
+                limits.per_address.as_ref(),
+                &limit.key("per_address"),
+                check,
+            ),
+            cached_tokens_count: !matches!(limits.cached_tokens, Some(CachedTokens::Ignore)),
+            unpriced: match limits.unpriced {
+                None | Some(Unpriced::Refuse) => govern::Unpriced::Refuse,
+                Some(Unpriced::Allow) => govern::Unpriced::Allow,
+            },
+            queue: govern::Queue {
+                size: count(queue.size, 1000),
+                timeout: any(queue.timeout, 10),
+            },
+            routes: terms(file, check),
             drains_max: count(limits.drains, 1000),
             body_bytes_max,
             buffered_bytes_max,

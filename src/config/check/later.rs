@@ -7,33 +7,15 @@ use crate::config::path::Path;
 
 /// Notes every key that is used and isn't built.
 pub(super) fn report(file: &File, check: &mut Check<'_>) {
-    let limits = file.limits.as_ref();
-    let tokens = limits.and_then(|limits| limits.in_flight_tokens);
-    let queue = limits.and_then(|limits| limits.queue.as_ref());
-    let queued = queue.and_then(|queue| queue.size);
     let logging = file.logging.as_ref();
     let tracing = file.tracing.as_ref();
     let otlp = tracing.and_then(|tracing| tracing.otlp_endpoint.as_ref());
     for (used, keys) in [
         (
-            tokens.is_some_and(|tokens| tokens.0 > 0),
-            &["limits", "in_flight_tokens"][..],
-        ),
-        (
-            queue.is_some() && queued.is_none_or(|size| size.0 > 0),
-            &["limits", "queue"],
-        ),
-        (
-            file.prices
-                .as_ref()
-                .is_some_and(|prices| !prices.0.is_empty()),
-            &["prices"],
-        ),
-        (
             file.shared_state
                 .as_ref()
                 .is_some_and(|url| !url.0.is_empty()),
-            &["shared_state"],
+            &["shared_state"][..],
         ),
         (
             logging

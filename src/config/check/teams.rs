@@ -1,6 +1,7 @@
 //! `teams`: who may use what, and the keys that stand in the file.
 
 use super::Check;
+use super::allowance::allowance;
 use super::providers::NAME;
 use crate::config::file::{self, Budgets, ClientAuth, File, ListenEntry, TeamLimits};
 use crate::config::lists::List;
@@ -231,8 +232,7 @@ impl Reader<'_, '_> {
         budgets: Option<&Budgets>,
         path: &Path,
     ) -> Allowance {
-        let nothing = TeamLimits::default();
-        let limits = limits.unwrap_or(&nothing);
+        let limits = allowance(limits, &path.key("limits"), self.check);
         let path = path.key("budget");
         let mut read = Vec::new();
         match budgets {
@@ -252,13 +252,9 @@ impl Reader<'_, '_> {
                 }
             }
         }
-        let count = |limit: Option<crate::config::units::Whole>| limit.map_or(0, |limit| limit.0);
         Allowance {
-            requests_per_minute: count(limits.requests_per_minute),
-            tokens_per_minute: count(limits.tokens_per_minute),
-            in_flight: count(limits.in_flight),
-            in_flight_tokens: count(limits.in_flight_tokens),
             budgets: read,
+            ..limits
         }
     }
 

@@ -170,7 +170,7 @@ impl Memory {
         Some(row)
     }
 
-    fn find(&self, id: u64) -> Option<usize> {
+    pub(super) fn find(&self, id: u64) -> Option<usize> {
         (self.stretch(id)).find(|row| self.at(*row).id.load(Ordering::Acquire) == id)
     }
 

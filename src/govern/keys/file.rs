@@ -325,6 +325,7 @@ pub(super) fn allowance(limits: &Limits, budgets: &[Spending]) -> Result<Allowan
         in_flight: limits.in_flight,
         in_flight_tokens: limits.in_flight_tokens,
         budgets: read,
+        ..Allowance::default()
     })
 }
 

@@ -478,19 +478,19 @@ fn who_changes_keys_at_the_same_time_loses_nothing() {
 #[test]
 fn a_client_that_fails_again_and_again_is_told_to_wait() {
     let keys = Keys::new("/x".into());
-    let now = Instant::now();
+    let now = super::super::rate::Moment::now();
     let client = Some(IpAddr::from([192, 0, 2, 1]));
     for _ in 0..FAULTS.burst {
         assert_eq!(keys.failed(client, now), Ok(()));
     }
     let wait = keys.failed(client, now).unwrap_err();
-    assert_eq!(keys.failed(client, now + wait), Ok(()));
-    assert!(keys.failed(client, now + wait).is_err());
+    assert_eq!(keys.failed(client, now.plus(wait)), Ok(()));
+    assert!(keys.failed(client, now.plus(wait)).is_err());
     assert_eq!(keys.failed(Some(IpAddr::from([192, 0, 2, 2])), now), Ok(()));
     // A configuration that is loaded meanwhile forgives nothing.
     assert!(
         keys.with_teams(Some(&[]))
-            .failed(client, now + wait)
+            .failed(client, now.plus(wait))
             .is_err()
     );
 }

@@ -9,8 +9,8 @@ use super::super::arrive::Arrival;
 use super::super::journey::Journey;
 use super::super::refuse::Refusal;
 use super::{Plan, percent_decoded};
-use crate::govern::Caller;
 use crate::govern::keys::{KeyFault, Presented};
+use crate::govern::{Caller, Denied, Moment};
 use crate::snapshot::Snapshot;
 use http::{HeaderMap, HeaderName, header};
 use percent_encoding::percent_decode_str;
@@ -54,10 +54,12 @@ pub(super) fn identify(session: &Session, journey: &mut Journey) -> Result<(), R
         }
         Err(fault) => {
             snapshot.observer.metrics.auth_failure(fault.code());
-            let waits = snapshot.keys.failed(arrival.client, arrival.started);
+            let waits = snapshot
+                .keys
+                .failed(arrival.client, Moment::from(arrival.time));
             Err(match waits {
                 Ok(()) => Refusal::NoKey(fault),
-                Err(wait) => Refusal::RateLimited(wait),
+                Err(wait) => Refusal::Limited(Denied::RateLimited(wait)),
             })
         }
     }

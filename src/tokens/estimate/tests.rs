@@ -224,14 +224,16 @@ fn the_output_is_what_the_request_allows() {
         ),
         4096
     );
-    assert_eq!(
-        output(
-            Api::Embeddings,
-            "text-embedding-3-small",
-            json!({"input": "Hi"})
-        ),
-        0
-    );
+    // What is embedded or ranked is answered with numbers.
+    for (api, body) in [
+        (Api::Embeddings, json!({"input": "Hi"})),
+        (Api::Cohere, json!({"texts": ["Hi"]})),
+        (Api::Cohere, json!({"query": "Hi", "documents": ["here"]})),
+        (Api::DashScope, json!({"input": {"texts": ["Hi"]}})),
+        (Api::Gemini, json!({"content": {"parts": [{"text": "Hi"}]}})),
+    ] {
+        assert_eq!(output(api, "m", body), 0, "{api:?}");
+    }
 }
 
 #[test]

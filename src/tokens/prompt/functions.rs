@@ -101,7 +101,7 @@ impl Shape for Function<'_> {
             }
         }
         if !self.wrapped {
-            self.tally.add(self.tally.family.overhead.function);
+            self.tally.add(self.tally.family.overhead.function.into());
             let line = match description.sentence() {
                 "" => name.0,
                 sentence => format!("{}:{sentence}", name.0),

@@ -6,16 +6,16 @@
 pub(in crate::tokens) enum Rule {
     /// So much for an image, and so much for each square of 512 pixels after it was shrunk into
     /// 2048 × 2048 and its short side to 768.
-    Tiles { image: u64, tile: u64 },
+    Tiles { image: u32, tile: u32 },
     /// One token for each square of 32 pixels, at most [`PATCHES_MAX`], times this by 1000.
-    Patches { by_1000: u64 },
+    Patches { by_1000: u32 },
     /// One token for each square of so many pixels, at most so many tokens.
-    Squares { side: u64, most: u64 },
+    Squares { side: u32, most: u32 },
     /// One token for so many pixels wherever they lie, at most so many tokens.
-    Area { pixels: u64, most: u64 },
+    Area { pixels: u32, most: u32 },
     /// So much for a small image, and for each tile of a larger one, whose side is two thirds of
     /// the image's shorter one.
-    Crops { tile: u64 },
+    Crops { tile: u32 },
 }
 
 const PATCHES_MAX: u64 = 1536;
@@ -30,37 +30,44 @@ impl Rule {
     /// GPT-4o, 4.1 and 4.5; also taken for models of which nothing is known.
     pub(in crate::tokens) const FOUR: Rule = Rule::tiles(85, 170);
 
-    pub(in crate::tokens) const fn tiles(image: u64, tile: u64) -> Self {
+    pub(in crate::tokens) const fn tiles(image: u32, tile: u32) -> Self {
         Self::Tiles { image, tile }
     }
 
-    pub(in crate::tokens) const fn patches(by_1000: u64) -> Self {
+    pub(in crate::tokens) const fn patches(by_1000: u32) -> Self {
         Self::Patches { by_1000 }
     }
 
-    pub(in crate::tokens) const fn squares(side: u64, most: u64) -> Self {
+    pub(in crate::tokens) const fn squares(side: u32, most: u32) -> Self {
         Self::Squares { side, most }
     }
 
-    pub(in crate::tokens) const fn area(pixels: u64, most: u64) -> Self {
+    pub(in crate::tokens) const fn area(pixels: u32, most: u32) -> Self {
         Self::Area { pixels, most }
     }
 
     /// The tokens of an image. One of unknown size counts as the largest; `low` is the detail that
     /// the request asked for.
     pub(super) fn tokens(self, size: Option<Size>, low: bool) -> u64 {
+        let many = |each: u32, most: u64, count: fn(Size) -> u64| {
+            u64::from(each) * size.map_or(most, count)
+        };
         match self {
-            Self::Tiles { image, .. } if low => image,
-            Self::Tiles { image, tile } => image + tile * size.map_or(TILES_MAX, Size::tiles),
+            Self::Tiles { image, .. } if low => image.into(),
+            Self::Tiles { image, tile } => u64::from(image) + many(tile, TILES_MAX, Size::tiles),
             Self::Patches { by_1000 } => {
                 let patches = size.map_or(PATCHES_MAX, |size| size.squares(32).min(PATCHES_MAX));
-                (patches * by_1000).div_ceil(1000)
+                (patches * u64::from(by_1000)).div_ceil(1000)
             }
-            Self::Squares { side, most } => size.map_or(most, |size| size.squares(side).min(most)),
+            Self::Squares { side, most } => {
+                let most = u64::from(most);
+                size.map_or(most, |size| size.squares(side.into()).min(most))
+            }
             Self::Area { pixels, most } => {
-                size.map_or(most, |size| size.area().div_ceil(pixels).min(most))
+                let most = u64::from(most);
+                size.map_or(most, |size| size.area().div_ceil(pixels.into()).min(most))
             }
-            Self::Crops { tile } => tile * size.map_or(CROPS_MAX, Size::crops),
+            Self::Crops { tile } => many(tile, CROPS_MAX, Size::crops),
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Request {
     tally: Tally,
     /// Whether there was a field that is a prompt.
     known: bool,
+    /// Whether one of them is answered with text.
+    answered: bool,
     /// Whether there was a function to call.
     functions: bool,
     /// Tokens of one answer. Where several fields say so, the most: servers differ in which they
@@ -36,9 +38,11 @@ enum Field {
     System,
     /// Texts that are the prompt.
     Input,
+    /// Texts that are embedded or ranked; of a chat, documents beside the messages.
+    Embedded,
     /// Texts beside it.
     Beside,
-    /// Parts that are the prompt.
+    /// Parts that are embedded.
     Content,
     Images,
     Tools,
@@ -64,11 +68,9 @@ fn field(api: Api, key: &str) -> Option<Field> {
         (Responses, "instructions")
         | (Messages | Ollama | Converse, "system")
         | (Gemini, "systemInstruction" | "system_instruction") => Field::System,
-        (Completions | Ollama | DashScope, "prompt")
-        | (Embeddings, "input" | "prompt")
-        | (DashScope | Cohere, "texts" | "documents")
-        | (Cohere | DashScope, "query")
-        | (Cohere, "message") => Field::Input,
+        (Completions | Ollama | DashScope, "prompt") | (Cohere, "message") => Field::Input,
+        (Embeddings, "input" | "prompt")
+        | (DashScope | Cohere, "texts" | "documents" | "query") => Field::Embedded,
         (Completions | Ollama, "suffix") | (Ollama, "context") => Field::Beside,
         // Gemini's embeddings, Cohere's, DashScope's of several kinds.
         (Gemini, "content") | (Cohere, "inputs") | (DashScope, "contents") => Field::Content,
@@ -95,6 +97,7 @@ impl Request {
             api,
             tally,
             known: false,
+            answered: false,
             functions: false,
             output: None,
             choices: 1,
@@ -109,13 +112,16 @@ impl Request {
     /// The most tokens that all answers together may have; where the request doesn't say so, how many
     /// answers there will be.
     pub(super) fn output_max(&self) -> Result<u64, u64> {
+        if self.known && !self.answered {
+            return Ok(0);
+        }
         let answers = self.choices.saturating_mul(self.prompts);
         (self.output.map(|output| output.saturating_mul(answers))).ok_or(answers)
     }
 
     pub(super) fn into_tally(mut self) -> Tally {
         if self.functions {
-            self.tally.add(self.tally.family.overhead.functions);
+            self.tally.add(self.tally.family.overhead.functions.into());
         }
         self.tally
     }
@@ -128,8 +134,8 @@ impl Request {
         let tally = &mut self.tally;
         match field {
             Field::Messages => {
-                self.known = true;
-                tally.add(tally.family.overhead.reply);
+                (self.known, self.answered) = (true, true);
+                tally.add(tally.family.overhead.reply.into());
                 value(object, &mut Messages(tally))
             }
             Field::System => {
@@ -137,26 +143,19 @@ impl Request {
                 value(object, &mut Content(tally))
             }
             Field::Input => {
-                self.known = true;
-                let mut input = Input {
-                    tally,
-                    texts: 0,
-                    lists: 0,
-                };
+                (self.known, self.answered) = (true, true);
+                let mut input = Input::of(tally);
                 value(object, &mut input)?;
                 if self.api == Api::Completions {
                     self.prompts = input.prompts();
                 }
                 Ok(())
             }
-            Field::Beside => value(
-                object,
-                &mut Input {
-                    tally,
-                    texts: 0,
-                    lists: 0,
-                },
-            ),
+            Field::Embedded => {
+                self.known = true;
+                value(object, &mut Input::of(tally))
+            }
+            Field::Beside => value(object, &mut Input::of(tally)),
             Field::Content => {
                 self.known = true;
                 value(object, &mut Content(tally))
@@ -213,7 +212,15 @@ struct Input<'t> {
     lists: u64,
 }
 
-impl Input<'_> {
+impl<'t> Input<'t> {
+    fn of(tally: &'t mut Tally) -> Self {
+        Self {
+            tally,
+            texts: 0,
+            lists: 0,
+        }
+    }
+
     /// How many prompts these are: each text is one, and each list of numbers.
     fn prompts(&self) -> u64 {
         // The list that holds everything is none, unless numbers stand in it.

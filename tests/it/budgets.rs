@@ -1,0 +1,431 @@
+//! What teams and keys may use, through the front door: tokens and requests by the minute, places in
+//! flight, money; at the limit, past it, while it is crossed, and over an upgrade and a kill.
+
+use crate::support::{Answer, Client, Gate, Gateway, Launch, Provider, eventually};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const CHAT: &str = "/v1/chat/completions";
+const SECRET: &str = "weir-correct-horse-battery-staple";
+/// Ten tokens, of which five are the answer's.
+const ANSWER: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":5,"total_tokens":10}}"#;
+/// An answer of five tokens at most.
+const ASK: &str = r#"{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}"#;
+
+fn sha256(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let bytes = digest.as_ref().iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One team `search` with the key `ci`, and a route to the model `m`, which costs a dollar for each
+/// answer of five tokens, and nothing for its prompt.
+fn config(provider: &Provider, team: &str, key: &str) -> String {
+    let (hash, url) = (sha256(SECRET), provider.url());
+    format!(
+        "prices: {{m: {{input: 0, output: 200000}}}}\n\
+         model_routes: {{m: \"{url}\", unpriced: \"{url}\"}}\n\
+         teams: [{{name: search{team}, keys: [{{name: ci, sha256: {hash}{key}}}]}}]\n"
+    )
+}
+
+fn send(client: &mut Client, body: &str) -> Answer {
+    let authorization = format!("Bearer {SECRET}");
+    let headers = [
+        ("content-type", "application/json"),
+        ("authorization", &*authorization),
+    ];
+    client.request("POST", CHAT, &headers, body.as_bytes());
+    client.answer()
+}
+
+fn ask(weir: &Gateway) -> Answer {
+    send(&mut weir.client(), ASK)
+}
+
+fn number(answer: &Answer, header: &str) -> u64 {
+    let value = answer.header(header).unwrap_or_else(|| panic!("{header}"));
+    value
+        .parse()
+        .unwrap_or_else(|_| panic!("{header}: {value}"))
+}
+
+// === by the minute ===
+
+#[test]
+fn each_answer_tells_how_the_nearest_limit_stands() {
+    let provider = Provider::json(ANSWER);
+    let weir = Gateway::start(&config(
+        &provider,
+        ", limits: {requests_per_minute: 600, tokens_per_minute: 100000}",
+        ", limits: {requests_per_minute: 1, requests_burst: 2}",
+    ));
+    let first = ask(&weir);
+    assert_eq!(first.status(), 200);
+    assert_eq!(number(&first, "x-ratelimit-limit-requests"), 1);
+    assert_eq!(number(&first, "x-ratelimit-remaining-requests"), 1);
+    assert_eq!(number(&first, "x-ratelimit-limit-tokens"), 100_000);
+    let reset = first.header("x-ratelimit-reset-requests").expect("reset");
+    assert!(reset.ends_with('s'), "{reset}");
+    assert_eq!(ask(&weir).status(), 200);
+    let refused = ask(&weir);
+    refused.assert_refused(429, "rate_limited");
+    assert_eq!(number(&refused, "x-ratelimit-remaining-requests"), 0);
+    let text = refused.text();
+    assert!(text.contains("this key is 1 requests a minute"), "{text}");
+    assert_eq!(
+        provider.requests().len(),
+        2,
+        "a refused request goes nowhere"
+    );
+}
+
+#[test]
+fn who_is_refused_and_waits_as_told_gets_in() {
+    let provider = Provider::json(ANSWER);
+    let limits = ", limits: {requests_per_minute: 20, requests_burst: 1}";
+    let weir = Gateway::start(&config(&provider, "", limits));
+    let refused = eventually("a refusal", || {
+        Some(ask(&weir)).filter(|answer| answer.status() != 200)
+    });
+    let told = Instant::now();
+    refused.assert_refused(429, "rate_limited");
+    let wait = number(&refused, "retry-after-ms");
+    assert!(
+        (1..=3000).contains(&wait),
+        "{wait} ms for one of 20 a minute"
+    );
+    assert_eq!(number(&refused, "retry-after"), wait.div_ceil(1000));
+    // The promise is about time, so time must pass.
+    std::thread::sleep(Duration::from_millis(wait).saturating_sub(told.elapsed()));
+    assert_eq!(ask(&weir).status(), 200, "after {wait} ms as told");
+}
+
+#[test]
+fn tokens_are_reserved_as_thought_and_settled_as_used() {
+    let provider = Provider::json(ANSWER);
+    let weir = Gateway::start(&config(
+        &provider,
+        "",
+        ", limits: {tokens_per_minute: 1000}",
+    ));
+    let long = ASK.replace("\"max_tokens\":5", "\"max_tokens\":900");
+    let mut client = weir.client();
+    for _ in 0..5 {
+        // Each thinks of some 900 and uses 10.
+        assert_eq!(send(&mut client, &long).status(), 200);
+    }
+    let too_long = ASK.replace("\"max_tokens\":5", "\"max_tokens\":1001");
+    let never = send(&mut client, &too_long);
+    never.assert_refused(400, "tokens_limited");
+    assert_eq!(never.header("retry-after"), None);
+    assert_eq!(never.header("x-should-retry"), Some("false"));
+    assert!(
+        never.text().contains("may use 1000 in a minute"),
+        "{}",
+        never.text()
+    );
+}
+
+#[test]
+fn a_routes_limit_holds_for_all_who_ask_for_it_and_nobody_else() {
+    let provider = Provider::json(ANSWER);
+    let url = provider.url();
+    let weir = Gateway::start(&format!(
+        "model_routes: {{m: {{url: \"{url}\", limits: {{requests_per_minute: 2}}}}, n: \"{url}\"}}\n"
+    ));
+    let other = ASK.replace("\"m\"", "\"n\"");
+    for remaining in [1, 0] {
+        let answer = weir.post(CHAT, ASK);
+        assert_eq!(number(&answer, "x-ratelimit-remaining-requests"), remaining);
+    }
+    weir.post(CHAT, ASK).assert_refused(429, "rate_limited");
+    let free = weir.post(CHAT, other);
+    assert_eq!(free.status(), 200);
+    assert_eq!(free.header("x-ratelimit-limit-requests"), None);
+}
+
+// === at once ===
+
+#[test]
+fn a_key_has_so_many_in_flight_and_one_that_leaves_makes_room() {
+    let gate = Gate::new();
+    let waiting = gate.clone();
+    let provider = Provider::start(move |exchange| {
+        exchange.wait(&waiting);
+        exchange.json(200, ANSWER);
+    });
+    let weir = Gateway::start(&config(&provider, "", ", limits: {in_flight: 1}"));
+    let first = std::thread::scope(|scope| {
+        let first = scope.spawn(|| ask(&weir));
+        provider.wait_requests(1);
+        ask(&weir).assert_refused(429, "rate_limited");
+        gate.open();
+        first.join().expect("a client")
+    });
+    assert_eq!(first.status(), 200);
+    eventually("room", || (ask(&weir).status() == 200).then_some(()));
+}
+
+// === waiting ===
+
+#[test]
+fn where_a_route_says_so_a_request_waits_for_its_turn_and_who_leaves_is_forgotten() {
+    let gate = Gate::new();
+    let waiting = gate.clone();
+    let provider = Provider::start(move |exchange| {
+        exchange.wait(&waiting);
+        exchange.json(200, ANSWER);
+    });
+    let url = provider.url();
+    let weir = Gateway::start(&format!(
+        "limits: {{queue: {{size: 2, timeout: 60s}}}}\n\
+         model_routes: {{m: {{url: \"{url}\", limits: {{in_flight: 1}}, on_limit: wait}}}}\n"
+    ));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| weir.post(CHAT, ASK).status());
+        provider.wait_requests(1);
+        let mut leaves = weir.client();
+        leaves.post(CHAT, ASK);
+        weir.wait_value("weir_queue_depth", &[], 1.0);
+        let second = scope.spawn(|| weir.post(CHAT, ASK).status());
+        weir.wait_value("weir_queue_depth", &[], 2.0);
+        let full = weir.post(CHAT, ASK);
+        full.assert_refused(503, "queue_full");
+        assert!(number(&full, "retry-after") >= 1);
+        leaves.close();
+        weir.wait_value("weir_queue_depth", &[], 1.0);
+        assert_eq!(provider.requests().len(), 1);
+        gate.open();
+        assert_eq!(
+            (first.join().expect("one"), second.join().expect("one")),
+            (200, 200)
+        );
+    });
+    weir.wait_value("weir_queue_depth", &[], 0.0);
+    assert_eq!(provider.requests().len(), 2);
+}
+
+#[test]
+fn what_cant_be_let_in_in_time_is_refused_at_once() {
+    let provider = Provider::json(ANSWER);
+    let url = provider.url();
+    let weir = Gateway::start(&format!(
+        "limits: {{queue: {{timeout: 5s}}}}\n\
+         model_routes: {{m: {{url: \"{url}\", limits: {{requests_per_minute: 1}}, on_limit: wait}}}}\n"
+    ));
+    assert_eq!(weir.post(CHAT, ASK).status(), 200);
+    let refused = weir.post(CHAT, ASK);
+    refused.assert_refused(429, "rate_limited");
+    let wait = number(&refused, "retry-after");
+    assert!((50..=60).contains(&wait), "{wait}");
+    assert_eq!(weir.value("weir_queue_depth", &[]), Some(0.0));
+}
+
+// === money ===
+
+#[test]
+fn a_budget_ends_as_openai_says_it_and_warns_before() {
+    let provider = Provider::json(ANSWER);
+    let weir = Gateway::start(&config(
+        &provider,
+        ", budget: {usd: 4, per: month, warn: [0.5]}",
+        "",
+    ));
+    let warning = |answer: &Answer| answer.header("x-weir-budget-warning").map(str::to_owned);
+    let mut client = weir.client();
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        answers.push(send(&mut client, ASK));
+    }
+    let statuses: Vec<_> = answers.iter().map(Answer::status).collect();
+    assert_eq!(statuses, [200; 4]);
+    assert_eq!(
+        warning(&answers[1]),
+        None,
+        "half is spent by the answer itself"
+    );
+    assert_eq!(
+        warning(&answers[2]).as_deref(),
+        Some("team;per=month;used=0.50")
+    );
+    let refused = send(&mut client, ASK);
+    refused.assert_refused_as(429, "budget_exceeded", "insufficient_quota");
+    assert_eq!(refused.json()["error"]["type"], "insufficient_quota");
+    assert!(number(&refused, "retry-after") >= 1, "the month ends");
+    let record = weir.record_where("an answer", |record| record["status"] == 200);
+    assert_eq!(record["cost_usd"], 1.0);
+    let labels = [("team", "search"), ("key", ""), ("period", "month")];
+    weir.wait_value("weir_budget_warnings_total", &labels, 1.0);
+    let used = weir
+        .value("weir_budget_used_ratio", &labels)
+        .expect("a gauge");
+    assert!((used - 1.0).abs() < 1e-9, "{used}");
+    let cost = weir.value("llm_cost_usd_total", &[("team", "search"), ("model", "m")]);
+    assert!((cost.expect("a cost") - 4.0).abs() < 1e-9);
+}
+
+#[test]
+fn what_has_no_price_is_refused_under_a_budget_or_served_for_nothing_as_the_setting_says() {
+    let provider = Provider::json(ANSWER);
+    let yaml = config(&provider, ", budget: {usd: 1, per: total}", "");
+    let unpriced = ASK.replace("\"m\"", "\"unpriced\"");
+    let weir = Gateway::start(&yaml);
+    let refused = send(&mut weir.client(), &unpriced);
+    refused.assert_refused(403, "unpriced_model");
+    assert_eq!(refused.header("x-should-retry"), Some("false"));
+    weir.reload(&format!("limits: {{unpriced: allow}}\n{yaml}"));
+    assert_eq!(send(&mut weir.client(), &unpriced).status(), 200);
+}
+
+/// What many clients spend.
+struct Spenders {
+    through: AtomicUsize,
+    refused: AtomicUsize,
+    tried: AtomicUsize,
+    enough: AtomicBool,
+}
+
+/// As many clients as this spend until the budget is gone; each tries until it was refused so often.
+const REFUSALS_EACH: usize = 9;
+
+impl Spenders {
+    fn start(clients: usize, address: SocketAddr) -> (Arc<Self>, Vec<std::thread::JoinHandle<()>>) {
+        let all = Arc::new(Self {
+            through: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            tried: AtomicUsize::new(0),
+            enough: AtomicBool::new(false),
+        });
+        let threads = (0..clients)
+            .map(|_| {
+                let all = Arc::clone(&all);
+                std::thread::spawn(move || all.spend(address))
+            })
+            .collect();
+        (all, threads)
+    }
+
+    fn spend(&self, address: SocketAddr) {
+        let mut refusals = 0;
+        while refusals < REFUSALS_EACH && !self.enough.load(Ordering::Relaxed) {
+            self.tried.fetch_add(1, Ordering::Relaxed);
+            match spend_once(address) {
+                Some(200) => {
+                    self.through.fetch_add(1, Ordering::Relaxed);
+                }
+                Some(429) => {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                    refusals += 1;
+                }
+                // Its weir was killed.
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+fn spend_once(address: SocketAddr) -> Option<u16> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .ok()?;
+    let length = ASK.len();
+    let request = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: weir\r\ncontent-type: application/json\r\nauthorization: \
+         Bearer {SECRET}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{ASK}"
+    );
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let text = String::from_utf8_lossy(&answer);
+    text.split(' ').nth(1)?.parse().ok()
+}
+
+#[test]
+fn sixty_four_clients_spend_a_budget_for_a_thousand_requests_to_the_last_one() {
+    let provider = Provider::json(ANSWER);
+    let weir = Gateway::start(&config(&provider, ", budget: {usd: 1000, per: total}", ""));
+    let (all, threads) = Spenders::start(64, weir.address());
+    threads
+        .into_iter()
+        .for_each(|it| it.join().expect("a client"));
+    let (through, refused) = (
+        all.through.load(Ordering::Relaxed),
+        all.refused.load(Ordering::Relaxed),
+    );
+    println!("through {through}, refused {refused}");
+    assert_eq!(through, 1000);
+    assert_eq!(refused, 64 * REFUSALS_EACH);
+    assert_eq!(provider.requests().len(), 1000);
+}
+
+/// Clients of the tests in which weir changes meanwhile.
+const CLIENTS: usize = 16;
+
+#[test]
+fn an_upgrade_in_the_middle_changes_nothing() {
+    let provider = Provider::json(ANSWER);
+    let yaml = config(&provider, ", budget: {usd: 400, per: total}", "");
+    let weir = Launch::supervised(&yaml).start();
+    let (all, threads) = Spenders::start(CLIENTS, weir.address());
+    eventually("a third to be spent", || {
+        (all.through.load(Ordering::Relaxed) > 100).then_some(())
+    });
+    let upgraded = weir.upgrade();
+    assert!(
+        upgraded.status.success(),
+        "{}",
+        String::from_utf8_lossy(&upgraded.stderr)
+    );
+    threads
+        .into_iter()
+        .for_each(|it| it.join().expect("a client"));
+    let through = all.through.load(Ordering::Relaxed);
+    println!(
+        "through {through}, refused {}",
+        all.refused.load(Ordering::Relaxed)
+    );
+    assert_eq!(through, 400);
+    assert_eq!(provider.requests().len(), 400);
+}
+
+#[test]
+fn a_kill_in_the_middle_forgets_nothing_that_was_settled() {
+    let provider = Provider::json(ANSWER);
+    let yaml = config(&provider, ", budget: {usd: 400, per: total}", "");
+    let weir = Launch::supervised(&yaml).start();
+    let (all, threads) = Spenders::start(CLIENTS, weir.address());
+    eventually("a third to be spent", || {
+        (all.through.load(Ordering::Relaxed) > 100).then_some(())
+    });
+    let leading = weir.wait_settled().number;
+    weir.kill_generation(leading);
+    threads
+        .into_iter()
+        .for_each(|it| it.join().expect("a client"));
+    let through = all.through.load(Ordering::Relaxed);
+    let asked = provider.requests().len();
+    println!("through {through}, asked of the provider {asked}");
+    // What was in flight when it was killed is given back, whether the provider had it or not.
+    assert!((400 - CLIENTS..=400).contains(&through), "{through}");
+    assert!((400..=400 + CLIENTS).contains(&asked), "{asked}");
+}
+
+#[test]
+fn what_was_spent_is_spent_after_a_restart() {
+    let provider = Provider::json(ANSWER);
+    let yaml = config(&provider, ", budget: {usd: 2.1, per: total}", "");
+    let folder = crate::support::Folder::new();
+    let yaml = format!("state_dir: {}\n{yaml}", folder.path().display());
+    let mut first = Gateway::start(&yaml);
+    assert_eq!(ask(&first).status(), 200);
+    first.signal(libc::SIGKILL);
+    first.wait_exit();
+    let second = Gateway::start(&yaml);
+    assert_eq!(ask(&second).status(), 200);
+    ask(&second).assert_refused_as(429, "budget_exceeded", "insufficient_quota");
+}
