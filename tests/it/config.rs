@@ -143,7 +143,7 @@ fn the_reference_loads_with_its_examples_too() {
         .filter(|line| !line.contains("azure-east") && !line.contains("\"/etc/weir/tls/"))
         .collect();
     assert!(other.is_empty(), "{}\n{uncommented}", other.join("\n"));
-    assert!(mistakes.0.len() >= 10, "{mistakes}");
+    assert!(mistakes.0.len() >= 8, "{mistakes}");
 }
 
 #[test]
