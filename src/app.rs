@@ -168,9 +168,12 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, Fault> {
 
 fn built(settings: &Settings) -> Result<Vec<String>, Fault> {
     let loaded = Loader::new(settings.state_dir.clone()).load(&settings.listen)?;
-    offline(settings)?;
+    let snapshot = offline(settings)?;
     let warnings = settings.warnings.iter().cloned();
-    Ok(warnings.chain(loaded.warnings()).collect())
+    let warnings = warnings.chain(loaded.warnings());
+    Ok(warnings
+        .chain(build::unpriced(&snapshot, settings))
+        .collect())
 }
 
 /// Sockets for clients, then the admin listener's.

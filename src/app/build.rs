@@ -3,6 +3,7 @@
 use super::Fault;
 use crate::config::Settings;
 use crate::egress::{self, Egress};
+use crate::govern::settings::Unpriced;
 use crate::govern::{Accounts, Governor, Keys, Ledger};
 use crate::observe::Observer;
 use crate::route::settings::Balance;
@@ -10,6 +11,7 @@ use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
 use crate::tokens::calibration::Calibration;
 use crate::tokens::price::Prices;
+use crate::types::glob::is_glob;
 use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -37,6 +39,40 @@ pub fn offline(settings: &Settings) -> Result<Snapshot, Fault> {
         calibration: Arc::default(),
     };
     shared.build(settings, None)
+}
+
+/// Models that a team under a budget could ask for and that have no price, in sentences.
+pub(super) fn unpriced(snapshot: &Snapshot, settings: &Settings) -> Vec<String> {
+    let mut teams = settings.govern.teams.iter().flatten();
+    let budgeted = teams.any(|team| {
+        let keys = team.keys.iter().map(|key| &key.allowance);
+        let mut all = keys.chain([&team.allowance]);
+        all.any(|allowance| !allowance.budgets.is_empty())
+    });
+    if !budgeted {
+        return Vec::new();
+    }
+    let fate = match settings.govern.unpriced {
+        Unpriced::Refuse => "requests for it under a budget are refused",
+        Unpriced::Allow => "requests for it cost nothing of a budget",
+    };
+    let routes = snapshot.routes.models.routes().iter();
+    let exact = routes.filter(|route| !is_glob(&route.pattern));
+    let targets = exact.flat_map(|route| route.targets.iter().map(move |it| (route, it)));
+    targets
+        .filter_map(|(route, target)| {
+            let provider = snapshot.upstreams.provider(ProviderId(target.provider.0));
+            let model = target.model.as_deref().unwrap_or(&route.pattern);
+            let price = snapshot.prices.find(&provider.name, model);
+            price.is_none().then(|| {
+                let (route, provider) = (&route.pattern, &provider.name);
+                format!(
+                    "model_routes.{route}: {model:?} of {provider} has no price, so {fate}; name one in \
+                     `prices` (limits.unpriced says what becomes of it)"
+                )
+            })
+        })
+        .collect()
 }
 
 /// Those of the file; a port 0 isn't known yet.

@@ -2,7 +2,7 @@
 //! model without a public vocabulary has counts that are about right.
 //!
 //! Two facts are learned. How many of the model's tokens come for one of the nearest public
-//! vocabulary, by the kind of text ([`fit`]); and whether a stream's deltas are its tokens, as many
+//! vocabulary, by the kind of text (`fit`); and whether a stream's deltas are its tokens, as many
 //! servers send them: then a stream that is cut has been counted by its server. Neither is ever taken
 //! for an upstream's own report. Models with a public vocabulary are left as they are counted.
 //!

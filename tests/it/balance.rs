@@ -40,7 +40,9 @@ struct Progress {
 impl Stream {
     fn plan(number: usize, chance: &mut StdRng) -> Self {
         let deltas = chance.random_range(1..=DELTAS_MAX);
-        let cut = (number % 2 == 0).then(|| chance.random_range(0..=deltas));
+        let cut = number
+            .is_multiple_of(2)
+            .then(|| chance.random_range(0..=deltas));
         Self {
             deltas,
             cut,

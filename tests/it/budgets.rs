@@ -280,6 +280,22 @@ fn what_has_no_price_is_refused_under_a_budget_or_served_for_nothing_as_the_sett
     assert_eq!(send(&mut weir.client(), &unpriced).status(), 200);
 }
 
+#[test]
+fn the_check_tells_which_models_under_a_budget_have_no_price() {
+    let provider = Provider::json(ANSWER);
+    let yaml = config(&provider, ", budget: {usd: 1, per: day}", "");
+    let launch = Launch::verb(&["check", "-c"]);
+    let path = launch.folder().write("weir.yaml", yaml.as_str());
+    let state = launch.folder().path().join("state");
+    std::fs::create_dir(&state).expect("a folder");
+    std::fs::write(&path, format!("state_dir: {}\n{yaml}", state.display())).expect("written");
+    let output = launch.arg(&path).output();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("model_routes.unpriced:"), "{said}");
+    assert!(!said.contains("model_routes.m:"), "{said}");
+}
+
 /// What many clients spend.
 struct Spenders {
     through: AtomicUsize,

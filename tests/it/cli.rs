@@ -119,9 +119,9 @@ fn all_mistakes_are_told_at_once_with_their_lines_and_the_exit_code_says_so() {
             assert!(found, "no {place} with {words} in:\n{told}");
         }
     }
-    let later = with_file("check", "usage: {store: sqlite}", &[]);
+    let later = with_file("check", "logging: {bodies: true}", &[]);
     assert!(
-        stderr(&later).contains("not built yet: usage"),
+        stderr(&later).contains("not built yet: logging.bodies"),
         "{}",
         stderr(&later)
     );

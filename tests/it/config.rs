@@ -143,7 +143,7 @@ fn the_reference_loads_with_its_examples_too() {
         .filter(|line| !line.contains("azure-east") && !line.contains("\"/etc/weir/tls/"))
         .collect();
     assert!(other.is_empty(), "{}\n{uncommented}", other.join("\n"));
-    assert!(mistakes.0.len() >= 12, "{mistakes}");
+    assert!(mistakes.0.len() >= 8, "{mistakes}");
 }
 
 #[test]
@@ -2193,14 +2193,14 @@ target_map: {v1: https://a.example}
 
 #[test]
 fn mistakes_can_be_read_by_programs() {
-    let mistakes = read("prot: 1\nusage: {}").expect_err("mistakes");
+    let mistakes = read("prot: 1\nlogging: {bodies: true}").expect_err("mistakes");
     let json = serde_json::to_value(&mistakes).expect("JSON");
     assert_eq!(json[0]["file"], "weir.yaml");
     assert_eq!(json[0]["line"], 1);
     assert_eq!(json[0]["path"], "prot");
     assert_eq!(json[0]["found"], "an unknown key");
     assert_eq!(json[0]["did_you_mean"], "port");
-    assert_eq!(json[1]["not_built_yet"], "usage");
+    assert_eq!(json[1]["not_built_yet"], "logging.bodies");
 }
 
 #[test]

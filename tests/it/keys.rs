@@ -849,7 +849,10 @@ fn a_damaged_file_of_keys_keeps_nobody_out_who_was_in_and_weir_from_nothing() {
 
 #[test]
 fn teams_need_a_folder_for_state_and_say_so() {
-    let yaml = format!("{}state_dir: /dev/null/state\n", team(""));
+    let yaml = format!(
+        "{}state_dir: /dev/null/state\nlisten: [\"127.0.0.1:0\"]\nadmin: off\n",
+        team("")
+    );
     for verb in [&["check", "-c"][..], &["run", "--single", "-c"]] {
         let launch = Launch::verb(verb);
         let path = launch.folder().write("weir.yaml", &yaml);

@@ -332,8 +332,13 @@ model_routes:
         assert_eq!(targets(&provider), [target]);
         provider.forget();
     }
-    weir.post("/v1beta/models/x:generateContent", "{}")
-        .assert_refused(404, "model_not_found");
+    let refused = weir.post("/v1beta/models/x:generateContent", "{}");
+    assert_eq!(refused.header("x-weir-error"), Some("model_not_found"));
+    let error = &refused.json()["error"];
+    assert_eq!(
+        (&error["code"], &error["status"]),
+        (&404.into(), &"NOT_FOUND".into())
+    );
 }
 
 #[test]
