@@ -1,9 +1,9 @@
 //! What the admin listener answers.
 //!
-//! One table ([`routes`]) says which requests there are; both the router and the OpenAPI document are
+//! One table (`routes`) says which requests there are; both the router and the OpenAPI document are
 //! made of it, and so are the readers and writers of what goes in and out. A request is let in by
-//! [`guard`], read here within its bounds, and answered by its route; all that goes wrong is told as
-//! RFC 9457 has it ([`problem`]).
+//! `guard`, read here within its bounds, and answered by its route; all that goes wrong is told as
+//! RFC 9457 has it (`problem`).
 
 mod answer;
 pub mod ask;
