@@ -64,6 +64,10 @@ pub enum Count {
 
 const COUNTS: usize = Count::Reasoning as usize + 1;
 
+/// What is written above it is no count: no request takes so many tokens, and sums and prices of
+/// what does fit stay far from overflowing.
+pub const COUNT_TOKENS_MAX: u64 = 1 << 40;
+
 /// The counts of one object, as they are written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Raw {
@@ -119,6 +123,9 @@ impl Raw {
     }
 
     fn write(&mut self, count: Count, number: u64) {
+        if number > COUNT_TOKENS_MAX {
+            return;
+        }
         self.numbers[count as usize] = number;
         self.written |= 1 << count as usize;
     }
@@ -195,7 +202,9 @@ fn details(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::answer::Reader;
     use crate::dialect::openai::chat;
+    use crate::dialect::{anthropic, bedrock, cohere, gemini};
 
     fn reported(object: &[u8]) -> Option<Reported> {
         chat::USAGE.sum(&chat::USAGE.read(object))
@@ -233,6 +242,52 @@ mod tests {
         assert_eq!(output(513, 196), Some(222));
         assert_eq!(output(317, 20), Some(26));
         assert_eq!(output(317, 0), Some(26));
+    }
+
+    #[test]
+    fn a_count_beyond_all_measure_is_none() {
+        for (number, said) in [
+            (COUNT_TOKENS_MAX, true),
+            (COUNT_TOKENS_MAX + 1, false),
+            (u64::MAX, false),
+        ] {
+            let usage = format!("{{\"prompt_tokens\":{number},\"completion_tokens\":5}}");
+            let usage = reported(usage.as_bytes()).unwrap();
+            assert_eq!(usage.input, said.then_some(number));
+            assert_eq!(usage.output, Some(5));
+        }
+        let mut raw = Raw::default();
+        raw.add(Count::Input, COUNT_TOKENS_MAX);
+        raw.add(Count::Input, 1);
+        assert_eq!(raw.of(Count::Input), Some(COUNT_TOKENS_MAX));
+    }
+
+    #[test]
+    fn sums_of_the_largest_counts_do_not_overflow() {
+        let most = Raw {
+            numbers: [u64::MAX; COUNTS],
+            written: u16::MAX,
+        };
+        let tables = [
+            &chat::CHAT,
+            &chat::EMBEDDINGS,
+            &gemini::GEMINI,
+            &anthropic::MESSAGES,
+            &cohere::COHERE,
+            &bedrock::CONVERSE,
+        ];
+        for table in tables {
+            let sum = (table.sheet.sum)(&most).unwrap();
+            assert_eq!(table.whole(sum).input, Some(u64::MAX));
+        }
+        let max = COUNT_TOKENS_MAX;
+        let usage = format!(
+            "{{\"candidates\":[],\"usageMetadata\":{{\"promptTokenCount\":{max},\
+             \"toolUsePromptTokenCount\":{max},\"thoughtsTokenCount\":{max}}}}}"
+        );
+        let mut reader = Reader::of_body(&gemini::GEMINI);
+        reader.push(0, usage.as_bytes());
+        assert_eq!(reader.reported().unwrap().input, Some(2 * max));
     }
 
     #[test]

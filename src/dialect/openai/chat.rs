@@ -144,7 +144,7 @@ fn sum(raw: &Raw) -> Option<Reported> {
                 && prompt.saturating_add(output).saturating_add(reasoning)
                     == total.unwrap_or(0) =>
         {
-            Some(output + reasoning)
+            Some(output.saturating_add(reasoning))
         }
         (None, _) => total.map(|total| total.saturating_sub(prompt)),
         (output, _) => output,
