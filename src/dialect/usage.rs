@@ -122,6 +122,12 @@ impl Raw {
         written.then(|| self.numbers[count as usize])
     }
 
+    /// What is written for either count: the first that isn't zero.
+    pub fn either(&self, first: Count, second: Count) -> Option<u64> {
+        let (first, second) = (self.of(first), self.of(second));
+        first.filter(|number| *number > 0).or(second).or(first)
+    }
+
     fn write(&mut self, count: Count, number: u64) {
         if number > COUNT_TOKENS_MAX {
             return;
@@ -155,7 +161,8 @@ impl Sheet {
     }
 }
 
-/// Reads an object: the usage, or details inside it. Of a count that is there twice the last is meant.
+/// Reads an object: the usage, or details inside it. Of a count that is there twice, mostly under two
+/// names, the first that isn't zero is meant: some servers fill only the names of one API.
 fn read(
     raw: &mut Raw,
     cursor: &mut Cursor<'_>,
@@ -167,7 +174,9 @@ fn read(
         let known = entries.iter().find(|(name, _)| name.as_bytes() == &*key);
         match known.map(|(_, entry)| *entry) {
             Some(Entry::Count(count)) => {
-                if let Some(number) = cursor.whole()? {
+                if let Some(number) = cursor.whole()?
+                    && raw.of(count).unwrap_or(0) == 0
+                {
                     raw.write(count, number);
                 }
             }
@@ -242,6 +251,25 @@ mod tests {
         assert_eq!(output(513, 196), Some(222));
         assert_eq!(output(317, 20), Some(26));
         assert_eq!(output(317, 0), Some(26));
+    }
+
+    #[test]
+    fn of_two_spellings_the_one_that_is_filled_counts() {
+        let filled = r#""prompt_tokens":1000,"completion_tokens":500,
+            "prompt_tokens_details":{"cached_tokens":40}"#;
+        let empty = r#""input_tokens":0,"output_tokens":0,"cached_tokens":0,
+            "input_tokens_details":{"cached_tokens":0}"#;
+        for usage in [
+            format!("{{{filled},{empty}}}"),
+            format!("{{{empty},{filled}}}"),
+        ] {
+            let usage = reported(usage.as_bytes()).unwrap();
+            let counts = (usage.input, usage.output, usage.cached);
+            assert_eq!(counts, (Some(1000), Some(500), Some(40)));
+        }
+        let zeros = br#"{"prompt_tokens":0,"input_tokens":0,"output_tokens":0}"#;
+        let zeros = reported(zeros).unwrap();
+        assert_eq!((zeros.input, zeros.output), (Some(0), Some(0)));
     }
 
     #[test]

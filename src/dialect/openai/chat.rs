@@ -152,7 +152,7 @@ fn sum(raw: &Raw) -> Option<Reported> {
     Some(Reported {
         input,
         output,
-        cached: raw.of(Count::Cached).or(raw.of(Count::CachedBeside)),
+        cached: raw.either(Count::Cached, Count::CachedBeside),
         cache_write: raw.of(Count::CacheWrite),
         reasoning,
     })
