@@ -273,6 +273,23 @@ mod tests {
     }
 
     #[test]
+    fn cache_writes_are_read_by_each_name_and_once() {
+        for details in [
+            r#""cache_creation":{"ephemeral_5m_input_tokens":30},"cache_creation_input_tokens":30"#,
+            r#""cache_creation_tokens":30,"cache_creation_input_tokens":30"#,
+            r#""cache_creation_tokens":30"#,
+            r#""cache_write_tokens":30,"cache_creation_tokens":0"#,
+        ] {
+            let usage = format!(
+                "{{\"prompt_tokens\":50,\"completion_tokens\":1,\
+                 \"prompt_tokens_details\":{{{details}}}}}"
+            );
+            let usage = reported(usage.as_bytes()).unwrap();
+            assert_eq!((usage.input, usage.cache_write), (Some(50), Some(30)));
+        }
+    }
+
+    #[test]
     fn a_count_beyond_all_measure_is_none() {
         for (number, said) in [
             (COUNT_TOKENS_MAX, true),

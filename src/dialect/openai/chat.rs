@@ -126,6 +126,12 @@ const ENTRIES: &[(&str, Entry)] = &[
 const DETAILS: &[(&str, Entry)] = &[
     ("cached_tokens", Entry::Count(Count::Cached)),
     ("cache_write_tokens", Entry::Count(Count::CacheWrite)),
+    // Qwen's name and LiteLLM's. What `cache_creation` lists beside it are parts of it.
+    (
+        "cache_creation_input_tokens",
+        Entry::Count(Count::CacheWrite),
+    ),
+    ("cache_creation_tokens", Entry::Count(Count::CacheWrite)),
     ("reasoning_tokens", Entry::Count(Count::Reasoning)),
 ];
 
