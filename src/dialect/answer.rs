@@ -149,6 +149,8 @@ impl Reader {
         self.cut_open = false;
         self.choice = Ordinal::default();
         self.says = None;
+        // Those of an event that broke off.
+        self.counts = None;
         self.facts.clear();
     }
 

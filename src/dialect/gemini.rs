@@ -76,7 +76,8 @@ static COUNTED: Sheet = Sheet {
 
 fn sum(raw: &Raw) -> Option<Reported> {
     let prompt = raw.of(Count::Input);
-    let input = prompt.map(|prompt| prompt + raw.of(Count::InputBeside).unwrap_or(0));
+    let beside = raw.of(Count::InputBeside).unwrap_or(0);
+    let input = prompt.map(|prompt| prompt.saturating_add(beside));
     let thoughts = raw.of(Count::Reasoning);
     let output = match (raw.of(Count::Output), thoughts) {
         (None, None) => raw

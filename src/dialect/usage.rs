@@ -64,6 +64,10 @@ pub enum Count {
 
 const COUNTS: usize = Count::Reasoning as usize + 1;
 
+/// What is written above it is no count: no request takes so many tokens, and sums and prices of
+/// what does fit stay far from overflowing.
+pub const COUNT_TOKENS_MAX: u64 = 1 << 40;
+
 /// The counts of one object, as they are written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Raw {
@@ -118,7 +122,16 @@ impl Raw {
         written.then(|| self.numbers[count as usize])
     }
 
+    /// What is written for either count: the first that isn't zero.
+    pub fn either(&self, first: Count, second: Count) -> Option<u64> {
+        let (first, second) = (self.of(first), self.of(second));
+        first.filter(|number| *number > 0).or(second).or(first)
+    }
+
     fn write(&mut self, count: Count, number: u64) {
+        if number > COUNT_TOKENS_MAX {
+            return;
+        }
         self.numbers[count as usize] = number;
         self.written |= 1 << count as usize;
     }
@@ -148,7 +161,8 @@ impl Sheet {
     }
 }
 
-/// Reads an object: the usage, or details inside it. Of a count that is there twice the last is meant.
+/// Reads an object: the usage, or details inside it. Of a count that is there twice, mostly under two
+/// names, the first that isn't zero is meant: some servers fill only the names of one API.
 fn read(
     raw: &mut Raw,
     cursor: &mut Cursor<'_>,
@@ -160,7 +174,9 @@ fn read(
         let known = entries.iter().find(|(name, _)| name.as_bytes() == &*key);
         match known.map(|(_, entry)| *entry) {
             Some(Entry::Count(count)) => {
-                if let Some(number) = cursor.whole()? {
+                if let Some(number) = cursor.whole()?
+                    && raw.of(count).unwrap_or(0) == 0
+                {
                     raw.write(count, number);
                 }
             }
@@ -195,7 +211,9 @@ fn details(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::answer::Reader;
     use crate::dialect::openai::chat;
+    use crate::dialect::{anthropic, bedrock, cohere, gemini};
 
     fn reported(object: &[u8]) -> Option<Reported> {
         chat::USAGE.sum(&chat::USAGE.read(object))
@@ -233,6 +251,88 @@ mod tests {
         assert_eq!(output(513, 196), Some(222));
         assert_eq!(output(317, 20), Some(26));
         assert_eq!(output(317, 0), Some(26));
+    }
+
+    #[test]
+    fn of_two_spellings_the_one_that_is_filled_counts() {
+        let filled = r#""prompt_tokens":1000,"completion_tokens":500,
+            "prompt_tokens_details":{"cached_tokens":40}"#;
+        let empty = r#""input_tokens":0,"output_tokens":0,"cached_tokens":0,
+            "input_tokens_details":{"cached_tokens":0}"#;
+        for usage in [
+            format!("{{{filled},{empty}}}"),
+            format!("{{{empty},{filled}}}"),
+        ] {
+            let usage = reported(usage.as_bytes()).unwrap();
+            let counts = (usage.input, usage.output, usage.cached);
+            assert_eq!(counts, (Some(1000), Some(500), Some(40)));
+        }
+        let zeros = br#"{"prompt_tokens":0,"input_tokens":0,"output_tokens":0}"#;
+        let zeros = reported(zeros).unwrap();
+        assert_eq!((zeros.input, zeros.output), (Some(0), Some(0)));
+    }
+
+    #[test]
+    fn cache_writes_are_read_by_each_name_and_once() {
+        for details in [
+            r#""cache_creation":{"ephemeral_5m_input_tokens":30},"cache_creation_input_tokens":30"#,
+            r#""cache_creation_tokens":30,"cache_creation_input_tokens":30"#,
+            r#""cache_creation_tokens":30"#,
+            r#""cache_write_tokens":30,"cache_creation_tokens":0"#,
+        ] {
+            let usage = format!(
+                "{{\"prompt_tokens\":50,\"completion_tokens\":1,\
+                 \"prompt_tokens_details\":{{{details}}}}}"
+            );
+            let usage = reported(usage.as_bytes()).unwrap();
+            assert_eq!((usage.input, usage.cache_write), (Some(50), Some(30)));
+        }
+    }
+
+    #[test]
+    fn a_count_beyond_all_measure_is_none() {
+        for (number, said) in [
+            (COUNT_TOKENS_MAX, true),
+            (COUNT_TOKENS_MAX + 1, false),
+            (u64::MAX, false),
+        ] {
+            let usage = format!("{{\"prompt_tokens\":{number},\"completion_tokens\":5}}");
+            let usage = reported(usage.as_bytes()).unwrap();
+            assert_eq!(usage.input, said.then_some(number));
+            assert_eq!(usage.output, Some(5));
+        }
+        let mut raw = Raw::default();
+        raw.add(Count::Input, COUNT_TOKENS_MAX);
+        raw.add(Count::Input, 1);
+        assert_eq!(raw.of(Count::Input), Some(COUNT_TOKENS_MAX));
+    }
+
+    #[test]
+    fn sums_of_the_largest_counts_do_not_overflow() {
+        let most = Raw {
+            numbers: [u64::MAX; COUNTS],
+            written: u16::MAX,
+        };
+        let tables = [
+            &chat::CHAT,
+            &chat::EMBEDDINGS,
+            &gemini::GEMINI,
+            &anthropic::MESSAGES,
+            &cohere::COHERE,
+            &bedrock::CONVERSE,
+        ];
+        for table in tables {
+            let sum = (table.sheet.sum)(&most).unwrap();
+            assert_eq!(table.whole(sum).input, Some(u64::MAX));
+        }
+        let max = COUNT_TOKENS_MAX;
+        let usage = format!(
+            "{{\"candidates\":[],\"usageMetadata\":{{\"promptTokenCount\":{max},\
+             \"toolUsePromptTokenCount\":{max},\"thoughtsTokenCount\":{max}}}}}"
+        );
+        let mut reader = Reader::of_body(&gemini::GEMINI);
+        reader.push(0, usage.as_bytes());
+        assert_eq!(reader.reported().unwrap().input, Some(2 * max));
     }
 
     #[test]

@@ -186,7 +186,13 @@ impl Settled {
     fn tell_where_it_belongs(mut self) {
         if let Some(Booked::Finally(usage)) = self.reply.settled {
             self.told().tell(usage);
+            if std::thread::panicking() {
+                return;
+            }
             return self.teach(usage);
+        }
+        if std::thread::panicking() {
+            return self.settle_in_a_panic();
         }
         self.meter_what_was_not_answered();
         let reported = reported(&mut self.reply, self.plan.as_ref());
@@ -203,6 +209,15 @@ impl Settled {
             };
             self.settle(usage);
         });
+    }
+
+    /// A second panic would end the process, and the meter may be where the first one came from: it
+    /// isn't asked any more.
+    #[cold]
+    fn settle_in_a_panic(&mut self) {
+        let counted = self.reply.meter.take().is_some() && is_counted(self.plan.as_ref());
+        let usage = counted.then(|| roughly(self.plan.as_ref(), &self.reply));
+        self.settle(usage);
     }
 
     fn settle(&mut self, usage: Option<meter::Usage>) {

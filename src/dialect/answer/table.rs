@@ -182,7 +182,10 @@ impl Table {
         if !self.cache_beside {
             return reported;
         }
-        let beside = reported.cached.unwrap_or(0) + reported.cache_write.unwrap_or(0);
+        let (cached, cache_write) = (reported.cached, reported.cache_write);
+        let beside = cached
+            .unwrap_or(0)
+            .saturating_add(cache_write.unwrap_or(0));
         Reported {
             input: reported.input.map(|input| input.saturating_add(beside)),
             ..reported

@@ -201,3 +201,17 @@ fn deep_nesting_is_skipped_without_a_stack() {
     reader.push(0, b"]]]]");
     assert!(!reader.facts().closed);
 }
+
+#[test]
+fn counts_of_an_event_that_broke_are_not_added_to_those_of_the_next() {
+    let mut reader = Reader::of_events(&crate::dialect::ollama::OLLAMA);
+    for line in [
+        r#"{"prompt_eval_count":5,"eval_count":4,"#,
+        r#"{"prompt_eval_count":7,"eval_count":3,"done":true}"#,
+    ] {
+        reader.begin();
+        reader.push(0, line.as_bytes());
+    }
+    let reported = reader.reported().unwrap();
+    assert_eq!((reported.input, reported.output), (Some(7), Some(3)));
+}

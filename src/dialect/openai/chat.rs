@@ -126,6 +126,12 @@ const ENTRIES: &[(&str, Entry)] = &[
 const DETAILS: &[(&str, Entry)] = &[
     ("cached_tokens", Entry::Count(Count::Cached)),
     ("cache_write_tokens", Entry::Count(Count::CacheWrite)),
+    // Qwen's name and LiteLLM's. What `cache_creation` lists beside it are parts of it.
+    (
+        "cache_creation_input_tokens",
+        Entry::Count(Count::CacheWrite),
+    ),
+    ("cache_creation_tokens", Entry::Count(Count::CacheWrite)),
     ("reasoning_tokens", Entry::Count(Count::Reasoning)),
 ];
 
@@ -144,7 +150,7 @@ fn sum(raw: &Raw) -> Option<Reported> {
                 && prompt.saturating_add(output).saturating_add(reasoning)
                     == total.unwrap_or(0) =>
         {
-            Some(output + reasoning)
+            Some(output.saturating_add(reasoning))
         }
         (None, _) => total.map(|total| total.saturating_sub(prompt)),
         (output, _) => output,
@@ -152,7 +158,7 @@ fn sum(raw: &Raw) -> Option<Reported> {
     Some(Reported {
         input,
         output,
-        cached: raw.of(Count::Cached).or(raw.of(Count::CachedBeside)),
+        cached: raw.either(Count::Cached, Count::CachedBeside),
         cache_write: raw.of(Count::CacheWrite),
         reasoning,
     })

@@ -62,7 +62,7 @@ impl Settled {
             subject.calibration.learn(subject.key, sample);
         }
         let bytes = subject.body.map_or(0, Bytes::len);
-        let cached = usage.cached.unwrap_or(0) + usage.cache_write.unwrap_or(0);
+        let cached = (usage.cached.unwrap_or(0)).saturating_add(usage.cache_write.unwrap_or(0));
         if bytes == 0 || bytes > LEARNED_BYTES_MAX || cached > 0 || !whole {
             return;
         }

@@ -13,7 +13,7 @@ impl Told<'_> {
     pub(super) fn pay(&self, stake: &mut Stake, usage: Option<meter::Usage>) {
         let spent = match usage {
             Some(usage) => Spent::Used {
-                tokens: usage.input.unwrap_or(0) + usage.output.unwrap_or(0),
+                tokens: (usage.input.unwrap_or(0)).saturating_add(usage.output.unwrap_or(0)),
                 cached: usage.cached.unwrap_or(0),
                 cost: self.cost(&usage),
             },

@@ -84,7 +84,8 @@ impl Decoder {
             Coding::Deflate => Kind::Deflate,
             Coding::Brotli => {
                 let room = StandardAlloc::default;
-                Kind::Brotli(Box::new(BrotliState::new(room(), room(), room())))
+                // Strict: as RFC 7932 has it. Large windows, which it doesn't know, take up to 1 GiB.
+                Kind::Brotli(Box::new(BrotliState::new_strict(room(), room(), room())))
             }
             Coding::Zstd => zstd().map_or(Kind::GivenUp, Kind::Zstd),
         };
@@ -354,6 +355,22 @@ mod tests {
                 .1
                 .is_given_up()
         );
+    }
+
+    #[test]
+    fn a_brotli_window_at_16_mib_is_followed_and_a_large_one_is_refused() {
+        let mut at = Vec::new();
+        let mut encoder = brotli::CompressorWriter::new(&mut at, 4096, 5, 24);
+        encoder.write_all(b"upstream").expect("a vector takes all");
+        drop(encoder);
+        let (out, decoder) = decoded(Coding::Brotli, at.chunks(1));
+        assert!(out == b"upstream" && !decoder.is_given_up());
+        // The mark of large windows, then the window's bits: 25, and 30 for 1 GiB.
+        for bits in [25, 30] {
+            let header = [0x11, bits];
+            let (_, decoder) = decoded(Coding::Brotli, std::iter::once(&header[..]));
+            assert!(decoder.is_given_up(), "a window of {bits} bits");
+        }
     }
 
     #[test]
