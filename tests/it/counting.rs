@@ -63,6 +63,8 @@ fn a_ratio_is_learned_and_outlives_a_reload_and_an_upgrade() {
     for words in 0..64 {
         gateway.post(CHAT, ask(100 + 10 * words, "tells", false));
     }
+    // All of them are told of before the next one is asked.
+    gateway.records(65);
     let learned = |record: &Value| {
         let tokens = |field: &str| record[field].as_u64().expect("a number");
         (970..1070).contains(&tokens("input_tokens"))
@@ -129,7 +131,9 @@ fn an_estimate_is_logged_beside_what_was_used_where_that_is_asked_for() {
         let messages = json!([{"role": "user", "content": content}]);
         json!({"model": "gpt-4o", "messages": messages}).to_string()
     };
-    let gateway = Gateway::start(&format!("{routes}logging: {{estimates: true}}\n"));
+    let gateway = Gateway::start(&format!(
+        "{routes}logging: {{estimates: true, file: {{path: \"{{folder}}/access.log\"}}}}\n"
+    ));
     // Counted on the spot, counted elsewhere, and too long to be counted.
     for words in [10, 1_200, 20_000] {
         let before = gateway.records_now().len();

@@ -23,7 +23,7 @@ const UNCOUNTED: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant",
 /// A configuration with a ledger in the test's folder.
 fn config(url: &str, usage: &str) -> String {
     format!(
-        "model_routes: {{gpt-4o: \"{url}\"}}\nstate_dir: \"{{folder}}/state\"\nusage: {{{usage}}}\n\
+        "model_routes: {{gpt-4o: \"{url}\", nameless: \"{url}\"}}\nstate_dir: \"{{folder}}/state\"\nusage: {{{usage}}}\n\
          upgrade: {{probation: 200ms}}\n"
     )
 }
@@ -90,7 +90,9 @@ fn an_answered_request_is_in_the_ledger_of_a_weir_that_was_killed() {
         "unpriced",
     ];
     let found = figures.map(|name| total[name].as_i64().expect("a number"));
-    assert_eq!(found, [1, 11, 7, 4, 2, 1], "{total}");
+    assert_eq!(found, [1, 11, 7, 4, 2, 0], "{total}");
+    // 7 tokens at 2.50 dollars a million, 4 cached ones at 1.25, and 7 at 10.
+    assert_eq!(total["cost_usd"], 0.000_092_5);
 }
 
 #[test]
@@ -428,16 +430,20 @@ fn usage_is_shown_as_a_table_as_csv_and_as_json() {
     let row: Vec<&str> = lines.next().expect("a row").split_whitespace().collect();
     assert_eq!(
         (row[0], &row[2..]),
-        ("gpt-4o", &["2", "22", "14", "8", "0", "4", "0.00"][..])
+        ("gpt-4o", &["2", "22", "14", "8", "0", "4", "0.000185"][..])
     );
-    assert!(table.contains("2 requests have no price"), "{table}");
     let csv = said(&usage_of(folder, &["--by", "team,model", "--csv"]));
     assert_eq!(
         csv,
         "team,model,requests,input,output,cached,cache_write,reasoning,cost_usd\n\
-         ,gpt-4o,2,22,14,8,0,4,0.00\n"
+         ,gpt-4o,2,22,14,8,0,4,0.000185\n"
     );
     assert!(rows(folder, &["--by", "model", "--team", "nobody"]).is_empty());
+    for _ in 0..3 {
+        gateway.post(CHAT, ASK.replace("gpt-4o", "nameless"));
+    }
+    let table = said(&usage_of(folder, &["--by", "model"]));
+    assert!(table.contains("3 requests have no price"), "{table}");
     assert!(rows(folder, &["--by", "model", "--until", "2026-01-01"]).is_empty());
     let mistaken = usage_of(folder, &["--by", "colour"]);
     assert!(said(&mistaken).contains("upstream_model, provider or day"));
