@@ -2,7 +2,7 @@
 
 use super::arrive::Arrival;
 use super::connect::Try;
-use super::plan::Plan;
+use super::plan::{Plan, Surface};
 use super::reply::Reply;
 use crate::govern::Grant;
 use crate::snapshot::Snapshot;
@@ -36,6 +36,14 @@ impl Journey {
             grant: None,
             attempt: None,
             reply: Reply::default(),
+        }
+    }
+
+    /// Which API its path belongs to.
+    pub fn surface(&self) -> Surface {
+        match &self.plan {
+            Some(plan) => plan.surface,
+            None => Surface::of(&self.arrival.path),
         }
     }
 }

@@ -359,7 +359,7 @@ pub async fn answer(
         return Error::e_explain(ErrorType::ConnectionClosed, "the client left in its body")
             .map_err(|error| error.into_down());
     }
-    let surface = Surface::of(&journey.arrival.path);
+    let surface = journey.surface();
     let body = refusal.body(surface);
     let mut head = ResponseHeader::build_no_case(refusal.status(), Some(12))?;
     head.insert_header(

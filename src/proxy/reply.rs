@@ -4,7 +4,6 @@ use super::ask::{self, Suspect, Verdict};
 use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
 use super::peek::Body;
-use super::plan::Surface;
 use super::refuse::{SHORT_STREAM, stream_error};
 use super::settle::{self, Booked};
 use super::standing;
@@ -328,8 +327,7 @@ pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
         response.insert_header(X_WEIR_ATTEMPTS, number.format(current.number))?;
     }
     if let Some(grant) = &journey.grant {
-        let surface = Surface::of(&journey.arrival.path);
-        standing::mark(response, grant, surface)?;
+        standing::mark(response, grant, journey.surface())?;
     }
     if journey.arrival.secure {
         secure(response, journey.arrival.hsts.as_ref())?;
@@ -380,6 +378,5 @@ fn coding(response: &ResponseHeader) -> Option<Option<Coding>> {
 fn form(response: &ResponseHeader, journey: &Journey) -> Form {
     let content_type = response.headers.get(header::CONTENT_TYPE);
     let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
-    let path = &journey.arrival.path;
-    Surface::of(path).form(content_type, path)
+    journey.surface().form(content_type, &journey.arrival.path)
 }

@@ -5,6 +5,8 @@
 mod count;
 mod pay;
 
+pub use pay::Bill;
+
 use super::arrive::Arrival;
 use super::connect::Try;
 use super::journey::Journey;
@@ -61,14 +63,15 @@ pub fn complete(journey: &mut Journey) {
     let tried = journey.attempt.as_ref().map(Tried::of);
     let plan = journey.plan.as_ref();
     let reported = reported(&mut journey.reply, plan);
-    let settled = match (&journey.reply.meter, reported) {
-        (Some(_), None) if is_counted(plan) => Booked::Provisionally,
-        (_, usage) => Booked::Finally(usage),
+    let last = journey.reply.meter.is_none() || reported.is_some() || !is_counted(plan);
+    let usage = match last {
+        true => reported,
+        false => Some(roughly(plan, &journey.reply)),
     };
-    journey.reply.settled = Some(settled);
-    let usage = reported.or_else(|| {
-        let counted = settled == Booked::Provisionally;
-        counted.then(|| roughly(plan, &journey.reply))
+    let bill = Bill::of(&journey.snapshot, tried.as_ref(), plan, usage);
+    journey.reply.settled = Some(match last {
+        true => Booked::Finally(bill),
+        false => Booked::Provisionally,
     });
     let told = Told {
         ended: Instant::now(),
@@ -82,9 +85,9 @@ pub fn complete(journey: &mut Journey) {
             false => journey.reply.end.unwrap_or(End::Complete),
         },
     };
-    told.book(usage, settled != Booked::Provisionally);
-    if let (Booked::Finally(usage), Some(grant)) = (settled, &mut journey.grant) {
-        told.pay(grant.stake(), usage);
+    told.book(&bill, last);
+    if let (true, Some(grant)) = (last, &mut journey.grant) {
+        told.pay(grant.stake(), &bill);
     }
 }
 
@@ -99,13 +102,13 @@ pub enum Booked {
     /// By a rough estimate: it is being counted.
     Provisionally,
     /// As it stays.
-    Finally(Option<meter::Usage>),
+    Finally(Bill),
 }
 
 impl Drop for Journey {
     fn drop(&mut self) {
         let ended = Instant::now();
-        if Surface::of(&self.arrival.path) == Surface::Health {
+        if self.surface() == Surface::Health {
             // A probe every second is no traffic.
             return;
         }
@@ -184,12 +187,12 @@ impl Settled {
     /// serves nobody does it; the body waits there, still among the buffered bytes. Where too much
     /// waits there, an estimate must do.
     fn tell_where_it_belongs(mut self) {
-        if let Some(Booked::Finally(usage)) = self.reply.settled {
-            self.told().tell(usage);
+        if let Some(Booked::Finally(bill)) = self.reply.settled {
+            self.told().tell(&bill);
             if std::thread::panicking() {
                 return;
             }
-            return self.teach(usage);
+            return self.teach(bill.usage);
         }
         if std::thread::panicking() {
             return self.settle_in_a_panic();
@@ -223,10 +226,12 @@ impl Settled {
     fn settle(&mut self, usage: Option<meter::Usage>) {
         let stake = self.stake.take();
         let told = self.told();
+        let bill = Bill::of(told.snapshot, told.tried, told.plan, usage);
         if let Some(mut stake) = stake {
-            told.pay(&mut stake, usage);
+            told.pay(&mut stake, &bill);
         }
-        told.settle(usage);
+        told.book(&bill, true);
+        told.tell(&bill);
     }
 
     /// A client that left before the answer's head: its prompt is at the upstream all the same.
@@ -273,35 +278,29 @@ impl Settled {
 }
 
 impl<'a> Told<'a> {
-    fn settle(&self, usage: Option<meter::Usage>) {
-        self.book(usage, true);
-        self.tell(usage);
-    }
-
     /// The one place that a settled request passes before its answer's last byte does: the books are
     /// written here. Each request comes once with `last`; one whose tokens must be counted came before
     /// with an estimate, which that replaces.
-    fn book(&self, usage: Option<meter::Usage>, last: bool) {
-        let record = self.record(usage);
+    fn book(&self, bill: &Bill, last: bool) {
         if let Some(ledger) = &self.snapshot.ledger
-            && let Some(entry) = Entry::of(&record, last)
+            && let Some(entry) = Entry::of(&self.record(bill), last)
         {
             ledger.append(&entry);
         }
         tracing::trace!(
-            request_id = record.request_id,
-            input = record.usage.map(|usage| usage.input),
-            output = record.usage.map(|usage| usage.output),
+            request_id = self.arrival.request_id,
+            input = bill.usage.map(|usage| usage.input.unwrap_or(0)),
+            output = bill.usage.map(|usage| usage.output.unwrap_or(0)),
             last,
             "settled"
         );
     }
 
-    fn tell(&self, usage: Option<meter::Usage>) {
-        self.snapshot.observer.request(&self.record(usage));
+    fn tell(&self, bill: &Bill) {
+        self.snapshot.observer.request(&self.record(bill));
     }
 
-    fn record(&self, usage: Option<meter::Usage>) -> Record<'a> {
+    fn record(&self, bill: &Bill) -> Record<'a> {
         let (arrival, reply, plan, tried) = (self.arrival, self.reply, self.plan, self.tried);
         let since = |instant: Instant| instant.saturating_duration_since(arrival.started);
         let end = self.end;
@@ -338,8 +337,8 @@ impl<'a> Told<'a> {
             }),
             attempts: tried.map_or(0, |tried| tried.number),
             estimate: plan.and_then(|plan| plan.estimate).map(|it| it.input),
-            usage: usage.map(figures),
-            cost: usage.and_then(|usage| self.cost(&usage)),
+            usage: bill.usage.map(figures),
+            cost: bill.cost,
             bytes_in: plan.map_or(0, |plan| plan.body.bytes_in()),
             bytes_out: reply.bytes_out,
             stream: reply.stream,
