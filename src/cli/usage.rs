@@ -109,7 +109,7 @@ impl Asked {
     }
 
     fn names(&self) -> Vec<String> {
-        let by = self.by.iter().map(|by| name(*by));
+        let by = self.by.iter().map(|by| by.name());
         by.chain(SUMS).map(str::to_owned).collect()
     }
 
@@ -154,7 +154,7 @@ impl Asked {
                     "cost_usd": dollars(row.sums.cost_pico).parse::<f64>().unwrap_or_default(),
                 });
                 for (by, label) in self.by.iter().zip(&row.by) {
-                    object[name(*by)] = match label {
+                    object[by.name()] = match label {
                         Label::None => Value::Null,
                         label => written(label, "").into(),
                     };
@@ -237,27 +237,10 @@ fn aligned(lines: &[Vec<String>], names: usize) -> String {
     text
 }
 
-fn name(by: By) -> &'static str {
-    match by {
-        By::Day => "day",
-        By::Team => "team",
-        By::Key => "key",
-        By::Model => "model",
-        By::UpstreamModel => "upstream_model",
-        By::Provider => "provider",
-    }
-}
-
 fn by(text: &str) -> Result<By, String> {
-    Ok(match text.trim() {
-        "day" => By::Day,
-        "team" => By::Team,
-        "key" => By::Key,
-        "model" => By::Model,
-        "upstream_model" => By::UpstreamModel,
-        "provider" => By::Provider,
-        _ => return Err("team, key, model, upstream_model, provider or day".into()),
-    })
+    let named = |by: &By| by.name() == text.trim();
+    (By::ALL.into_iter().find(named))
+        .ok_or_else(|| "team, key, model, upstream_model, provider or day".into())
 }
 
 /// A moment in milliseconds since 1970.

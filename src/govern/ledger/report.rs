@@ -43,6 +43,30 @@ pub enum By {
     Provider,
 }
 
+impl By {
+    /// All there are.
+    pub const ALL: [Self; 6] = [
+        Self::Day,
+        Self::Team,
+        Self::Key,
+        Self::Model,
+        Self::UpstreamModel,
+        Self::Provider,
+    ];
+
+    /// Its name: a column of the store, and the word for it on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Team => "team",
+            Self::Key => "key",
+            Self::Model => "model",
+            Self::UpstreamModel => "upstream_model",
+            Self::Provider => "provider",
+        }
+    }
+}
+
 /// One combination and its sums.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {

@@ -2,7 +2,7 @@
 //! written `$1`; SQLite wants `?1`.
 
 use super::super::entry::{Entry, Instance};
-use super::super::report::{By, Query};
+use super::super::report::Query;
 use crate::types::Money;
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -205,7 +205,7 @@ pub(super) fn report(query: &Query) -> String {
          cached, cache_write, reasoning, COALESCE(cost_pico, 0) / 1000000 AS cost_micro, \
          COALESCE(cost_pico, 0) % 1000000 AS cost_rest, \
          CASE WHEN cost_pico IS NULL THEN 1 ELSE 0 END AS unpriced";
-    let by: Vec<_> = query.by.iter().map(|by| column(*by)).collect();
+    let by: Vec<_> = query.by.iter().map(|by| by.name()).collect();
     let mut sql = "SELECT ".to_owned();
     for name in &by {
         let _ = write!(sql, "{name}, ");
@@ -246,15 +246,4 @@ pub(super) fn report(query: &Query) -> String {
         let _ = write!(sql, " GROUP BY {by}");
     }
     sql
-}
-
-const fn column(by: By) -> &'static str {
-    match by {
-        By::Day => "day",
-        By::Team => "team",
-        By::Key => "key",
-        By::Model => "model",
-        By::UpstreamModel => "upstream_model",
-        By::Provider => "provider",
-    }
 }
