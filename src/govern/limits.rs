@@ -132,9 +132,9 @@ impl Governor {
         }
         if let Some(caller) = caller {
             let team = &caller.team.name;
-            let key = || Id::Key(Arc::clone(team), Arc::clone(&caller.key.name));
+            let key = || Id::of(team, Some(&caller.key.name));
             self.limit(&mut limited, Whose::Key, &caller.key.allowance, key);
-            let team = || Id::Team(Arc::clone(team));
+            let team = || Id::of(team, None);
             self.limit(&mut limited, Whose::Team, &caller.team.allowance, team);
         }
         let mut grant = Grant::new(seat, limited);
@@ -228,14 +228,14 @@ impl Governor {
         };
         let now = SystemTime::now();
         let mut money = Vec::with_capacity(key.len() + team.len());
-        for (whose, budgets) in [(Whose::Key, key), (Whose::Team, team)] {
+        for (whose, name, budgets) in [
+            (Whose::Key, Some(&caller.key.name), key),
+            (Whose::Team, None, team),
+        ] {
             if budgets.is_empty() {
                 continue;
             }
-            let scope = self.scopes.scope(match whose {
-                Whose::Key => Id::Key(Arc::clone(&caller.team.name), Arc::clone(&caller.key.name)),
-                _ => Id::Team(Arc::clone(&caller.team.name)),
-            });
+            let scope = self.scopes.scope(Id::of(&caller.team.name, name));
             for (index, budget) in budgets.iter().enumerate() {
                 let purse = scope.purse(budget.per, now);
                 let held = purse.account.hold(cost.pico(), budget.limit.pico());
@@ -266,11 +266,8 @@ impl Governor {
         in_period_of: SystemTime,
         spent: Money,
     ) {
-        let id = match key {
-            Some(key) => Id::Key(Arc::clone(team), Arc::clone(key)),
-            None => Id::Team(Arc::clone(team)),
-        };
-        let purse = self.scopes.scope(id).purse(per, in_period_of);
+        let scope = self.scopes.scope(Id::of(team, key));
+        let purse = scope.purse(per, in_period_of);
         purse.account.raise_settled_to(spent.pico());
     }
 
@@ -295,11 +292,8 @@ impl Governor {
 
     /// How a budget stands in the current period.
     pub fn budget(&self, team: &Arc<str>, key: Option<&Arc<str>>, budget: &Budget) -> BudgetNow {
-        let id = match key {
-            Some(key) => Id::Key(Arc::clone(team), Arc::clone(key)),
-            None => Id::Team(Arc::clone(team)),
-        };
-        let purse = self.scopes.scope(id).purse(budget.per, SystemTime::now());
+        let scope = self.scopes.scope(Id::of(team, key));
+        let purse = scope.purse(budget.per, SystemTime::now());
         let total = purse.account.total();
         let settled = purse.account.settled();
         BudgetNow {

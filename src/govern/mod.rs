@@ -8,6 +8,8 @@ pub mod budget;
 pub mod buffers;
 pub mod drains;
 pub mod ending;
+#[cfg(test)]
+mod folder;
 pub mod grant;
 pub mod keys;
 pub mod ledger;

@@ -120,6 +120,16 @@ impl Measure {
 
 // === impl Id ===
 
+impl Id {
+    /// Of a team's key, or without one of the team itself.
+    pub(super) fn of(team: &Arc<str>, key: Option<&Arc<str>>) -> Self {
+        match key {
+            Some(key) => Self::Key(Arc::clone(team), Arc::clone(key)),
+            None => Self::Team(Arc::clone(team)),
+        }
+    }
+}
+
 impl fmt::Display for Id {
     /// Names are unique: what divides them is written otherwise within them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,13 +1,7 @@
 use super::*;
+use crate::govern::folder::Folder;
 use std::fs::File;
 use std::time::Duration;
-
-fn folder(name: &str) -> std::path::PathBuf {
-    let folder = std::env::temp_dir().join(format!("weir-accounts-{}-{name}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
-}
 
 #[test]
 fn what_is_held_counts_until_it_is_settled() {
@@ -60,9 +54,9 @@ fn threads_never_hold_more_than_there_is() {
 
 #[test]
 fn processes_share_a_folder_and_what_one_held_comes_back_when_it_is_gone() {
-    let folder = folder("shared");
-    let one = Accounts::open(&folder).unwrap();
-    let two = Accounts::open(&folder).unwrap();
+    let folder = Folder::new("accounts-shared");
+    let one = Accounts::open(&folder.0).unwrap();
+    let two = Accounts::open(&folder.0).unwrap();
     let (here, there) = (one.account("a", Keep::Weeks), two.account("a", Keep::Weeks));
     here.hold(3, 10).unwrap().settle(3);
     let held = there.hold(7, 10).unwrap();
@@ -80,10 +74,9 @@ fn processes_share_a_folder_and_what_one_held_comes_back_when_it_is_gone() {
     assert!(unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&other), closed) } >= 0);
     one.sweep();
     assert_eq!(here.total(), 3);
-    let three = Accounts::open(&folder).unwrap();
+    let three = Accounts::open(&folder.0).unwrap();
     assert_eq!(three.account("a", Keep::Weeks).total(), 3);
     assert_eq!(three.account("b", Keep::Weeks).total(), 0);
-    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
@@ -112,8 +105,7 @@ fn past_the_last_row_an_account_is_the_processs_own() {
 
 #[test]
 fn what_isnt_a_table_is_left_alone() {
-    let folder = folder("junk");
-    std::fs::write(folder.join("accounts.v1"), "not a table at all").unwrap();
-    assert!(Accounts::open(&folder).is_err());
-    std::fs::remove_dir_all(folder).unwrap();
+    let folder = Folder::new("accounts-junk");
+    std::fs::write(folder.0.join("accounts.v1"), "not a table at all").unwrap();
+    assert!(Accounts::open(&folder.0).is_err());
 }

@@ -1,29 +1,15 @@
 use super::store::{Listed, Source, State, StoreFault, Wish};
 use super::*;
+use crate::govern::folder::Folder;
 use crate::govern::settings::{Allowance, Models};
 use crate::types::Secret;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use store::{Limits, Moment};
 
-/// A state folder that goes with the test.
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("weir-keys-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        Self(folder)
-    }
-
     fn file(&self) -> PathBuf {
         self.0.join("keys.json")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -208,7 +194,7 @@ fn team_and_key_must_both_allow_a_model_by_its_name_or_by_what_it_stands_for() {
 
 #[test]
 fn a_key_is_made_listed_replaced_and_revoked() {
-    let folder = Folder::new("life");
+    let folder = Folder::missing("keys-life");
     let now = SystemTime::now();
     let keys = keys(&folder.0, &[team("a", vec![secret_key("written", "s-1")])]);
     let store = keys.store();
@@ -256,7 +242,7 @@ fn a_key_is_made_listed_replaced_and_revoked() {
 
 #[test]
 fn what_cant_be_is_refused_and_changes_nothing() {
-    let folder = Folder::new("refused");
+    let folder = Folder::missing("keys-refused");
     let now = SystemTime::now();
     let keys = keys(&folder.0, &[team("a", vec![secret_key("written", "s-1")])]);
     let (store, teams) = (keys.store(), keys.teams());
@@ -306,7 +292,7 @@ fn what_cant_be_is_refused_and_changes_nothing() {
 
 #[test]
 fn what_a_key_may_use_is_kept() {
-    let folder = Folder::new("allowance");
+    let folder = Folder::missing("keys-allowance");
     let now = SystemTime::now();
     let first = keys(&folder.0, &[team("a", Vec::new())]);
     let wished: Wish = serde_json::from_str(
@@ -356,7 +342,7 @@ fn what_a_key_may_use_is_kept() {
 
 #[test]
 fn a_key_whose_team_is_gone_or_whose_name_the_configuration_took_is_refused_and_listed() {
-    let folder = Folder::new("gone");
+    let folder = Folder::missing("keys-gone");
     let now = SystemTime::now();
     let first = keys(&folder.0, &[team("a", Vec::new()), team("b", Vec::new())]);
     let make = |team: &str| {
@@ -383,7 +369,7 @@ fn a_key_whose_team_is_gone_or_whose_name_the_configuration_took_is_refused_and_
 
 #[test]
 fn a_damaged_file_changes_nothing_for_who_knows_the_last_good_one_and_is_never_written_over() {
-    let folder = Folder::new("damaged");
+    let folder = Folder::missing("keys-damaged");
     let now = SystemTime::now();
     let teams = [team("a", Vec::new())];
     let running = keys(&folder.0, &teams);
@@ -424,7 +410,7 @@ fn a_damaged_file_changes_nothing_for_who_knows_the_last_good_one_and_is_never_w
     assert_eq!(running.store().look(), None);
     assert!(by_secret(&running, secret, now).is_ok());
     // Taken away, it takes its keys with it; with its folder it is only out of reach.
-    let aside = Folder::new("damaged-aside");
+    let aside = Folder::missing("keys-damaged-aside");
     std::fs::rename(&folder.0, &aside.0).unwrap();
     assert!(running.store().look().is_some());
     assert!(by_secret(&running, secret, now).is_ok());
@@ -436,7 +422,7 @@ fn a_damaged_file_changes_nothing_for_who_knows_the_last_good_one_and_is_never_w
 
 #[test]
 fn a_link_in_the_place_of_the_lock_or_of_the_file_leads_nowhere() {
-    let folder = Folder::new("links");
+    let folder = Folder::missing("keys-links");
     let now = SystemTime::now();
     let keys = keys(&folder.0, &[team("a", Vec::new())]);
     std::fs::create_dir_all(&folder.0).unwrap();
@@ -456,7 +442,7 @@ fn a_link_in_the_place_of_the_lock_or_of_the_file_leads_nowhere() {
 fn who_changes_keys_at_the_same_time_loses_nothing() {
     const THREADS: usize = 4;
     const EACH: usize = 5;
-    let folder = Folder::new("race");
+    let folder = Folder::missing("keys-race");
     let now = SystemTime::now();
     // Each thread as a process of its own: locks of one open file don't exclude each other.
     let make = |thread: usize| {

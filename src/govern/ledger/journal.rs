@@ -350,15 +350,14 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::govern::folder::Folder;
     use crate::govern::ledger::settings::Store;
 
-    fn journal(name: &str) -> (Arc<Journal>, Books, PathBuf) {
-        let state_dir =
-            std::env::temp_dir().join(format!("weir-journal-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&state_dir);
+    fn journal(name: &str) -> (Arc<Journal>, Books, Folder) {
+        let folder = Folder::missing(&format!("journal-{name}"));
         let books = Books::default();
         let settings = Settings {
-            state_dir: state_dir.clone(),
+            state_dir: folder.0.clone(),
             store: Store::Sqlite,
             retain: Duration::from_secs(86_400),
             fsync: None,
@@ -367,7 +366,7 @@ mod tests {
             segment_age_max: Duration::MAX,
         };
         let journal = Journal::open(&settings, books.clone()).unwrap();
-        (journal, books, state_dir)
+        (journal, books, folder)
     }
 
     /// Lets the disk be full.
@@ -377,8 +376,8 @@ mod tests {
         std::mem::replace(&mut state.segment.file, Arc::new(full))
     }
 
-    fn lines(folder: &Path) -> Vec<u8> {
-        let folder = folder.join("usage");
+    fn lines(folder: &Folder) -> Vec<u8> {
+        let folder = folder.0.join("usage");
         let all = Name::all(&folder).unwrap().into_iter();
         all.flat_map(|name| std::fs::read(name.path(&folder)).unwrap())
             .collect()
@@ -392,14 +391,13 @@ mod tests {
         for _ in 0..9 {
             journal.append(&line);
         }
-        let usage = folder.join("usage");
+        let usage = folder.0.join("usage");
         let sizes: Vec<_> = Name::all(&usage)
             .unwrap()
             .into_iter()
             .map(|name| std::fs::metadata(name.path(&usage)).unwrap().len())
             .collect();
         assert_eq!(sizes, [1200, 1200, 300]);
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
@@ -417,7 +415,6 @@ mod tests {
         journal.append(b"4\n");
         assert_eq!(lines(&folder), b"1\n2\n3\n4\n");
         assert_eq!((books.appended.get(), books.dropped.get()), (4, 0));
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
@@ -436,7 +433,6 @@ mod tests {
         journal.shared.state.lock().segment.file = disk;
         journal.finish();
         assert_eq!(lines(&folder).len(), WAITING_BYTES_MAX);
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

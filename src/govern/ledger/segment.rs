@@ -136,23 +136,8 @@ pub(super) fn read(file: &File, from: u64, closed: bool) -> io::Result<Lines> {
 mod tests {
     use super::super::entry::tests::entry;
     use super::*;
+    use crate::govern::folder::Folder;
     use std::io::Write;
-
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("weir-{name}-{}", std::process::id()));
-            std::fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
 
     fn line(number: u64) -> Vec<u8> {
         let mut line = Vec::new();

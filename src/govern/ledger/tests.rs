@@ -4,19 +4,10 @@ use super::segment::Name;
 use super::settings::Store as Kind;
 use super::store::Store;
 use super::*;
-use std::path::PathBuf;
+use crate::govern::folder::Folder;
 use std::time::{Duration, SystemTime};
 
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("weir-ledger-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
     fn settings(&self) -> Settings {
         Settings {
             state_dir: self.0.clone(),
@@ -31,12 +22,6 @@ impl Folder {
 
     fn segments(&self) -> usize {
         Name::all(&self.settings().journal()).unwrap().len()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -66,7 +51,7 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 
 #[test]
 fn what_was_appended_is_reported_before_it_is_carried_and_after() {
-    let folder = Folder::new("both");
+    let folder = Folder::new("ledger-both");
     let settings = folder.settings();
     assert_eq!(total(&settings), Sums::default());
     let books = Books::default();
@@ -90,7 +75,7 @@ fn what_was_appended_is_reported_before_it_is_carried_and_after() {
 
 #[test]
 fn the_last_word_on_a_request_counts_whichever_is_carried() {
-    let folder = Folder::new("provisional");
+    let folder = Folder::new("ledger-provisional");
     let settings = folder.settings();
     let books = Books::default();
     let ledger = Ledger::open(&settings, books.clone()).unwrap();
@@ -113,7 +98,7 @@ fn the_last_word_on_a_request_counts_whichever_is_carried() {
 
 #[test]
 fn of_two_processes_one_carries_what_both_wrote() {
-    let folder = Folder::new("two");
+    let folder = Folder::new("ledger-two");
     let settings = folder.settings();
     let (first, second) = (Books::default(), Books::default());
     let one = Ledger::open(&settings, first.clone()).unwrap();
@@ -134,7 +119,7 @@ fn of_two_processes_one_carries_what_both_wrote() {
 
 #[test]
 fn sums_are_by_what_was_asked_and_of_whom() {
-    let folder = Folder::new("by");
+    let folder = Folder::new("ledger-by");
     let settings = folder.settings();
     let ledger = Ledger::open(&settings, Books::default()).unwrap();
     for (number, team, key) in [(1, "a", None), (2, "a", Some("ci")), (3, "b", Some("ci"))] {
@@ -189,7 +174,7 @@ fn sums_are_by_what_was_asked_and_of_whom() {
 
 #[test]
 fn old_requests_become_sums_of_days_and_nothing_is_lost() {
-    let folder = Folder::new("retire");
+    let folder = Folder::new("ledger-retire");
     let settings = folder.settings();
     let name = Name {
         instance: Instance::new(SystemTime::now()),
@@ -222,7 +207,7 @@ fn old_requests_become_sums_of_days_and_nothing_is_lost() {
 
 #[test]
 fn a_line_that_is_carried_twice_counts_once() {
-    let folder = Folder::new("twice");
+    let folder = Folder::new("ledger-twice");
     let settings = folder.settings();
     let name = Name {
         instance: Instance::new(SystemTime::now()),
@@ -239,7 +224,7 @@ fn a_line_that_is_carried_twice_counts_once() {
 
 #[test]
 fn tables_of_a_newer_weir_are_left_alone() {
-    let folder = Folder::new("newer");
+    let folder = Folder::new("ledger-newer");
     let settings = folder.settings();
     drop(Store::open(&settings).unwrap());
     let db = rusqlite::Connection::open(settings.sqlite()).unwrap();
