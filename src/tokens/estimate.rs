@@ -21,8 +21,9 @@ use super::prompt::{self, Api, Prompt};
 pub struct Estimate {
     /// Tokens of the prompt.
     pub input: u64,
-    /// Whether `input` is a count in the model's own vocabulary. Else it is about right: within 2 %
-    /// for OpenAI's models, as far as the ratio is known for others.
+    /// Whether `input` is a count in the model's own vocabulary. Else it is about right: within a few
+    /// percent for text to OpenAI's models, as far as the ratio is known for others; prompts with tools,
+    /// images or documents can be far from it until something was learned.
     pub exact: bool,
     /// The most tokens that all answers together may have, as the request says; else what the model
     /// commonly has at most.
@@ -35,8 +36,9 @@ pub struct Estimate {
     pub(super) prompt: Prompt,
 }
 
-/// The largest body that is worth estimating on a thread that serves: 0.1 ms of ordinary text, less
-/// than 2 ms of the worst. Larger ones cost up to 10 ms for 5 MB, and twice that of the worst.
+/// The largest body that is worth estimating on a thread that serves. By the speed of the counter that
+/// is 0.1 ms of ordinary text and less than 2 ms of the worst, and some 10 ms for 5 MB; what it comes to
+/// within a request was not measured.
 pub const INLINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Bytes of text that are counted; the rest is estimated.
@@ -48,7 +50,7 @@ pub fn admission(api: Api, model: &str, body: &[u8]) -> Estimate {
     seeded(api, model, body, rand::random())
 }
 
-/// As [`admission`], where there is no time for it: by the body's beginning alone, 0.1 ms at most.
+/// As [`admission`], where there is no time for it: by the body's beginning alone.
 pub fn admission_at_a_glance(model: &str, body: &[u8]) -> Estimate {
     let family = family(model);
     let prompt = Prompt {

@@ -1,7 +1,7 @@
 //! What images, documents and sound in a request cost: by rules, never as the base64 that holds them.
 //!
 //! Images have rules by model. Of documents and sound no header is read: a document has so many
-//! pages, a sound lasts so long, as is usual for its size. Both are guesses, and recorded as such.
+//! pages, a sound lasts so long, as is usual for its size. Both are guesses.
 
 use serde::de::MapAccess;
 
