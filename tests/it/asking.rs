@@ -32,6 +32,13 @@ fn streams(exchange: &mut Exchange) {
     exchange.end();
 }
 
+/// A refusal that announces more than comes.
+fn begin_refusal(exchange: &mut Exchange) {
+    let json = ("content-type", "application/json");
+    exchange.head(400, &[json, ("content-length", "500")]);
+    exchange.raw(AZURE);
+}
+
 /// A model server that refuses whoever asks for usage.
 fn refusing(status: u16, refusal: &'static str) -> Provider {
     Provider::start(move |exchange| match asks(&exchange.request.json()) {
@@ -239,14 +246,7 @@ fn an_http2_upstream_that_refuses_with_or_without_trailers_is_understood() {
 #[test]
 fn a_refusal_that_breaks_off_is_none_of_weirs_making() {
     let provider = Provider::start(|exchange| {
-        exchange.head(
-            400,
-            &[
-                ("content-type", "application/json"),
-                ("content-length", "500"),
-            ],
-        );
-        exchange.raw(AZURE);
+        begin_refusal(exchange);
         exchange.close();
     });
     let gateway = Gateway::start(&config(&provider.url()));
@@ -261,14 +261,7 @@ fn a_refusal_that_breaks_off_is_none_of_weirs_making() {
 #[test]
 fn a_client_that_leaves_while_a_refusal_is_held_back_leaves_nothing_behind() {
     let provider = Provider::start(|exchange| {
-        exchange.head(
-            400,
-            &[
-                ("content-type", "application/json"),
-                ("content-length", "500"),
-            ],
-        );
-        exchange.raw(AZURE);
+        begin_refusal(exchange);
         exchange.wait_end();
         exchange.close();
     });

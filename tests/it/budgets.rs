@@ -5,6 +5,7 @@ use crate::support::{Answer, Client, Gate, Gateway, Launch, Provider, eventually
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -308,7 +309,7 @@ struct Spenders {
 const REFUSALS_EACH: usize = 9;
 
 impl Spenders {
-    fn start(clients: usize, address: SocketAddr) -> (Arc<Self>, Vec<std::thread::JoinHandle<()>>) {
+    fn start(clients: usize, address: SocketAddr) -> (Arc<Self>, Vec<JoinHandle<()>>) {
         let all = Arc::new(Self {
             through: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
@@ -322,6 +323,13 @@ impl Spenders {
             })
             .collect();
         (all, threads)
+    }
+
+    /// Waits until more than this many requests got through.
+    fn wait_through(&self, count: usize) {
+        eventually("some of the budget to be spent", || {
+            (self.through.load(Ordering::Relaxed) > count).then_some(())
+        });
     }
 
     fn spend(&self, address: SocketAddr) {
@@ -340,6 +348,13 @@ impl Spenders {
                 _ => std::thread::sleep(Duration::from_millis(20)),
             }
         }
+    }
+}
+
+/// Waits until all have done what they do.
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        thread.join().expect("a client");
     }
 }
 
@@ -366,9 +381,7 @@ fn sixty_four_clients_spend_a_budget_for_a_thousand_requests_to_the_last_one() {
     let provider = Provider::json(ANSWER);
     let weir = Gateway::start(&config(&provider, ", budget: {usd: 1000, per: total}", ""));
     let (all, threads) = Spenders::start(64, weir.address());
-    threads
-        .into_iter()
-        .for_each(|it| it.join().expect("a client"));
+    join(threads);
     let (through, refused) = (
         all.through.load(Ordering::Relaxed),
         all.refused.load(Ordering::Relaxed),
@@ -388,18 +401,14 @@ fn an_upgrade_in_the_middle_changes_nothing() {
     let yaml = config(&provider, ", budget: {usd: 400, per: total}", "");
     let weir = Launch::supervised(&yaml).start();
     let (all, threads) = Spenders::start(CLIENTS, weir.address());
-    eventually("a third to be spent", || {
-        (all.through.load(Ordering::Relaxed) > 100).then_some(())
-    });
+    all.wait_through(100);
     let upgraded = weir.upgrade();
     assert!(
         upgraded.status.success(),
         "{}",
         String::from_utf8_lossy(&upgraded.stderr)
     );
-    threads
-        .into_iter()
-        .for_each(|it| it.join().expect("a client"));
+    join(threads);
     let through = all.through.load(Ordering::Relaxed);
     println!(
         "through {through}, refused {}",
@@ -415,14 +424,10 @@ fn a_kill_in_the_middle_forgets_nothing_that_was_settled() {
     let yaml = config(&provider, ", budget: {usd: 400, per: total}", "");
     let weir = Launch::supervised(&yaml).start();
     let (all, threads) = Spenders::start(CLIENTS, weir.address());
-    eventually("a third to be spent", || {
-        (all.through.load(Ordering::Relaxed) > 100).then_some(())
-    });
+    all.wait_through(100);
     let leading = weir.wait_settled().number;
     weir.kill_generation(leading);
-    threads
-        .into_iter()
-        .for_each(|it| it.join().expect("a client"));
+    join(threads);
     let through = all.through.load(Ordering::Relaxed);
     let asked = provider.requests().len();
     println!("through {through}, asked of the provider {asked}");

@@ -51,6 +51,15 @@ fn chat(weir: &Gateway, secret: &str) -> Answer {
     weir.post_with(CHAT, &[JSON, ("authorization", &authorization)], ASK)
 }
 
+/// A client that has asked and waits for its answer.
+fn chatting(weir: &Gateway, secret: &str) -> Client {
+    let mut client = weir.client();
+    let authorization = format!("Bearer {secret}");
+    let headers = [JSON, ("authorization", &*authorization)];
+    client.request("POST", CHAT, &headers, ASK.as_bytes());
+    client
+}
+
 #[track_caller]
 fn made(weir: &Gateway, key: &Value) -> (Value, String) {
     let answer = ask(weir, "POST", "/api/keys", Some(key));
@@ -226,14 +235,7 @@ fn limits_are_told_as_they_stand_while_a_request_is_in_flight() {
         json!({"limit": 5, "used": 0, "remaining": 5})
     );
     assert_eq!(before["models"][0]["model"], "m");
-    let mut client = weir.client();
-    let authorization = format!("Bearer {SECRET}");
-    client.request(
-        "POST",
-        CHAT,
-        &[JSON, ("authorization", &authorization)],
-        ASK.as_bytes(),
-    );
+    let mut client = chatting(&weir, SECRET);
     provider.wait_requests(1);
     let during = told(&weir, "/api/limits");
     assert_eq!(during["host"]["in_flight"]["used"], 1);
@@ -278,14 +280,7 @@ fn a_new_generation_tells_of_what_the_old_one_carries() {
     });
     let weir = Launch::supervised(&config(&provider)).start();
     let (_, secret) = made(&weir, &json!({"team": "search", "name": "ci"}));
-    let mut client = weir.client();
-    let authorization = format!("Bearer {secret}");
-    client.request(
-        "POST",
-        CHAT,
-        &[JSON, ("authorization", &authorization)],
-        ASK.as_bytes(),
-    );
+    let mut client = chatting(&weir, &secret);
     provider.wait_requests(1);
     assert!(weir.upgrade().status.success());
     let limits = told(&weir, "/api/limits");
