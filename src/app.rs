@@ -11,6 +11,7 @@ mod operators;
 pub mod question;
 mod resolving;
 mod running;
+mod sharing;
 mod source;
 mod spent;
 
@@ -39,6 +40,7 @@ use listeners::Listeners;
 use operators::Operators;
 use resolving::Watch;
 use running::{Running, Signals};
+use sharing::Keeping;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -314,15 +316,15 @@ fn observer(settings: &Settings) -> Result<Arc<Observer>, Fault> {
     })
 }
 
-/// Where sums are kept: with teams in `state_dir`, where they are safe and all generations share them.
+/// Where sums are kept: with teams, or where other hosts share them, in `state_dir`, where they are safe and all generations share them.
 fn accounts(settings: &Settings) -> Result<Accounts, Fault> {
-    if settings.govern.teams.is_none() {
+    if settings.govern.teams.is_none() && settings.shared_state.is_none() {
         return Ok(Accounts::private());
     }
     let folder = &settings.state_dir;
     Accounts::open(folder).map_err(|error| {
         Fault::Unusable(format!(
-            "limits and budgets of teams are kept in state_dir {}, which can't be used: {error}; make \
+            "limits and budgets are kept in state_dir {}, which can't be used: {error}; make \
              the folder and let weir's user write in it, or set `state_dir` to another one",
             folder.display()
         ))
@@ -385,9 +387,14 @@ impl Start<'_> {
         // Before anything else is seen of weir: a signal without a handler would end it.
         let signals = Signals::new()?;
         host::ready(&settings).map_err(Fault::Unusable)?;
+        let sharing = sharing::open(&settings)?;
+        let mut governor = Governor::new(settings.govern.clone(), accounts(&settings)?);
+        if let Some(sharing) = &sharing {
+            governor = governor.sharing(sharing.clone());
+        }
         let shared = Shared {
             observer: Arc::clone(&observer),
-            governor: Arc::new(Governor::new(settings.govern.clone(), accounts(&settings)?)),
+            governor: Arc::new(governor),
             keys: Keys::new(settings.state_dir.clone()),
             ledger,
             resolver: resolver(&settings, Arc::new(Watch::new(&observer.metrics)))?,
@@ -395,6 +402,7 @@ impl Start<'_> {
             dialling: Arc::new(Memory::new(observer.metrics.pool.clone())),
             calibration: Arc::default(),
         };
+        let keeping = Keeping::start(&settings, sharing.as_ref(), &shared)?;
         let teller = supervisor.as_ref().map(|(teller, _)| teller.clone());
         let handover = Arc::new(Handover::new(
             shared.clone(),
@@ -480,6 +488,9 @@ impl Start<'_> {
             doing: running::Doing::default(),
         };
         running.until_over().await;
+        if let Some(keeping) = keeping {
+            keeping.end(running.is_last()).await;
+        }
         tracing::info!("stopped");
         Ok(handover)
     }

@@ -330,6 +330,11 @@ impl Running<'_> {
         });
     }
 
+    /// No other process of this host goes on.
+    pub(super) fn is_last(&self) -> bool {
+        self.doing.drain.is_none_or(|drain| drain.last)
+    }
+
     fn is_over(&self) -> bool {
         let Some(drain) = self.doing.drain else {
             return false;
@@ -491,6 +496,7 @@ impl Running<'_> {
             ("threads", old.threads != new.threads),
             ("logging", old.observe != new.observe),
             ("dns", old.egress.dns != new.egress.dns),
+            ("shared_state", old.shared_state != new.shared_state),
             ("state_dir", old.state_dir != new.state_dir),
             ("usage", old.usage != new.usage),
         ]

@@ -27,6 +27,10 @@ pub(super) async fn restore(snapshot: Arc<Snapshot>, settings: &Settings) {
     let (Some(usage), Some(_)) = (settings.usage.clone(), &settings.govern.teams) else {
         return;
     };
+    // A database may have what other hosts spent; those tell it through the shared state.
+    if settings.shared_state.is_some() && usage.store != ledger::settings::Store::Sqlite {
+        return;
+    }
     let job = tokio::task::spawn_blocking(move || {
         if let Err(fault) = read(&snapshot, &usage) {
             tracing::warn!(

@@ -16,6 +16,7 @@ mod prices;
 mod providers;
 mod road;
 mod routes;
+mod sharing;
 mod sockets;
 mod teams;
 mod telling;
@@ -90,6 +91,7 @@ pub(super) fn settings(
         },
         egress,
         govern: bounds.govern,
+        shared_state: sharing::sharing(file, &mut check),
         tokens: prices::prices(file, &mut check),
         observe: telling::logging(file, &mut check),
         threads: threads(file.threads),

@@ -65,8 +65,12 @@ pub(super) struct File {
     pub(super) prices: Option<Map<Price>>,
     /// A list of prices, as `conf/prices.yaml` is one. Default: that one, as of weir's release.
     pub(super) prices_file: Option<Text>,
-    /// A `redis://` URL: limits and budgets shared by several hosts. (not built yet)
-    pub(super) shared_state: Option<Text>,
+    /// A Redis through which several hosts share limits and budgets: its URL,
+    /// `redis://[[user]:password@]host[:port][/db]` or `rediss` for TLS (or `file:/path` of one), or a
+    /// mapping with more. Default: none.
+    pub(super) shared_state: Option<SharedState>,
+    /// Short for `shared_state.on_down`.
+    pub(super) on_shared_state_down: Option<OnDown>,
     /// How what each request used is kept; `off` for not at all. Default: `off`, but with `teams`
     /// `{store: sqlite}`.
     pub(super) usage: Option<Usage>,
@@ -172,6 +176,38 @@ words! {
         None = "none",
         Optional = "optional",
         Required = "required",
+    }
+}
+
+/// `shared_state`: a URL, or a mapping.
+pub(super) enum SharedState {
+    /// A URL.
+    Url(String),
+    /// A mapping.
+    Form(Box<SharedStateForm>),
+}
+
+/// How several hosts share limits and budgets.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SharedStateForm {
+    /// Where the Redis is: `redis://[[user]:password@]host[:port][/db]`, `rediss` for TLS, or
+    /// `file:/path` of such a URL. Required.
+    pub(super) url: Option<Text>,
+    /// What a host does when it can't reach it, once its leases are used up: `refuse`, or `local`: go
+    /// on with an equal share of what was left. Default: `refuse`.
+    pub(super) on_down: Option<OnDown>,
+    /// Begins the name of each key there. Default: `weir`.
+    pub(super) prefix: Option<Text>,
+    /// How long a silent host keeps what it was granted and didn't use, 3s to 1h. Default: `15s`.
+    pub(super) lease: Option<Span>,
+}
+
+words! {
+    /// What a host does that can't reach the shared state.
+    OnDown {
+        Local = "local",
+        Refuse = "refuse",
     }
 }
 
@@ -840,6 +876,16 @@ impl<'de> Deserialize<'de> for Admin {
     }
 }
 
+impl<'de> Deserialize<'de> for SharedState {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrMapping {
+            allowed: "a URL such as redis://127.0.0.1:6379, or a mapping with url",
+            text: |text| Some(Self::Url(text.to_owned())),
+            mapping: |form| Self::Form(Box::new(form)),
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for Usage {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TextOrMapping {
@@ -1000,6 +1046,9 @@ forms! {
     });
     Admin: |generator| json_schema!({
         "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<AdminListener>()]
+    });
+    SharedState: |generator| json_schema!({
+        "anyOf": [{ "type": "string" }, generator.subschema_for::<SharedStateForm>()]
     });
     Usage: |generator| json_schema!({
         "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<Ledger>()]

@@ -51,6 +51,8 @@ pub struct Settings {
     pub egress: crate::egress::settings::Settings,
     /// Who may do how much.
     pub govern: crate::govern::settings::Settings,
+    /// Who else shares that; `None`: nobody.
+    pub shared_state: Option<crate::govern::shared::settings::SharedState>,
     /// What tokens cost.
     pub tokens: crate::tokens::settings::Settings,
     /// What is told.

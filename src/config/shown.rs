@@ -63,11 +63,17 @@ fn is_secret(path: &Path) -> bool {
             .any(|pair| pair[1] == "set" && matches!(pair[0], "headers" | "request" | "response"))
 }
 
-/// Values that may be the URL of a proxy or a database, which may hold a password in any malformed way.
+/// Values that may be the URL of a proxy, of a database or of the shared state, which may hold a password in any malformed way.
 fn is_proxy(path: &Path) -> bool {
     // Either may be a list.
     let keys: Vec<&str> = path.keys().collect();
-    matches!(keys[..], [.., "proxy_url" | "egress"] | ["usage", "store"])
+    matches!(
+        keys[..],
+        [.., "proxy_url" | "egress"]
+            | ["usage", "store"]
+            | ["shared_state"]
+            | ["shared_state", "url"]
+    )
 }
 
 /// What stands before the first `:`.

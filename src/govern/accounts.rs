@@ -193,7 +193,7 @@ impl Account {
     /// What the total is, where that is too much. Nothing is held then.
     pub fn hold(&self, amount: i64, max: i64) -> Result<Held, Full> {
         let row = self.0.row();
-        let max = max.min(row.granted.load(Ordering::Relaxed));
+        let max = max.min(row.granted.load(Ordering::SeqCst));
         // First the column: a process that dies here leaves too little behind, never a place that is
         // taken for good.
         row.held[self.column()].fetch_add(amount, Ordering::Relaxed);
@@ -201,16 +201,23 @@ impl Account {
             let next = total.saturating_add(amount);
             (next <= max).then_some(next)
         };
-        match (row.total).fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
-            Ok(_) => Ok(Held {
-                account: self.clone(),
-                amount,
-            }),
-            Err(total) => {
-                row.held[self.column()].fetch_sub(amount, Ordering::Relaxed);
-                Err(Full { total })
+        let total = match (row.total).fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits) {
+            // Looked at once more: whoever lowered it meanwhile either sees this amount in the total,
+            // or is seen here.
+            Ok(total) if total.saturating_add(amount) <= row.granted.load(Ordering::SeqCst) => {
+                return Ok(Held {
+                    account: self.clone(),
+                    amount,
+                });
             }
-        }
+            Ok(total) => {
+                row.total.fetch_sub(amount, Ordering::SeqCst);
+                total
+            }
+            Err(total) => total,
+        };
+        row.held[self.column()].fetch_sub(amount, Ordering::Relaxed);
+        Err(Full { total })
     }
 
     /// Adds to the settled amount, whatever the total is.
@@ -227,14 +234,40 @@ impl Account {
     }
 
     /// What no total may pass here, whatever the limit: a part of an allowance that other hosts share.
-    /// `i64::MAX`, as in the beginning, where there is no such bound.
-    pub fn grant(&self, granted: i64) {
-        self.0.row().granted.store(granted, Ordering::Relaxed);
+    /// `i64::MAX`, as in the beginning, where there is no such bound. Returns the total: whatever is
+    /// held after that was held within the new bound.
+    pub fn grant(&self, granted: i64) -> i64 {
+        let row = self.0.row();
+        row.granted.store(granted, Ordering::SeqCst);
+        row.total.load(Ordering::SeqCst)
     }
 
     /// See [`Account::grant`].
     pub fn granted(&self) -> i64 {
-        self.0.row().granted.load(Ordering::Relaxed)
+        self.0.row().granted.load(Ordering::SeqCst)
+    }
+
+    /// Bounds an account that isn't bound yet by its total: nothing more is held until something is
+    /// granted.
+    pub fn bind(&self) {
+        let row = self.0.row();
+        let total = row.total.load(Ordering::SeqCst);
+        let _ = (row.granted).compare_exchange(i64::MAX, total, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// What other hosts have used of the same allowance, as far as is known here.
+    pub fn elsewhere(&self) -> i64 {
+        self.0.row().elsewhere.load(Ordering::Relaxed)
+    }
+
+    /// See [`Account::elsewhere`].
+    pub fn set_elsewhere(&self, used: i64) {
+        self.0.row().elsewhere.store(used, Ordering::Relaxed);
+    }
+
+    /// The part of what is granted that nobody was asked for; 0 = none was taken.
+    pub(super) fn alone(&self) -> &AtomicI64 {
+        &self.0.row().alone
     }
 
     /// The total itself, for who counts otherwise: as a moment, for a rate.

@@ -3,9 +3,11 @@
 //!
 //! Each period has an account of its own, named after it, so nothing needs to be set to zero.
 
-use super::accounts::{Account, Keep};
+use super::accounts::{Account, Held, Keep};
 use super::settings::{Budget, Period};
+use super::shared::{Kind, Sharing, Short, Stock};
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, Utc};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +27,9 @@ pub struct Span {
 pub(super) struct Purse {
     pub(super) span: Span,
     pub(super) account: Account,
+    name: String,
+    sharing: Option<Sharing>,
+    stock: OnceLock<Stock>,
     /// Warnings that were given.
     warned: AtomicUsize,
 }
@@ -122,12 +127,48 @@ impl Period {
 // === impl Purse ===
 
 impl Purse {
-    pub(super) fn new(span: Span, account: Account) -> Self {
+    /// `name` is the account's, by which other hosts know it where it is shared.
+    pub(super) fn new(
+        span: Span,
+        account: Account,
+        name: String,
+        sharing: Option<Sharing>,
+    ) -> Self {
         Self {
             span,
             account,
+            name,
+            sharing,
+            stock: OnceLock::new(),
             warned: AtomicUsize::new(0),
         }
+    }
+
+    /// Holds that much of the budget, or says what of it may be had from other hosts.
+    pub(super) fn hold(&self, amount: i64, budget: &Budget) -> Result<Held, Option<Short>> {
+        let limit = budget.limit.pico();
+        let Some(stock) = self.stock(limit) else {
+            return self.account.hold(amount, limit).map_err(|_| None);
+        };
+        let short = |full| Short::of(stock, amount, limit, full);
+        stock.hold(amount, limit).map_err(short)
+    }
+
+    fn stock(&self, limit: i64) -> Option<&Stock> {
+        let sharing = self.sharing.as_ref()?;
+        let stock = self.stock.get_or_init(|| {
+            let account = self.account.clone();
+            sharing.stock(&self.name, Kind::Budget, limit, account, self.span.keep())
+        });
+        stock.set_terms(Kind::Budget, limit);
+        Some(stock)
+    }
+
+    /// What is spent for good, with what other hosts have used.
+    pub(super) fn spent(&self) -> i64 {
+        self.account
+            .settled()
+            .saturating_add(self.account.elsewhere())
     }
 
     pub(super) fn has_warned(&self) -> bool {
@@ -136,7 +177,7 @@ impl Purse {
 
     /// The share of the budget that is spent for good.
     pub(super) fn used(&self, budget: &Budget) -> f64 {
-        self.account.settled() as f64 / budget.limit.pico().max(1) as f64
+        self.spent() as f64 / budget.limit.pico().max(1) as f64
     }
 
     /// The highest share that was passed, the first time that it is seen.
@@ -229,7 +270,8 @@ mod tests {
     #[test]
     fn each_share_is_warned_of_once_and_the_highest_when_several_are_passed() {
         let account = Accounts::private().account("a", Keep::Weeks);
-        let purse = Purse::new(Span::of(Period::Day, SystemTime::now()), account.clone());
+        let span = Span::of(Period::Day, SystemTime::now());
+        let purse = Purse::new(span, account.clone(), "a".into(), None);
         let budget = Budget {
             limit: Money::from_pico(100),
             per: Period::Day,

@@ -9,10 +9,11 @@
 use super::accounts::Held;
 use super::budget::{Crossing, Purse};
 use super::keys::Caller;
-use super::limits::Bounds;
+use super::limits::{Bounds, Denied};
 use super::rate::{Late, Moment, Rate};
 use super::scope::{Measure, Place, Sums, Whose};
 use super::settings::{Budget, Period};
+use super::shared::Short;
 use crate::types::Money;
 use std::fmt;
 use std::sync::Arc;
@@ -118,6 +119,20 @@ pub(super) struct Taken {
     measure: Measure,
     rate: Rate,
     amount: u64,
+    /// Of what this host has drawn, where other hosts share the rate.
+    drawn: Option<Held>,
+}
+
+/// Why nothing was taken of a rate.
+#[derive(Debug)]
+pub(super) enum NotTaken {
+    /// It isn't there yet.
+    Late,
+    /// Not on this host.
+    Drawn {
+        denied: Denied,
+        short: Option<Short>,
+    },
 }
 
 /// Money that counts as spent until it is settled.
@@ -303,17 +318,35 @@ impl Limited {
         measure: Measure,
         amount: u64,
         now: Moment,
-    ) -> Result<Option<Taken>, Late> {
+    ) -> Result<Option<Taken>, NotTaken> {
         let Some(rate) = self.rate(measure) else {
             return Ok(None);
         };
-        rate.take(self.sums.cell(measure), amount, now)?;
-        Ok(Some(Taken {
+        (rate.take(self.sums.cell(measure), amount, now)).map_err(|_| NotTaken::Late)?;
+        // From here on it is given back when it is dropped.
+        let mut taken = Taken {
             sums: self.sums.clone(),
             measure,
             rate,
             amount,
-        }))
+            drawn: None,
+        };
+        if let Some(stock) = self.sums.stock(measure, rate) {
+            let amount = i64::try_from(amount).unwrap_or(i64::MAX);
+            let drawn = stock
+                .hold(amount, i64::MAX)
+                .map_err(|full| NotTaken::Drawn {
+                    denied: Denied::Rate {
+                        whose: self.whose,
+                        measure,
+                        per_minute: rate.count(),
+                        wait: stock.wait_for(amount),
+                    },
+                    short: Short::of(stock, amount, i64::MAX, full),
+                })?;
+            taken.drawn = Some(drawn);
+        }
+        Ok(Some(taken))
     }
 
     /// What [`Limited::take`] would say.
@@ -327,9 +360,14 @@ impl Limited {
     fn tier(&self, measure: Measure, now: Moment) -> Option<Tier> {
         let rate = self.rate(measure)?;
         let level = rate.level(self.sums.cell(measure), now);
+        let elsewhere = self
+            .sums
+            .stock(measure, rate)
+            .map(|stock| stock.standing().left);
+        let left = elsewhere.map_or(u64::MAX, |left| u64::try_from(left).unwrap_or(0));
         Some(Tier {
             limit: rate.count(),
-            remaining: level.remaining,
+            remaining: level.remaining.min(left),
             reset: level.full_in,
         })
     }
@@ -340,6 +378,10 @@ impl Limited {
 impl Taken {
     /// It was used as it was taken.
     pub(super) fn keep(mut self) {
+        if let Some(drawn) = self.drawn.take() {
+            let amount = drawn.amount();
+            drawn.settle(amount);
+        }
         self.amount = 0;
     }
 
@@ -349,6 +391,9 @@ impl Taken {
             self.rate.charge(cell, used - self.amount, now);
         } else {
             self.rate.give(cell, self.amount - used);
+        }
+        if let Some(drawn) = self.drawn.take() {
+            drawn.settle(i64::try_from(used).unwrap_or(i64::MAX));
         }
         self.amount = 0;
     }

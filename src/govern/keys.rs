@@ -12,6 +12,7 @@ mod secret;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use secret::digest;
 pub use store::KeyStore;

@@ -3,11 +3,12 @@
 //! read, [`Governor::admit`] when it is known what it asks for.
 
 use super::Governor;
-use super::grant::{Grant, Limited, Reserved, Seat, Stake, Taken};
+use super::grant::{Grant, Limited, NotTaken, Reserved, Seat, Stake, Taken};
 use super::keys::Caller;
 use super::rate::{Late, Moment, Rate};
-use super::scope::{Id, Measure, Sums, Whose};
+use super::scope::{Id, Measure, NoPlace, Sums, Whose};
 use super::settings::{Allowance, Budget, Period, Unpriced};
+use super::shared::{PATIENCE, Short};
 use crate::types::Money;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -179,9 +180,44 @@ impl Governor {
     /// # Errors
     /// Which limit says no: of rates the one that takes longest, so that whoever waits as told gets in.
     pub fn admit(&self, grant: &mut Grant, ask: &Ask, now: Moment) -> Result<(), Denied> {
+        self.try_to_admit(grant, ask, now).map_err(|no| no.denied)
+    }
+
+    /// As [`Governor::admit`]; where other hosts share the allowance that says no, what they don't use is
+    /// drawn, which takes [`PATIENCE`] at most. Dropping the future takes nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn admit_drawing(
+        &self,
+        grant: &mut Grant,
+        ask: &Ask,
+        now: Moment,
+    ) -> Result<(), Denied> {
+        let mut no = match self.try_to_admit(grant, ask, now) {
+            Ok(()) => return Ok(()),
+            Err(no) => no,
+        };
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while let Some(short) = no.short {
+            if !short.wait(until).await {
+                break;
+            }
+            no = match self.try_to_admit(grant, ask, Moment::now()) {
+                Ok(()) => return Ok(()),
+                Err(no) => no,
+            };
+        }
+        Err(no.denied)
+    }
+
+    fn try_to_admit(&self, grant: &mut Grant, ask: &Ask, now: Moment) -> Result<(), No> {
         let limited = &grant.limited;
         // The widest limit last: what a key may not have takes nothing from its team meanwhile.
-        let late = |_| latest(limited, ask.tokens, now);
+        let late = |why| match why {
+            NotTaken::Late => No::from(latest(limited, ask.tokens, now)),
+            NotTaken::Drawn { denied, short } => No { denied, short },
+        };
         let requests = taken(limited, Measure::Requests, 1, now).map_err(late)?;
         let tokens = taken(limited, Measure::Tokens, ask.tokens, now).map_err(late)?;
         let mut places = Vec::new();
@@ -196,7 +232,11 @@ impl Governor {
             ] {
                 if max > 0 {
                     let place = it.sums.hold(measure, amount, max);
-                    places.push(place.map_err(|_| full(it.whose, measure, amount, max))?);
+                    let no = |no: NoPlace| No {
+                        denied: full(it.whose, measure, amount, max),
+                        short: no.0,
+                    };
+                    places.push(place.map_err(no)?);
                 }
             }
         }
@@ -210,7 +250,7 @@ impl Governor {
     }
 
     /// Reserves the cost in all budgets that the caller is under.
-    fn reserve(&self, stake: &Stake, cost: Option<Money>) -> Result<Vec<Reserved>, Denied> {
+    fn reserve(&self, stake: &Stake, cost: Option<Money>) -> Result<Vec<Reserved>, No> {
         let Some(caller) = &stake.caller else {
             return Ok(Vec::new());
         };
@@ -224,7 +264,7 @@ impl Governor {
         let cost = match (cost, self.settings.read().unpriced) {
             (Some(cost), _) => cost,
             (None, Unpriced::Allow) => Money::ZERO,
-            (None, Unpriced::Refuse) => return Err(Denied::Unpriced),
+            (None, Unpriced::Refuse) => return Err(Denied::Unpriced.into()),
         };
         let now = SystemTime::now();
         let mut money = Vec::with_capacity(key.len() + team.len());
@@ -238,12 +278,12 @@ impl Governor {
             let scope = self.scopes.scope(Id::of(&caller.team.name, name));
             for (index, budget) in budgets.iter().enumerate() {
                 let purse = scope.purse(budget.per, now);
-                let held = purse.account.hold(cost.pico(), budget.limit.pico());
-                let held = held.map_err(|_| {
+                let held = purse.hold(cost.pico(), budget).map_err(|short| {
                     let ends = purse.span.ends().filter(|_| cost <= budget.limit);
                     let wait = ends.map(|ends| ends.duration_since(now).unwrap_or_default());
                     let per = budget.per;
-                    Denied::Budget { whose, per, wait }
+                    let denied = Denied::Budget { whose, per, wait };
+                    No { denied, short }
                 })?;
                 money.push(Reserved {
                     whose,
@@ -297,7 +337,7 @@ impl Governor {
         let total = purse.account.total();
         let settled = purse.account.settled();
         BudgetNow {
-            spent: Money::from_pico(settled),
+            spent: Money::from_pico(purse.spent()),
             reserved: Money::from_pico(total - settled),
             used: purse.used(budget),
             ends: purse.span.ends(),
@@ -305,10 +345,25 @@ impl Governor {
     }
 }
 
+/// A limit says no; where other hosts share it, they may have what is missing.
+struct No {
+    denied: Denied,
+    short: Option<Short>,
+}
+
+impl From<Denied> for No {
+    fn from(denied: Denied) -> Self {
+        Self {
+            denied,
+            short: None,
+        }
+    }
+}
+
 /// How a budget stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BudgetNow {
-    /// Spent in this period.
+    /// Spent in this period; with what other hosts have used, where they share it.
     pub spent: Money,
     /// Reserved for what is in flight.
     pub reserved: Money,
@@ -324,7 +379,7 @@ fn taken(
     measure: Measure,
     amount: u64,
     now: Moment,
-) -> Result<Vec<Taken>, Late> {
+) -> Result<Vec<Taken>, NotTaken> {
     let mut taken = Vec::new();
     for it in limited {
         taken.extend(it.take(measure, amount, now)?);

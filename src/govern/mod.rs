@@ -19,6 +19,7 @@ mod queue;
 pub mod rate;
 pub mod scope;
 pub mod settings;
+pub mod shared;
 pub mod streams;
 #[cfg(test)]
 mod tests;
@@ -82,6 +83,12 @@ impl Governor {
             streams: Streams::default(),
             elsewhere: AtomicUsize::new(0),
         }
+    }
+
+    /// The same, whose allowances of keys, teams and models other hosts share.
+    pub fn sharing(mut self, sharing: shared::Sharing) -> Self {
+        self.scopes.share(sharing);
+        self
     }
 
     /// Replaces the settings; what is in flight stays counted.

@@ -52,7 +52,7 @@ impl Governor {
     pub async fn admit_in_turn(&self, grant: &mut Grant, ask: &Ask) -> Result<(), Denied> {
         let whose = match self.queue.line_before(grant) {
             Some(whose) => whose,
-            None => match self.admit(grant, ask, Moment::now()) {
+            None => match self.admit_drawing(grant, ask, Moment::now()).await {
                 Err(Denied::Rate { whose, .. } | Denied::Full { whose, .. }) => whose,
                 other => return other,
             },
@@ -90,7 +90,7 @@ impl Governor {
         loop {
             // From here on it hears of what is given back.
             let freed = self.freed.notified();
-            let Err(denied) = self.admit(grant, ask, Moment::now()) else {
+            let Err(denied) = self.admit_drawing(grant, ask, Moment::now()).await else {
                 return Ok(());
             };
             let now = Instant::now();

@@ -6,10 +6,12 @@
 //! team:search|budget|month|2026-11
 //! ```
 
-use super::accounts::{Account, Accounts, Full, Held, Keep};
+use super::accounts::{Account, Accounts, Held, Keep};
 use super::addresses::{Slot, SlotHeld};
 use super::budget::{Purse, Span};
+use super::rate::Rate;
 use super::settings::Period;
+use super::shared::{Kind, Sharing, Short, Stock};
 use ahash::AHashMap;
 use parking_lot::{Mutex, RwLock};
 use std::fmt;
@@ -60,6 +62,9 @@ pub(super) struct Scope {
     name: String,
     accounts: Accounts,
     sums: [OnceLock<Account>; Measure::COUNT],
+    /// Where other hosts share its allowances.
+    sharing: Option<Sharing>,
+    stocks: [OnceLock<Stock>; Measure::COUNT],
     purses: Mutex<Vec<Arc<Purse>>>,
     used: AtomicBool,
 }
@@ -68,6 +73,7 @@ pub(super) struct Scope {
 #[derive(Debug)]
 pub(super) struct Scopes {
     accounts: Accounts,
+    sharing: Option<Sharing>,
     known: RwLock<AHashMap<Id, Arc<Scope>>>,
 }
 
@@ -88,6 +94,14 @@ pub(super) struct Place {
 enum Either {
     Address { _held: SlotHeld },
     Named { _held: Held },
+}
+
+/// There is no place; where another host may have one, that is said.
+#[derive(Debug)]
+pub(super) struct NoPlace(pub(super) Option<Short>);
+
+fn whole(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 // === impl Whose, Measure ===
@@ -162,8 +176,14 @@ impl Scopes {
     pub(super) fn new(accounts: Accounts) -> Self {
         Self {
             accounts,
+            sharing: None,
             known: RwLock::default(),
         }
+    }
+
+    /// From now on other hosts share them: all but the host's own.
+    pub(super) fn share(&mut self, sharing: Sharing) {
+        self.sharing = Some(sharing);
     }
 
     pub(super) fn scope(&self, id: Id) -> Arc<Scope> {
@@ -179,6 +199,8 @@ impl Scopes {
                 name: id.to_string(),
                 accounts: self.accounts.clone(),
                 sums: Default::default(),
+                sharing: self.sharing.clone().filter(|_| *id != Id::Host),
+                stocks: Default::default(),
                 purses: Mutex::default(),
                 used: AtomicBool::new(true),
             })
@@ -202,9 +224,33 @@ impl Scopes {
 impl Scope {
     fn sum(&self, measure: Measure) -> &Account {
         self.sums[measure as usize].get_or_init(|| {
-            let name = sum_name(&self.name, measure);
-            self.accounts.account(&name, Keep::Weeks)
+            let account = self.accounts.account(&self.name_of(measure), Keep::Weeks);
+            if self.sharing.is_none() {
+                // Whatever this host was granted when it shared.
+                account.grant(i64::MAX);
+            }
+            account
         })
+    }
+
+    fn name_of(&self, measure: Measure) -> String {
+        sum_name(&self.name, measure)
+    }
+
+    /// This host's part of an allowance that it shares. A rate's sum is a moment, so what is drawn of
+    /// it has an account of its own.
+    fn stock(&self, measure: Measure, kind: Kind, limit: i64) -> Option<&Stock> {
+        let sharing = self.sharing.as_ref()?;
+        let stock = self.stocks[measure as usize].get_or_init(|| {
+            let name = self.name_of(measure);
+            let account = match kind {
+                Kind::Rate { .. } => self.accounts.account(&format!("{name}|drawn"), Keep::Weeks),
+                Kind::Budget | Kind::Slots => self.sum(measure).clone(),
+            };
+            sharing.stock(&name, kind, limit, account, Keep::Weeks)
+        });
+        stock.set_terms(kind, limit);
+        Some(stock)
     }
 
     fn has_warned(&self) -> bool {
@@ -227,7 +273,11 @@ impl Scope {
         let span = Span::of(per, now);
         let name = purse_name(&self.name, &span);
         let account = self.accounts.account(&name, span.keep());
-        let purse = Arc::new(Purse::new(span, account));
+        if self.sharing.is_none() {
+            account.grant(i64::MAX);
+        }
+        let sharing = self.sharing.clone();
+        let purse = Arc::new(Purse::new(span, account, name, sharing));
         match place {
             Some(place) => purses[place] = Arc::clone(&purse),
             None => purses.push(Arc::clone(&purse)),
@@ -246,14 +296,32 @@ impl Sums {
         }
     }
 
-    pub(super) fn hold(&self, measure: Measure, amount: u64, max: u64) -> Result<Place, Full> {
-        let [amount, max] = [amount, max].map(|it| i64::try_from(it).unwrap_or(i64::MAX));
+    /// The host's part of a rate, where it is shared.
+    pub(super) fn stock(&self, measure: Measure, rate: Rate) -> Option<&Stock> {
+        let [count, burst] = [rate.count(), rate.burst()].map(whole);
+        match self {
+            Self::Address(_) => None,
+            Self::Named(scope) => scope.stock(measure, Kind::Rate { burst }, count),
+        }
+    }
+
+    pub(super) fn hold(&self, measure: Measure, amount: u64, max: u64) -> Result<Place, NoPlace> {
+        let [amount, max] = [amount, max].map(whole);
         let held = match self {
             Self::Address(slot) => Either::Address {
-                _held: slot.hold(measure, amount, max)?,
+                _held: slot.hold(measure, amount, max).map_err(|_| NoPlace(None))?,
             },
             Self::Named(scope) => Either::Named {
-                _held: scope.sum(measure).hold(amount, max)?,
+                _held: match scope.stock(measure, Kind::Slots, max) {
+                    None => scope
+                        .sum(measure)
+                        .hold(amount, max)
+                        .map_err(|_| NoPlace(None))?,
+                    Some(stock) => {
+                        let short = |full| NoPlace(Short::of(stock, amount, max, full));
+                        stock.hold(amount, max).map_err(short)?
+                    }
+                },
             },
         };
         Ok(Place { _held: held })

@@ -341,6 +341,11 @@ impl Metrics {
             .expect("each metric is registered once, in a registry of its own");
     }
 
+    /// What a weir that shares allowances with other hosts counts. To be asked for once.
+    pub fn sharing(&self) -> super::Sharing {
+        super::Sharing::registered(&self.registry)
+    }
+
     /// All metrics in Prometheus' text format.
     pub fn render(&self, now: Now) -> Vec<u8> {
         self.in_flight.set(gauge_value(now.in_flight));

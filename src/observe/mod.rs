@@ -11,6 +11,7 @@ pub mod pool;
 pub mod program_log;
 mod rotated;
 pub mod settings;
+pub mod sharing;
 pub mod sink;
 
 pub use access::Record;
@@ -19,6 +20,7 @@ pub use books::Books;
 pub use metrics::Metrics;
 pub use pool::Pool;
 pub use settings::Settings;
+pub use sharing::Sharing;
 pub use sink::Sink;
 
 use aside::Aside;

@@ -70,6 +70,19 @@ pub const POOL_DIAL_SECONDS: &str = "weir_pool_dial_seconds";
 /// Connections that were made ahead of requests, by what became of them.
 pub const POOL_AHEAD: &str = "weir_pool_ahead_total";
 
+/// 1 while the server that hosts share allowances through answers.
+pub const SHARED_UP: &str = "weir_shared_state_up";
+/// Hosts that share allowances.
+pub const SHARED_HOSTS: &str = "weir_shared_state_hosts";
+/// Round trips to that server by result.
+pub const SHARED_EXCHANGES: &str = "weir_shared_state_exchanges_total";
+/// How long such a round trip takes.
+pub const SHARED_SECONDS: &str = "weir_shared_state_exchange_seconds";
+/// Granted to this host and not used, by kind: `budget` (US dollars), `slots`, `rate`.
+pub const SHARED_STOCK: &str = "weir_shared_state_stock";
+/// Used and held by this host, by kind.
+pub const SHARED_USED: &str = "weir_shared_state_used";
+
 /// Settled requests in the ledger.
 pub const LEDGER_APPENDED: &str = "weir_ledger_appended_total";
 /// Those that it lost.

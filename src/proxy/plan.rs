@@ -187,7 +187,8 @@ async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Re
     let watched = matches!(plan.body, Body::Held(_)) && !plan.upgrade;
     if !watched || !terms.is_some_and(|terms| terms.waits) {
         let now = Moment::from(journey.arrival.time);
-        return governor.admit(grant, &ask, now).map_err(Refusal::from);
+        let admitted = governor.admit_drawing(grant, &ask, now).await;
+        return admitted.map_err(Refusal::from);
     }
     let mut over = governor.ending().over();
     let left = async {

@@ -143,7 +143,7 @@ fn the_reference_loads_with_its_examples_too() {
         .filter(|line| !line.contains("azure-east") && !line.contains("\"/etc/weir/tls/"))
         .collect();
     assert!(other.is_empty(), "{}\n{uncommented}", other.join("\n"));
-    assert!(mistakes.0.len() >= 8, "{mistakes}");
+    assert!(mistakes.0.len() >= 7, "{mistakes}");
 }
 
 #[test]
@@ -541,7 +541,6 @@ fn every_key_is_known_and_only_the_later_ones_are_refused() {
             "providers[].max_in_flight",
             "providers[].breaker",
             "providers[].health",
-            "shared_state",
         ]
     );
 }
@@ -2119,7 +2118,6 @@ model_routes:
     );
     let lines: Vec<&str> = text.lines().collect();
     let expected = [
-        "4: shared_state: not built yet: shared_state",
         "6: tracing.otlp_endpoint: not built yet: tracing.otlp_endpoint",
         "7: logging.bodies: not built yet: logging.bodies",
         "8: proxy_url: found \"socks4://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
@@ -2607,6 +2605,64 @@ fn a_key_whose_time_is_over_is_a_warning() {
         warnings[0].contains("teams[0].keys[0].expires: the key has expired (2020-01-01)"),
         "{warnings:?}"
     );
+}
+
+// === shared state ===
+
+#[test]
+fn a_shared_state_is_a_url_or_a_mapping_and_its_password_is_never_told() {
+    use weir::govern::shared::OnDown;
+    let shared = |text: &str| settings(text).shared_state.expect("a shared state");
+    let short = shared("shared_state: redis://127.0.0.1\non_shared_state_down: local");
+    assert_eq!(short.server.to_string(), "redis://127.0.0.1:6379/0");
+    assert_eq!(
+        (short.on_down, short.prefix.as_str()),
+        (OnDown::Local, "weir")
+    );
+    assert_eq!(short.lease, Duration::from_secs(15));
+    let long = shared(
+        "shared_state: {url: \"rediss://ana:s3cret@cache.example:7000/2\", on_down: refuse, prefix: edge, lease: 3s}",
+    );
+    assert_eq!(long.server.to_string(), "rediss://cache.example:7000/2");
+    assert_eq!(
+        (long.on_down, long.prefix.as_str()),
+        (OnDown::Refuse, "edge")
+    );
+    assert!(!format!("{long:?}").contains("s3cret"));
+    assert_eq!(settings("shared_state: null").shared_state, None);
+    assert_eq!(settings("shared_state: \"\"").shared_state, None);
+    for (text, mistake) in [
+        (
+            "shared_state: http://s3cret@cache",
+            "weir.yaml:1: shared_state: found \"http://***\"; allowed: a URL such as redis://:password@host:6379/0, or rediss:// for TLS",
+        ),
+        (
+            "shared_state: {url: \"redis://:s3cret@cache/x\"}",
+            "weir.yaml:1: shared_state.url: found \"redis://***\"; allowed: the number of a database after the host",
+        ),
+        (
+            "shared_state: {on_down: local}",
+            "weir.yaml:1: shared_state.url: found nothing; allowed: a URL such as redis://127.0.0.1:6379",
+        ),
+        (
+            "shared_state: {url: \"redis://cache\", lease: 2s}",
+            "weir.yaml:1: shared_state.lease: found \"2s\"; allowed: a duration from 3s to 1h",
+        ),
+        (
+            "shared_state: {url: \"redis://cache\", prefix: \"a b\"}",
+            "weir.yaml:1: shared_state.prefix: found \"a b\"; allowed: 1 to 100 visible ASCII characters",
+        ),
+        (
+            "on_shared_state_down: local\nshared_state: {url: \"redis://cache\", on_down: refuse}",
+            "weir.yaml:1: on_shared_state_down: found \"local\"; allowed: the same as `shared_state.on_down`, or nothing",
+        ),
+        (
+            "on_shared_state_down: local",
+            "weir.yaml:1: on_shared_state_down: found \"local\"; allowed: nothing without `shared_state`",
+        ),
+    ] {
+        tells(text, mistake);
+    }
 }
 
 #[test]

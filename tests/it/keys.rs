@@ -14,7 +14,7 @@ const DONE: &str = r#"{"choices":[]}"#;
 const BODY: &str = r#"{"model":"m","messages":[]}"#;
 const SECRET: &str = "weir-correct-horse-battery-staple";
 
-fn sha256(text: &str) -> String {
+pub(crate) fn sha256(text: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
     digest
         .as_ref()
@@ -51,7 +51,7 @@ fn ask(client: &mut Client, secret: &str) -> Answer {
 }
 
 #[track_caller]
-fn status(weir: &Gateway, secret: &str) -> u16 {
+pub(crate) fn status(weir: &Gateway, secret: &str) -> u16 {
     ask(&mut weir.client(), secret).status()
 }
 
@@ -61,7 +61,7 @@ fn said(output: &Output) -> (String, String) {
 }
 
 /// `weir keys … -c FILE`, which changes the file of the keys itself.
-fn directly(weir: &Gateway, arguments: &[&str]) -> Output {
+pub(crate) fn directly(weir: &Gateway, arguments: &[&str]) -> Output {
     let mut launch = Launch::verb(&["keys", "-c"]).arg(weir.folder().join("weir.yaml"));
     for argument in arguments {
         launch = launch.arg(argument);
@@ -70,7 +70,7 @@ fn directly(weir: &Gateway, arguments: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn made(output: &Output) -> String {
+pub(crate) fn made(output: &Output) -> String {
     let (secret, note) = said(output);
     assert!(output.status.success(), "{note}");
     assert!(

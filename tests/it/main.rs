@@ -42,6 +42,7 @@ mod resolving;
 mod routing;
 mod sdk;
 mod settling;
+mod shared_state;
 mod streaming;
 mod supervise;
 mod telling;

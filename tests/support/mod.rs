@@ -22,6 +22,7 @@ pub mod load;
 pub mod postgres;
 pub mod provider;
 pub mod real_proxy;
+pub mod redis;
 pub mod relay;
 pub mod socks_proxy;
 pub mod steady;
@@ -40,6 +41,7 @@ pub use gateway::{Gateway, Launch};
 pub use h2_provider::H2Provider;
 pub use provider::{Exchange, Provider};
 pub use real_proxy::RealProxy;
+pub use redis::Redis;
 pub use socks_proxy::SocksProxy;
 pub use tls::Authority;
 

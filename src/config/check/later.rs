@@ -12,12 +12,6 @@ pub(super) fn report(file: &File, check: &mut Check<'_>) {
     let otlp = tracing.and_then(|tracing| tracing.otlp_endpoint.as_ref());
     for (used, keys) in [
         (
-            file.shared_state
-                .as_ref()
-                .is_some_and(|url| !url.0.is_empty()),
-            &["shared_state"][..],
-        ),
-        (
             logging
                 .and_then(|logging| logging.bodies)
                 .is_some_and(|bodies| bodies.0),

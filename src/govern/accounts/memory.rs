@@ -42,6 +42,10 @@ pub(super) struct Row {
     pub(super) total: AtomicI64,
     pub(super) granted: AtomicI64,
     pub(super) held: [AtomicI64; COLUMNS],
+    /// Used by other hosts, as far as is known.
+    pub(super) elsewhere: AtomicI64,
+    /// The part of what is granted that this host took without asking, as nobody could be asked.
+    pub(super) alone: AtomicI64,
 }
 
 /// What stands before the rows.
@@ -251,6 +255,8 @@ impl Default for Row {
             total: AtomicI64::new(0),
             granted: AtomicI64::new(i64::MAX),
             held: [const { AtomicI64::new(0) }; COLUMNS],
+            elsewhere: AtomicI64::new(0),
+            alone: AtomicI64::new(0),
         }
     }
 }
@@ -274,6 +280,8 @@ impl Row {
         self.until.store(0, Ordering::Relaxed);
         self.total.store(0, Ordering::Relaxed);
         self.granted.store(i64::MAX, Ordering::Relaxed);
+        self.elsewhere.store(0, Ordering::Relaxed);
+        self.alone.store(0, Ordering::Relaxed);
         self.id.store(id, Ordering::Release);
     }
 }

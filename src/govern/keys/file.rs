@@ -5,6 +5,7 @@ use crate::govern::settings::{Allowance, Budget, Models, Period};
 use crate::types::Money;
 use crate::types::digest::{Digest, of_hex, to_hex};
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
@@ -130,25 +131,10 @@ pub(super) fn stamp(folder: &Path) -> Stamp {
 /// All keys of the file; none where the folder is there and the file isn't.
 pub(super) fn read(folder: &Path) -> Result<Vec<Entry>, Fault> {
     let path = folder.join(NAME);
-    let system =
-        |error: io::Error| Fault::System(format!("{} can't be read: {error}", path.display()));
     let corrupt = |what: String| Fault::Corrupt(format!("{} is damaged: {what}", path.display()));
-    let mut text = Vec::new();
-    match File::open(&path) {
-        Ok(file) => file
-            .take(FILE_BYTES_MAX + 1)
-            .read_to_end(&mut text)
-            .map_err(system)?,
-        Err(error) if error.kind() == ErrorKind::NotFound && folder.is_dir() => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(system(error)),
+    let Some(text) = text(folder, NAME)? else {
+        return Ok(Vec::new());
     };
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(corrupt(
-            "it is larger than anything that weir writes".into(),
-        ));
-    }
     let said: Version = serde_json::from_slice(&text).map_err(|error| corrupt(place(&error)))?;
     if said.version != VERSION {
         let version = said.version;
@@ -158,6 +144,39 @@ pub(super) fn read(folder: &Path) -> Result<Vec<Entry>, Fault> {
     }
     let content: Content = serde_json::from_slice(&text).map_err(|error| corrupt(place(&error)))?;
     Ok(content.keys)
+}
+
+/// A file beside it, of a form that its reader knows; `None` where there is none.
+pub(super) fn other<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>, Fault> {
+    let damaged = |error: serde_json::Error| {
+        let path = folder.join(name);
+        Fault::Corrupt(format!("{} is damaged: {}", path.display(), place(&error)))
+    };
+    let text = text(folder, name)?;
+    text.map(|text| serde_json::from_slice(&text).map_err(damaged))
+        .transpose()
+}
+
+/// `None` where the folder is there and the file isn't.
+fn text(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, Fault> {
+    let path = folder.join(name);
+    let system =
+        |error: io::Error| Fault::System(format!("{} can't be read: {error}", path.display()));
+    let mut text = Vec::new();
+    match File::open(&path) {
+        Ok(file) => file
+            .take(FILE_BYTES_MAX + 1)
+            .read_to_end(&mut text)
+            .map_err(system)?,
+        Err(error) if error.kind() == ErrorKind::NotFound && folder.is_dir() => return Ok(None),
+        Err(error) => return Err(system(error)),
+    };
+    if text.len() as u64 > FILE_BYTES_MAX {
+        let path = path.display();
+        let what = format!("{path} is damaged: it is larger than anything that weir writes");
+        return Err(Fault::Corrupt(what));
+    }
+    Ok(Some(text))
 }
 
 /// Read first: what a later form means isn't guessed at.
@@ -221,14 +240,20 @@ fn lock_file(path: &Path, folder: &Path) -> io::Result<File> {
 /// Puts these keys in place of those that are there. To be called under the lock, with what was read
 /// under it.
 pub(super) fn write(folder: &Path, keys: Vec<Entry>, _lock: &Lock) -> Result<(), Fault> {
-    let (path, fresh) = (folder.join(NAME), folder.join(format!(".{NAME}.new")));
+    let version = VERSION;
+    write_other(folder, NAME, &Content { version, keys })
+}
+
+/// The same for a file beside it.
+pub(super) fn write_other(
+    folder: &Path,
+    name: &str,
+    content: &impl Serialize,
+) -> Result<(), Fault> {
+    let (path, fresh) = (folder.join(name), folder.join(format!(".{name}.new")));
     let system =
         |error: io::Error| Fault::System(format!("{} can't be written: {error}", path.display()));
-    let content = Content {
-        version: VERSION,
-        keys,
-    };
-    let mut text = serde_json::to_vec_pretty(&content).map_err(|error| system(error.into()))?;
+    let mut text = serde_json::to_vec_pretty(content).map_err(|error| system(error.into()))?;
     text.push(b'\n');
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(system(io::Error::other("it would be too large")));

@@ -20,10 +20,11 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
+use tokio::sync::Notify;
 
 pub use super::file::{Limits, Moment, Spending};
 
@@ -43,6 +44,10 @@ pub struct KeyStore {
     known: ArcSwap<Table>,
     seen: Mutex<Seen>,
     watched: AtomicBool,
+    /// Told after each change that this process makes.
+    changed: Arc<Notify>,
+    /// The file as it was when it was last shared with other hosts.
+    agreed: Mutex<Stamp>,
 }
 
 #[derive(Debug, Default)]
@@ -181,6 +186,8 @@ impl KeyStore {
             known: ArcSwap::default(),
             seen: Mutex::default(),
             watched: AtomicBool::new(false),
+            changed: Arc::default(),
+            agreed: Mutex::default(),
         }
     }
 
@@ -417,7 +424,20 @@ impl KeyStore {
             file::write(&self.folder, entries, &lock)?;
         }
         self.look();
+        self.changed.notify_one();
         Ok(())
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn changed(&self) -> &Arc<Notify> {
+        &self.changed
+    }
+
+    pub(super) fn agreed(&self) -> &Mutex<Stamp> {
+        &self.agreed
     }
 
     pub(super) fn known(&self) -> Guard<Arc<Table>> {
@@ -449,7 +469,7 @@ fn called(team: &str, name: &str) -> String {
     format!("{team}/{name}")
 }
 
-fn key_of(entry: &Entry) -> Result<Key, String> {
+pub(super) fn key_of(entry: &Entry) -> Result<Key, String> {
     Ok(Key {
         name: entry.name.as_str().into(),
         credential: Credential::Sha256(entry.sha256),
