@@ -166,6 +166,11 @@ impl Reader {
         self.reported
     }
 
+    /// What was found without this reader; what it reads itself counts as later.
+    pub fn believe(&mut self, reported: Reported) {
+        self.reported = Some(reported);
+    }
+
     /// The output that was reported is only that of the answer's beginning.
     pub fn is_early(&self) -> bool {
         self.early

@@ -101,7 +101,6 @@ pub struct Meter {
     long: bool,
     /// Where edited bytes are put together.
     edited: BytesMut,
-    reported: Option<Reported>,
     done: bool,
     error: bool,
     said: bool,
@@ -177,7 +176,6 @@ impl Meter {
             held: Vec::new(),
             long: false,
             edited: BytesMut::new(),
-            reported: None,
             done: false,
             error: false,
             said: false,
@@ -360,11 +358,11 @@ impl Meter {
 
     /// Finds the usage of a body that came in one piece.
     fn look(&mut self) {
-        if let (Body::Unread(body), None) = (&self.body, self.reported) {
+        if let (Body::Unread(body), None) = (&self.body, self.reader.reported()) {
             let sheet = self.surface.at_a_glance();
-            self.reported = sheet.and_then(|sheet| glance::usage(body, sheet));
-            if self.reported.is_none() {
-                self.read();
+            match sheet.and_then(|sheet| glance::usage(body, sheet)) {
+                Some(reported) => self.reader.believe(reported),
+                None => self.read(),
             }
         }
     }
@@ -410,7 +408,7 @@ impl Meter {
 
     /// What was reported: found at a glance, or by the reader.
     fn reported(&self) -> Option<Reported> {
-        let reported = self.reader.reported().or(self.reported);
+        let reported = self.reader.reported();
         reported.map(|reported| self.surface.table().whole(reported))
     }
 

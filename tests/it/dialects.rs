@@ -187,15 +187,31 @@ fn tokens_that_are_only_counted_are_spent_by_nobody() {
     assert_eq!(gateway.records(1)[0]["input_tokens"], Value::Null);
 }
 
-/// What follows the golden answer that was cut: read as the dialect's clients do.
+/// A gateway whose upstream answers each of these paths with its golden answer, which ends early.
+fn cutting(apis: &'static [(&'static str, &'static str, &'static str)]) -> (Gateway, Provider) {
+    let provider = Provider::start(move |exchange| {
+        let asked = |api: &&(&str, &str, &str)| exchange.request.target == api.0;
+        let (_, content_type, name) = apis
+            .iter()
+            .find(asked)
+            .unwrap_or_else(|| panic!("nothing is scripted for {}", exchange.request.target));
+        let headers = [
+            ("content-type", *content_type),
+            ("transfer-encoding", "chunked"),
+        ];
+        exchange.head(200, &headers);
+        exchange.chunk(golden(name));
+        exchange.end();
+    });
+    (Gateway::start(&config(&provider.url())), provider)
+}
+
+/// What follows the golden answer of the path.
 #[track_caller]
-fn cut(path: &str, content_type: &'static str, name: &str) -> String {
-    let body = golden(name);
-    let (gateway, _provider) = answering(&[("content-type", content_type)], body.clone());
+fn told(gateway: &Gateway, (path, _, name): (&str, &str, &str)) -> String {
     let answer = gateway.post(path, ASK);
-    assert!(answer.body.starts_with(&body), "{name}: {}", answer.text());
-    assert_eq!(gateway.records(1)[0]["end"], "upstream_broke", "{name}");
-    String::from_utf8(answer.body[body.len()..].to_vec()).expect("UTF-8")
+    let rest = answer.body.strip_prefix(&golden(name)[..]);
+    String::from_utf8(rest.expect("the answer as it came").to_vec()).expect("UTF-8")
 }
 
 #[track_caller]
@@ -206,48 +222,60 @@ fn event(told: &str, name: &str) -> Value {
     serde_json::from_str(data.strip_suffix("\n\n").expect("an end")).expect("JSON")
 }
 
-#[test]
-fn a_stream_that_ends_early_ends_with_an_error_in_its_dialect() {
-    let told = cut(
+const CUT: [(&str, &str, &str); 7] = [
+    (
         "/v1/messages",
         EVENTS,
         "anthropic/cut-after-some-text.in.sse",
-    );
-    assert_eq!(event(&told, "event: error\n")["error"]["type"], "api_error");
-    let told = cut(
+    ),
+    (
         "/v1/responses",
         EVENTS,
         "openai/responses-stream-cut.in.sse",
-    );
-    let error = event(&told, "event: error\n");
-    assert_eq!(
-        (&error["type"], &error["code"]),
-        (&"error".into(), &"upstream_failed".into())
-    );
-    let told = cut(GEMINI, EVENTS, "gemini/stream-cut.in.sse");
-    assert_eq!(event(&told, "")["error"]["status"], "UNAVAILABLE");
-    let told = cut("/v2/chat", EVENTS, "cohere/chat-stream-cut.in.sse");
-    let error = event(&told, "event: message-end\n");
-    assert_eq!(error["delta"]["finish_reason"], "ERROR");
-    let path = "/api/v1/services/aigc/text-generation/generation";
-    let told = cut(path, EVENTS, "dashscope/stream-cut.in.sse");
-    assert_eq!(event(&told, "event: error\n")["code"], "upstream_failed");
-    let told = cut("/api/generate", LINES, "ollama/lines-cut.in.ndjson");
-    let error: Value = serde_json::from_str(&told).expect("JSON on a line of its own");
-    assert!(
-        told.starts_with('\n') && error["error"].is_string(),
-        "{told}"
-    );
-}
+    ),
+    (
+        "/v1beta/models/g:streamGenerateContent?alt=sse",
+        EVENTS,
+        "gemini/stream-cut.in.sse",
+    ),
+    ("/v2/chat", EVENTS, "cohere/chat-stream-cut.in.sse"),
+    (
+        "/api/v1/services/aigc/text-generation/generation",
+        EVENTS,
+        "dashscope/stream-cut.in.sse",
+    ),
+    ("/api/generate", LINES, "ollama/lines-cut.in.ndjson"),
+    (GEMINI, JSON, "gemini/list-cut-between-chunks.in.list.json"),
+];
 
 #[test]
-fn a_list_that_ends_early_is_closed_behind_an_error() {
-    let name = "gemini/list-cut-between-chunks.in.list.json";
-    let told = cut(GEMINI, JSON, name);
-    let list = String::from_utf8(golden(name)).expect("UTF-8") + &told;
-    let list: Vec<Value> = serde_json::from_str(&list).expect("a list that is whole");
-    let last = list.last().expect("an element");
+fn a_stream_that_ends_early_ends_with_an_error_in_its_dialect() {
+    let (gateway, _provider) = cutting(&CUT);
+    let [messages, responses, gemini, cohere, dashscope, ollama, list] =
+        CUT.map(|api| told(&gateway, api));
+    let error = event(&messages, "event: error\n");
+    assert_eq!(error["error"]["type"], "api_error");
+    let error = event(&responses, "event: error\n");
+    assert_eq!(error["type"], "error");
+    assert_eq!(error["code"], "upstream_failed");
+    assert_eq!(event(&gemini, "")["error"]["status"], "UNAVAILABLE");
+    let error = event(&cohere, "event: message-end\n");
+    assert_eq!(error["delta"]["finish_reason"], "ERROR");
+    let error = event(&dashscope, "event: error\n");
+    assert_eq!(error["code"], "upstream_failed");
+    let error: Value = serde_json::from_str(&ollama).expect("JSON on a line of its own");
+    assert!(
+        ollama.starts_with('\n') && error["error"].is_string(),
+        "{ollama}"
+    );
+    // A list is closed behind its error.
+    let whole = String::from_utf8(golden(CUT[6].2)).expect("UTF-8") + &list;
+    let whole: Vec<Value> = serde_json::from_str(&whole).expect("a list that is whole");
+    let last = whole.last().expect("an element");
     assert_eq!(last["error"]["status"], "UNAVAILABLE");
+    for record in gateway.records(CUT.len()) {
+        assert_eq!(record["end"], "upstream_broke", "{record}");
+    }
 }
 
 #[test]
