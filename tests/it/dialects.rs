@@ -94,7 +94,7 @@ fn golden(name: &str) -> Vec<u8> {
 
 fn config(url: &str) -> String {
     let prefixes = ["/v1", "/v1beta", "/v2", "/api", "/model"];
-    let targets = prefixes.map(|prefix| format!("{prefix}: \"{url}{prefix}\""));
+    let targets = prefixes.map(|prefix| format!("{prefix}: \"{url}\""));
     format!("target_map: {{{}}}\n", targets.join(", "))
 }
 
