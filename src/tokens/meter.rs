@@ -107,6 +107,8 @@ pub struct Meter {
     said: bool,
     /// Pieces of text.
     deltas: u64,
+    /// Text of a stream that came after the last report of usage.
+    unreported: bool,
 }
 
 /// Longer events pass unedited.
@@ -182,6 +184,7 @@ impl Meter {
             error: false,
             said: false,
             deltas: 0,
+            unreported: false,
         }
     }
 
@@ -280,7 +283,8 @@ impl Meter {
         self.reader.gap()
     }
 
-    /// What the upstream has reported so far, if anything. In a stream the last report counts.
+    /// What the upstream has reported so far, if anything. In a stream the last report counts, unless
+    /// it is all zeros.
     pub fn usage(&mut self) -> Option<Usage> {
         self.look();
         self.reported()
@@ -292,7 +296,7 @@ impl Meter {
     pub fn usage_is_whole(&mut self) -> bool {
         self.look();
         let reported = self.reported().unwrap_or_default();
-        let output = reported.output.is_some() && !self.reader.is_early();
+        let output = reported.output.is_some() && !self.is_early();
         reported.input.is_some() && (output || !self.surface.has_output())
     }
 
@@ -320,7 +324,7 @@ impl Meter {
         let input = reported.input.unwrap_or_else(prompt);
         let output = match reported.output {
             None => self.delivered(),
-            Some(early) if self.reader.is_early() => early.max(self.delivered()),
+            Some(early) if self.is_early() => early.max(self.delivered()),
             Some(output) => output,
         };
         usage(
@@ -397,21 +401,38 @@ impl Meter {
     fn heed(&mut self, bytes: &[u8]) {
         let facts = self.reader.facts();
         self.error |= facts.error;
+        // A report speaks for the text of its own event too.
+        let covered = facts.reported_some;
         if facts.reported && self.framer.is_some() && self.surface.table().repeats {
             // The usage of what was said so far is better than a count of it.
             self.said |= !facts.texts.is_empty();
+            self.unreported &= !covered;
             return;
         }
         for text in 0..facts.texts.len() {
             let text = self.reader.facts().texts[text].clone();
             self.say(text.choice, text.field, &bytes[text.at]);
         }
+        self.unreported &= !covered;
     }
 
-    /// What was reported: found at a glance, or by the reader.
+    /// The output that was reported is not that of the whole answer: it is that of the beginning, or
+    /// more text came after it and the stream isn't over.
+    pub fn is_early(&self) -> bool {
+        let over = || matches!(self.saw_finish(), Ending::Done | Ending::Finished);
+        self.reader.is_early() || (self.unreported && self.framer.is_some() && !over())
+    }
+
+    /// What was reported: found at a glance, or by the reader. No output beside text that was delivered
+    /// is no report of it, and nothing at all beside it is no report.
     fn reported(&self) -> Option<Reported> {
         let reported = self.reader.reported().or(self.reported);
-        reported.map(|reported| self.surface.table().whole(reported))
+        let mut reported = reported.map(|reported| self.surface.table().whole(reported))?;
+        if reported.output == Some(0) && self.first_token_seen() {
+            reported.output = None;
+            return Some(reported).filter(|reported| !reported.is_zero());
+        }
+        Some(reported)
     }
 
     fn say(&mut self, choice: u32, field: Field, raw: &[u8]) {
@@ -419,6 +440,7 @@ impl Meter {
             return;
         }
         self.said = true;
+        self.unreported = true;
         self.deltas += 1;
         let (known, model) = (&mut self.family, &self.model);
         self.tally

@@ -183,9 +183,7 @@ impl Table {
             return reported;
         }
         let (cached, cache_write) = (reported.cached, reported.cache_write);
-        let beside = cached
-            .unwrap_or(0)
-            .saturating_add(cache_write.unwrap_or(0));
+        let beside = cached.unwrap_or(0).saturating_add(cache_write.unwrap_or(0));
         Reported {
             input: reported.input.map(|input| input.saturating_add(beside)),
             ..reported
