@@ -61,9 +61,10 @@ pub fn complete(journey: &mut Journey) {
     let tried = journey.attempt.as_ref().map(Tried::of);
     let plan = journey.plan.as_ref();
     let reported = reported(&mut journey.reply, plan);
-    let settled = match (&journey.reply.meter, reported) {
-        (Some(_), None) if is_counted(plan) => Booked::Provisionally,
-        (_, usage) => Booked::Finally(usage),
+    let counted = is_counted(&mut journey.reply, plan);
+    let settled = match reported {
+        None if counted => Booked::Provisionally,
+        usage => Booked::Finally(usage),
     };
     journey.reply.settled = Some(settled);
     let usage = reported.or_else(|| {
@@ -196,7 +197,7 @@ impl Settled {
         }
         self.meter_what_was_not_answered();
         let reported = reported(&mut self.reply, self.plan.as_ref());
-        let counted = self.reply.meter.is_some() && is_counted(self.plan.as_ref());
+        let counted = is_counted(&mut self.reply, self.plan.as_ref());
         if !counted || reported.is_some() {
             self.settle(reported);
             return self.teach(reported);
@@ -215,7 +216,7 @@ impl Settled {
     /// isn't asked any more.
     #[cold]
     fn settle_in_a_panic(&mut self) {
-        let counted = self.reply.meter.take().is_some() && is_counted(self.plan.as_ref());
+        let counted = self.reply.meter.take().is_some() && has_prompt(self.plan.as_ref());
         let usage = counted.then(|| roughly(self.plan.as_ref(), &self.reply));
         self.settle(usage);
     }
@@ -350,13 +351,20 @@ impl<'a> Told<'a> {
 
 /// What the upstream reported: all of it, or where nothing is counted what there is.
 fn reported(reply: &mut Reply, plan: Option<&Plan>) -> Option<meter::Usage> {
-    let meter = reply.meter.as_mut()?;
-    let usable = meter.usage_is_whole() || !is_counted(plan);
-    meter.usage().filter(|_| usable)
+    let whole = reply.meter.as_mut()?.usage_is_whole();
+    let usable = whole || !is_counted(reply, plan);
+    reply.meter.as_mut()?.usage().filter(|_| usable)
 }
 
-/// Where nothing is reported, tokens are counted.
-fn is_counted(plan: Option<&Plan>) -> bool {
+/// What isn't reported of it is counted: all of it where the prompt is known, else what was delivered
+/// beside a report that leaves it out.
+fn is_counted(reply: &mut Reply, plan: Option<&Plan>) -> bool {
+    let meter = reply.meter.as_mut();
+    meter.is_some_and(|meter| has_prompt(plan) || meter.lacks_output())
+}
+
+/// The prompt can be counted.
+fn has_prompt(plan: Option<&Plan>) -> bool {
     plan.is_some_and(|plan| plan.surface.prompt().is_some())
 }
 

@@ -300,6 +300,19 @@ impl Meter {
         reported.input.is_some() && (output || !self.surface.has_output())
     }
 
+    /// The upstream has reported usage, but not (yet) the output of all that it delivers: that can be
+    /// counted.
+    pub fn lacks_output(&mut self) -> bool {
+        self.look();
+        let output = |reported: Reported| reported.output.is_some() && !self.is_early();
+        self.has_output() && self.reported().is_some_and(|reported| !output(reported))
+    }
+
+    /// Its answers have text whose tokens can be counted.
+    pub fn has_output(&self) -> bool {
+        self.surface.has_output()
+    }
+
     /// The tokens of the text that was delivered, as if the answer ended here. Counts what waits;
     /// the first call may have to wait for the vocabulary. Half of a surrogate pair that still
     /// misses the other is U+FFFD, for good.
@@ -339,7 +352,7 @@ impl Meter {
 
     /// Whether any text has been delivered. Each call reads a JSON body that came in one piece.
     pub fn first_token_seen(&self) -> bool {
-        let texts = |reader: Reader| self.counts_text() && !reader.facts().texts.is_empty();
+        let texts = |reader: Reader| self.has_output() && !reader.facts().texts.is_empty();
         self.said || self.read_aside().is_some_and(texts)
     }
 
@@ -436,7 +449,7 @@ impl Meter {
     }
 
     fn say(&mut self, choice: u32, field: Field, raw: &[u8]) {
-        if raw.is_empty() || !self.counts_text() {
+        if raw.is_empty() || !self.has_output() {
             return;
         }
         self.said = true;
@@ -445,11 +458,6 @@ impl Meter {
         let (known, model) = (&mut self.family, &self.model);
         self.tally
             .add(choice, field, raw, || family(known, model).encoding);
-    }
-
-    /// Whether the surface is one whose text is counted.
-    fn counts_text(&self) -> bool {
-        self.surface.has_output()
     }
 }
 

@@ -22,10 +22,11 @@ impl Settled {
     /// The usage with all that is missing in it counted.
     pub(super) fn counted(&mut self) -> Option<meter::Usage> {
         let subject = Self::subject(&self.snapshot, self.tried.as_ref(), self.plan.as_ref());
+        let rough = super::roughly(self.plan.as_ref(), &self.reply);
         let meter = self.reply.meter.as_mut()?;
         let reported = meter.usage();
         let Some(subject) = subject else {
-            return Some(meter.settle(|| 0));
+            return Some(meter.settle(|| rough.input.unwrap_or(0)));
         };
         let mut seen = None;
         let mut usage = meter.settle(|| subject.input(&mut seen));

@@ -422,3 +422,23 @@ fn an_event_that_fits_a_shape_says_what_reading_it_would_say() {
     }
     assert!(fitted > 100, "shapes fit only {fitted} events");
 }
+
+#[test]
+fn an_invoked_answer_whose_client_leaves_lacks_the_output_of_its_beginning() {
+    let mut meter = Meter::new(Surface::Invoke, "anthropic.claude-x", Form::Lines, false);
+    meter.feed(chunk(
+        "{\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n",
+    ));
+    assert!(meter.lacks_output());
+    meter.feed(chunk(
+        "{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"text\":\"Upstream and down again\"}}\n",
+    ));
+    let usage = meter.settle(|| unreachable!("the prompt is reported"));
+    assert_eq!(usage.input, Some(9));
+    assert_eq!(usage.output, Some(tokens("Upstream and down again")));
+    assert_ne!(usage.source, Source::Upstream);
+    meter.feed(chunk(
+        "{\"type\":\"message_delta\",\"usage\":{\"output_tokens\":4}}\n",
+    ));
+    assert!(!meter.lacks_output() && meter.usage_is_whole());
+}
