@@ -364,7 +364,7 @@ fn is_counted(reply: &mut Reply, plan: Option<&Plan>) -> bool {
 }
 
 /// The prompt can be counted.
-fn has_prompt(plan: Option<&Plan>) -> bool {
+pub(super) fn has_prompt(plan: Option<&Plan>) -> bool {
     plan.is_some_and(|plan| plan.surface.prompt().is_some())
 }
 
@@ -374,13 +374,17 @@ fn roughly(plan: Option<&Plan>, reply: &Reply) -> meter::Usage {
     const EVENT_BYTES: u64 = 200;
     /// A token of a text.
     const TOKEN_BYTES: u64 = 4;
+    /// Compression makes a thirtieth of events that are alike, and about half of a text.
+    const ENCODED_EVENT_BYTES: u64 = 7;
+    const ENCODED_TOKEN_BYTES: u64 = 2;
     let estimate = plan.and_then(|plan| plan.estimate).map(|it| it.input);
     let body = plan.and_then(|plan| plan.body.plain());
     let input = estimate.unwrap_or_else(|| body.map_or(0, |body| at_a_glance(body)));
-    let bytes_each = if reply.stream {
-        EVENT_BYTES
-    } else {
-        TOKEN_BYTES
+    let bytes_each = match (reply.stream, reply.encoded) {
+        (true, false) => EVENT_BYTES,
+        (true, true) => ENCODED_EVENT_BYTES,
+        (false, false) => TOKEN_BYTES,
+        (false, true) => ENCODED_TOKEN_BYTES,
     };
     meter::Usage {
         input: Some(input),

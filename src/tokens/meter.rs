@@ -188,14 +188,17 @@ impl Meter {
         }
     }
 
-    /// The same meter for an answer that is compressed: it passes as it is, nothing is stripped.
-    pub fn decoding(mut self, coding: Coding) -> Meter {
+    /// The same meter for an answer that is compressed: it passes as it is, nothing is stripped. `None`
+    /// is a coding that weir doesn't know.
+    pub fn decoding(mut self, coding: Option<Coding>) -> Meter {
+        let decoder = coding.map_or_else(Decoder::unknown, Decoder::new);
         self.strip = false;
-        self.decoder = Some(Box::new(Decoder::new(coding)));
+        self.decoder = Some(Box::new(decoder));
         self
     }
 
-    /// The answer can't be followed: it isn't compressed as it says, or grew beyond all measure.
+    /// The answer can't be followed: its coding is unknown, it isn't compressed as it says, or it grew
+    /// beyond all measure.
     pub fn is_blind(&self) -> bool {
         self.decoder
             .as_ref()
@@ -431,7 +434,7 @@ impl Meter {
 
     /// The output that was reported is not that of the whole answer: it is that of the beginning, or
     /// more text came after it and the stream isn't over.
-    pub fn is_early(&self) -> bool {
+    fn is_early(&self) -> bool {
         let over = || matches!(self.saw_finish(), Ending::Done | Ending::Finished);
         self.reader.is_early() || (self.unreported && self.framer.is_some() && !over())
     }

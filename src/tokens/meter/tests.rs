@@ -442,3 +442,12 @@ fn an_invoked_answer_whose_client_leaves_lacks_the_output_of_its_beginning() {
     ));
     assert!(!meter.lacks_output() && meter.usage_is_whole());
 }
+
+#[test]
+fn an_answer_in_an_unknown_coding_passes_unread() {
+    let mut meter = chat(true).decoding(None);
+    let event = chunk(&said(0, "Hello"));
+    assert_eq!(meter.feed(event.clone()), event);
+    assert!(meter.is_blind() && !meter.first_token_seen());
+    assert_eq!((meter.saw_finish(), meter.usage()), (Ending::Unread, None));
+}
