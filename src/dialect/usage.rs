@@ -79,8 +79,28 @@ pub struct Raw {
 // === impl Reported ===
 
 impl Reported {
-    /// What a later report says, and of this one what the later leaves out.
+    /// Whether nothing in it is more than zero: some servers say so where they don't know.
+    pub fn is_zero(&self) -> bool {
+        let counts = [
+            self.input,
+            self.output,
+            self.cached,
+            self.cache_write,
+            self.reasoning,
+        ];
+        counts.iter().all(|count| count.unwrap_or(0) == 0)
+    }
+
+    /// What a later report says, and of this one what the later leaves out. One that is all zeros
+    /// takes nothing back.
     pub fn updated(self, later: Reported) -> Reported {
+        if later.is_zero() && !self.is_zero() {
+            return Reported {
+                input: self.input.or(later.input),
+                output: self.output.or(later.output),
+                ..self
+            };
+        }
         Reported {
             input: later.input.or(self.input),
             output: later.output.or(self.output),

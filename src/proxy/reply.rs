@@ -126,7 +126,6 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         (false, false) => announced(response),
     };
     if response.status.is_success()
-        && coding != Some(None)
         && !head_only
         && let (Some(plan), Some(current)) = (&journey.plan, &journey.attempt)
         && let Some(surface) = plan.surface.metered()
@@ -135,7 +134,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
             .or(plan.model.as_deref())
             .unwrap_or_default();
         let meter = Meter::new(surface, model, form, current.strip_usage);
-        journey.reply.meter = Some(match coding.flatten() {
+        journey.reply.meter = Some(match coding {
             Some(coding) => meter.decoding(coding),
             None => meter,
         });
@@ -255,9 +254,13 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
         cut = meter.saw_finish() == Ending::Open;
     }
     if reply.meter.as_ref().is_some_and(Meter::is_blind) {
+        let metered = match settle::has_prompt(journey.plan.as_ref()) {
+            true => "what it didn't report is estimated",
+            false => "it passed unmetered",
+        };
         tracing::warn!(
             request_id = journey.arrival.request_id,
-            "an answer's compression can't be followed: it passed unmetered"
+            "an answer's compression can't be followed: {metered}"
         );
     }
     if cut {

@@ -63,7 +63,7 @@ pub fn complete(journey: &mut Journey) {
     let tried = journey.attempt.as_ref().map(Tried::of);
     let plan = journey.plan.as_ref();
     let reported = reported(&mut journey.reply, plan);
-    let last = journey.reply.meter.is_none() || reported.is_some() || !is_counted(plan);
+    let last = reported.is_some() || !is_counted(&mut journey.reply, plan);
     let usage = match last {
         true => reported,
         false => Some(roughly(plan, &journey.reply)),
@@ -199,7 +199,7 @@ impl Settled {
         }
         self.meter_what_was_not_answered();
         let reported = reported(&mut self.reply, self.plan.as_ref());
-        let counted = self.reply.meter.is_some() && is_counted(self.plan.as_ref());
+        let counted = is_counted(&mut self.reply, self.plan.as_ref());
         if !counted || reported.is_some() {
             self.settle(reported);
             return self.teach(reported);
@@ -218,7 +218,7 @@ impl Settled {
     /// isn't asked any more.
     #[cold]
     fn settle_in_a_panic(&mut self) {
-        let counted = self.reply.meter.take().is_some() && is_counted(self.plan.as_ref());
+        let counted = self.reply.meter.take().is_some() && has_prompt(self.plan.as_ref());
         let usage = counted.then(|| roughly(self.plan.as_ref(), &self.reply));
         self.settle(usage);
     }
@@ -349,13 +349,20 @@ impl<'a> Told<'a> {
 
 /// What the upstream reported: all of it, or where nothing is counted what there is.
 fn reported(reply: &mut Reply, plan: Option<&Plan>) -> Option<meter::Usage> {
-    let meter = reply.meter.as_mut()?;
-    let usable = meter.usage_is_whole() || !is_counted(plan);
-    meter.usage().filter(|_| usable)
+    let whole = reply.meter.as_mut()?.usage_is_whole();
+    let usable = whole || !is_counted(reply, plan);
+    reply.meter.as_mut()?.usage().filter(|_| usable)
 }
 
-/// Where nothing is reported, tokens are counted.
-fn is_counted(plan: Option<&Plan>) -> bool {
+/// What isn't reported of it is counted: all of it where the prompt is known, else what was delivered
+/// beside a report that leaves it out.
+fn is_counted(reply: &mut Reply, plan: Option<&Plan>) -> bool {
+    let meter = reply.meter.as_mut();
+    meter.is_some_and(|meter| has_prompt(plan) || meter.lacks_output())
+}
+
+/// The prompt can be counted.
+pub(super) fn has_prompt(plan: Option<&Plan>) -> bool {
     plan.is_some_and(|plan| plan.surface.prompt().is_some())
 }
 
@@ -365,13 +372,17 @@ fn roughly(plan: Option<&Plan>, reply: &Reply) -> meter::Usage {
     const EVENT_BYTES: u64 = 200;
     /// A token of a text.
     const TOKEN_BYTES: u64 = 4;
+    /// Compression makes a thirtieth of events that are alike, and about half of a text.
+    const ENCODED_EVENT_BYTES: u64 = 7;
+    const ENCODED_TOKEN_BYTES: u64 = 2;
     let estimate = plan.and_then(|plan| plan.estimate).map(|it| it.input);
     let body = plan.and_then(|plan| plan.body.plain());
     let input = estimate.unwrap_or_else(|| body.map_or(0, |body| at_a_glance(body)));
-    let bytes_each = if reply.stream {
-        EVENT_BYTES
-    } else {
-        TOKEN_BYTES
+    let bytes_each = match (reply.stream, reply.encoded) {
+        (true, false) => EVENT_BYTES,
+        (true, true) => ENCODED_EVENT_BYTES,
+        (false, false) => TOKEN_BYTES,
+        (false, true) => ENCODED_TOKEN_BYTES,
     };
     meter::Usage {
         input: Some(input),

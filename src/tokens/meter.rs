@@ -106,6 +106,8 @@ pub struct Meter {
     said: bool,
     /// Pieces of text.
     deltas: u64,
+    /// Text of a stream that came after the last report of usage.
+    unreported: bool,
 }
 
 /// Longer events pass unedited.
@@ -180,17 +182,21 @@ impl Meter {
             error: false,
             said: false,
             deltas: 0,
+            unreported: false,
         }
     }
 
-    /// The same meter for an answer that is compressed: it passes as it is, nothing is stripped.
-    pub fn decoding(mut self, coding: Coding) -> Meter {
+    /// The same meter for an answer that is compressed: it passes as it is, nothing is stripped. `None`
+    /// is a coding that weir doesn't know.
+    pub fn decoding(mut self, coding: Option<Coding>) -> Meter {
+        let decoder = coding.map_or_else(Decoder::unknown, Decoder::new);
         self.strip = false;
-        self.decoder = Some(Box::new(Decoder::new(coding)));
+        self.decoder = Some(Box::new(decoder));
         self
     }
 
-    /// The answer can't be followed: it isn't compressed as it says, or grew beyond all measure.
+    /// The answer can't be followed: its coding is unknown, it isn't compressed as it says, or it grew
+    /// beyond all measure.
     pub fn is_blind(&self) -> bool {
         self.decoder
             .as_ref()
@@ -278,7 +284,8 @@ impl Meter {
         self.reader.gap()
     }
 
-    /// What the upstream has reported so far, if anything. In a stream the last report counts.
+    /// What the upstream has reported so far, if anything. In a stream the last report counts, unless
+    /// it is all zeros.
     pub fn usage(&mut self) -> Option<Usage> {
         self.look();
         self.reported()
@@ -290,8 +297,21 @@ impl Meter {
     pub fn usage_is_whole(&mut self) -> bool {
         self.look();
         let reported = self.reported().unwrap_or_default();
-        let output = reported.output.is_some() && !self.reader.is_early();
+        let output = reported.output.is_some() && !self.is_early();
         reported.input.is_some() && (output || !self.surface.has_output())
+    }
+
+    /// The upstream has reported usage, but not (yet) the output of all that it delivers: that can be
+    /// counted.
+    pub fn lacks_output(&mut self) -> bool {
+        self.look();
+        let output = |reported: Reported| reported.output.is_some() && !self.is_early();
+        self.has_output() && self.reported().is_some_and(|reported| !output(reported))
+    }
+
+    /// Its answers have text whose tokens can be counted.
+    pub fn has_output(&self) -> bool {
+        self.surface.has_output()
     }
 
     /// The tokens of the text that was delivered, as if the answer ended here. Counts what waits;
@@ -318,7 +338,7 @@ impl Meter {
         let input = reported.input.unwrap_or_else(prompt);
         let output = match reported.output {
             None => self.delivered(),
-            Some(early) if self.reader.is_early() => early.max(self.delivered()),
+            Some(early) if self.is_early() => early.max(self.delivered()),
             Some(output) => output,
         };
         usage(
@@ -333,7 +353,7 @@ impl Meter {
 
     /// Whether any text has been delivered. Each call reads a JSON body that came in one piece.
     pub fn first_token_seen(&self) -> bool {
-        let texts = |reader: Reader| self.counts_text() && !reader.facts().texts.is_empty();
+        let texts = |reader: Reader| self.has_output() && !reader.facts().texts.is_empty();
         self.said || self.read_aside().is_some_and(texts)
     }
 
@@ -395,37 +415,50 @@ impl Meter {
     fn heed(&mut self, bytes: &[u8]) {
         let facts = self.reader.facts();
         self.error |= facts.error;
+        // A report speaks for the text of its own event too.
+        let covered = facts.reported_some;
         if facts.reported && self.framer.is_some() && self.surface.table().repeats {
             // The usage of what was said so far is better than a count of it.
             self.said |= !facts.texts.is_empty();
+            self.unreported &= !covered;
             return;
         }
         for text in 0..facts.texts.len() {
             let text = self.reader.facts().texts[text].clone();
             self.say(text.choice, text.field, &bytes[text.at]);
         }
+        self.unreported &= !covered;
     }
 
-    /// What was reported: found at a glance, or by the reader.
+    /// The output that was reported is not that of the whole answer: it is that of the beginning, or
+    /// more text came after it and the stream isn't over.
+    fn is_early(&self) -> bool {
+        let over = || matches!(self.saw_finish(), Ending::Done | Ending::Finished);
+        self.reader.is_early() || (self.unreported && self.framer.is_some() && !over())
+    }
+
+    /// What was reported: found at a glance, or by the reader. No output beside text that was delivered
+    /// is no report of it, and nothing at all beside it is no report.
     fn reported(&self) -> Option<Reported> {
         let reported = self.reader.reported();
-        reported.map(|reported| self.surface.table().whole(reported))
+        let mut reported = reported.map(|reported| self.surface.table().whole(reported))?;
+        if reported.output == Some(0) && self.first_token_seen() {
+            reported.output = None;
+            return Some(reported).filter(|reported| !reported.is_zero());
+        }
+        Some(reported)
     }
 
     fn say(&mut self, choice: u32, field: Field, raw: &[u8]) {
-        if raw.is_empty() || !self.counts_text() {
+        if raw.is_empty() || !self.has_output() {
             return;
         }
         self.said = true;
+        self.unreported = true;
         self.deltas += 1;
         let (known, model) = (&mut self.family, &self.model);
         self.tally
             .add(choice, field, raw, || family(known, model).encoding);
-    }
-
-    /// Whether the surface is one whose text is counted.
-    fn counts_text(&self) -> bool {
-        self.surface.has_output()
     }
 }
 

@@ -179,6 +179,21 @@ fn what_is_not_compressed_as_it_says_still_passes() {
 }
 
 #[test]
+fn the_tokens_of_an_answer_in_an_unknown_coding_are_estimated() {
+    let headers = [("content-type", EVENTS), ("content-encoding", "compress")];
+    let (gateway, _provider) = answering(&headers, golden(APIS[0].2));
+    let answer = gateway.post("/v1/messages", ASK);
+    assert!(answer.whole && answer.body == golden(APIS[0].2));
+    let record = &gateway.records(1)[0];
+    assert_eq!(record["end"], "complete");
+    assert_eq!(record["token_source"], "estimated");
+    assert!(record["input_tokens"].as_u64() > Some(0));
+    let by_length = answer.body.len() as u64 / 7;
+    assert_eq!(record["output_tokens"].as_u64(), Some(by_length));
+    gateway.wait_log("can't be followed");
+}
+
+#[test]
 fn tokens_that_are_only_counted_are_spent_by_nobody() {
     let body = golden("anthropic/counted-tokens.in.json");
     let (gateway, _provider) = answering(&[("content-type", JSON)], body.clone());

@@ -47,6 +47,8 @@ pub struct Facts {
     pub usage_given: bool,
     /// Usage was reported, there or elsewhere.
     pub reported: bool,
+    /// … and it was more than zeros.
+    pub reported_some: bool,
     /// Places of `usage` members at the root, each with the comma that goes with it.
     pub usage_at: [Option<(usize, usize)>; 2],
     /// The inside of a padding string that some servers add against traffic analysis.
@@ -77,6 +79,7 @@ impl Facts {
             finish: false,
             usage_given: false,
             reported: false,
+            reported_some: false,
             usage_at: [None; 2],
             padding: None,
             closed: false,

@@ -199,7 +199,8 @@ impl Reader {
     pub(super) fn report(&mut self, sheet: &Sheet, raw: &Raw) {
         let Some(later) = sheet.sum(raw) else { return };
         self.facts.reported = true;
-        if later.output.is_some() {
+        self.facts.reported_some |= !later.is_zero();
+        if later.output.is_some() && (self.reported.is_none() || !later.is_zero()) {
             self.early = sheet.rank == Rank::Early;
         }
         self.reported = Some(match self.reported {

@@ -22,10 +22,15 @@ impl Settled {
     /// The usage with all that is missing in it counted.
     pub(super) fn counted(&mut self) -> Option<meter::Usage> {
         let subject = Self::subject(&self.snapshot, self.tried.as_ref(), self.plan.as_ref());
+        let rough = super::roughly(self.plan.as_ref(), &self.reply);
         let meter = self.reply.meter.as_mut()?;
         let reported = meter.usage();
         let Some(subject) = subject else {
-            return Some(meter.settle(|| 0));
+            let mut usage = meter.settle(|| rough.input.unwrap_or(0));
+            if reported.is_none_or(|reported| reported.input.is_none()) {
+                usage.source = Source::Estimated;
+            }
+            return Some(followed(meter, usage, rough));
         };
         let mut seen = None;
         let mut usage = meter.settle(|| subject.input(&mut seen));
@@ -39,7 +44,7 @@ impl Settled {
             let output = (subject.calibration).output(subject.key, wide, counted, deltas);
             usage.output = Some(output);
         }
-        Some(usage)
+        Some(followed(meter, usage, rough))
     }
 
     /// Learns from what the upstream reported, if there is time and it is this request's turn.
@@ -112,6 +117,22 @@ impl Settled {
             api: Api::of(plan.surface.metered()?)?,
             body: plan.body.plain(),
         })
+    }
+}
+
+/// The output of an answer that couldn't be followed is estimated by its length.
+fn followed(meter: &meter::Meter, usage: meter::Usage, rough: meter::Usage) -> meter::Usage {
+    if !meter.is_blind() {
+        return usage;
+    }
+    let output = match meter.has_output() {
+        true => usage.output.max(rough.output),
+        false => usage.output,
+    };
+    meter::Usage {
+        output,
+        source: Source::Estimated,
+        ..usage
     }
 }
 

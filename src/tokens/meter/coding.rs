@@ -97,6 +97,16 @@ impl Decoder {
         }
     }
 
+    /// A coding that nobody here knows: given up from the first.
+    pub(super) fn unknown() -> Decoder {
+        Decoder {
+            kind: Kind::GivenUp,
+            room: Box::default(),
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
     /// It was given up: it isn't what it says, or grew beyond all measure.
     pub(super) fn is_given_up(&self) -> bool {
         matches!(self.kind, Kind::GivenUp)

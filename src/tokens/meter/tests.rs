@@ -267,6 +267,79 @@ fn a_later_empty_report_takes_nothing_back() {
 }
 
 #[test]
+fn a_report_of_zeros_takes_nothing_back_and_is_none_beside_text() {
+    const ZEROS: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":0,\
+                         \"completion_tokens\":0,\"total_tokens\":0}}\n\n";
+    let mut meter = chat(false);
+    meter.feed(chunk(ZEROS));
+    assert_eq!(meter.usage().and_then(|usage| usage.output), Some(0));
+    meter.feed(chunk(
+        "data: {\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":9}}\n\n",
+    ));
+    meter.feed(chunk(ZEROS));
+    let usage = meter.settle(|| unreachable!("nothing to count"));
+    assert_eq!((usage.input, usage.output), (Some(5), Some(9)));
+    let mut meter = chat(false);
+    meter.feed(chunk(&said(0, "Hello there")));
+    meter.feed(chunk(ZEROS));
+    meter.feed(chunk("data: [DONE]\n\n"));
+    assert_eq!(meter.usage(), None);
+    let usage = meter.settle(|| 7);
+    assert_eq!(usage.input, Some(7));
+    assert_eq!(usage.output, Some(tokens("Hello there")));
+    assert_eq!(usage.source, Source::Counted);
+}
+
+#[test]
+fn no_output_beside_text_is_counted_whether_a_body_comes_whole_or_in_pieces() {
+    let body = r#"{"choices":[{"message":{"content":"Hello there"},"finish_reason":"stop"}],
+        "usage":{"prompt_tokens":5,"completion_tokens":0}}"#;
+    for size in [1, body.len()] {
+        let mut meter = Meter::new(Surface::Chat, "gpt-4o", Form::Body, false);
+        for piece in body.as_bytes().chunks(size) {
+            meter.feed(Bytes::copy_from_slice(piece));
+        }
+        assert!(!meter.usage_is_whole());
+        let usage = meter.settle(|| unreachable!("the prompt is reported"));
+        assert_eq!(usage.input, Some(5));
+        assert_eq!(usage.output, Some(tokens("Hello there")));
+    }
+}
+
+#[test]
+fn a_report_in_mid_stream_is_the_truth_only_until_more_text_comes() {
+    let report =
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2}}\n\n";
+    let mut meter = chat(false);
+    meter.feed(chunk(&said(0, "Hello")));
+    meter.feed(chunk(report));
+    assert!(meter.usage_is_whole());
+    let more = " there, this is more than two tokens";
+    meter.feed(chunk(&said(0, more)));
+    assert!(!meter.usage_is_whole());
+    let usage = meter.settle(|| unreachable!("the prompt is reported"));
+    assert_eq!(usage.output, Some(tokens(&format!("Hello{more}"))));
+    assert_eq!(usage.source, Source::Counted);
+    meter.feed(chunk("data: [DONE]\n\n"));
+    let usage = meter.settle(|| unreachable!("all is reported"));
+    assert_eq!((usage.output, usage.source), (Some(2), Source::Upstream));
+}
+
+#[test]
+fn a_report_beside_the_text_of_its_own_event_speaks_for_it() {
+    let mut meter = chat(false);
+    for _ in 0..2 {
+        meter.feed(chunk(&said(0, "Hello there").replace(
+            "null}\n",
+            "{\"prompt_tokens\":5,\"completion_tokens\":9}}\n",
+        )));
+    }
+    assert!(meter.usage_is_whole());
+    let usage = meter.settle(|| unreachable!("all is reported"));
+    assert_eq!((usage.output, usage.source), (Some(9), Source::Upstream));
+}
+
+#[test]
 fn bytes_that_are_no_json_pass_and_say_nothing() {
     for junk in [
         "<html>}}]]\"",
@@ -348,4 +421,33 @@ fn an_event_that_fits_a_shape_says_what_reading_it_would_say() {
         }
     }
     assert!(fitted > 100, "shapes fit only {fitted} events");
+}
+
+#[test]
+fn an_invoked_answer_whose_client_leaves_lacks_the_output_of_its_beginning() {
+    let mut meter = Meter::new(Surface::Invoke, "anthropic.claude-x", Form::Lines, false);
+    meter.feed(chunk(
+        "{\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n",
+    ));
+    assert!(meter.lacks_output());
+    meter.feed(chunk(
+        "{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"text\":\"Upstream and down again\"}}\n",
+    ));
+    let usage = meter.settle(|| unreachable!("the prompt is reported"));
+    assert_eq!(usage.input, Some(9));
+    assert_eq!(usage.output, Some(tokens("Upstream and down again")));
+    assert_ne!(usage.source, Source::Upstream);
+    meter.feed(chunk(
+        "{\"type\":\"message_delta\",\"usage\":{\"output_tokens\":4}}\n",
+    ));
+    assert!(!meter.lacks_output() && meter.usage_is_whole());
+}
+
+#[test]
+fn an_answer_in_an_unknown_coding_passes_unread() {
+    let mut meter = chat(true).decoding(None);
+    let event = chunk(&said(0, "Hello"));
+    assert_eq!(meter.feed(event.clone()), event);
+    assert!(meter.is_blind() && !meter.first_token_seen());
+    assert_eq!((meter.saw_finish(), meter.usage()), (Ending::Unread, None));
 }
