@@ -80,9 +80,11 @@ struct Model {
     aligned: u32,
 }
 
-/// So many requests are learned from at first, then one in so many.
+/// So many requests are learned from at first; each doubling of those that were seen halves the part
+/// of the next ones that is,
 const SEEN_MIN: u64 = 64;
-const SEEN_STEP: u64 = 4;
+/// but it is never less than one in so many: what a name stands for may change.
+const SEEN_STEP_MAX: u64 = 256;
 /// Prompts and answers of fewer tokens teach nothing; neither do those of more, which would weigh as
 /// much as all others.
 const TOKENS_MIN: u64 = 8;
@@ -96,7 +98,7 @@ const ALIGNED_TOKENS_MIN: u64 = 16;
 
 impl Calibration {
     /// Whether it is worth counting this request to learn from it: of a model with an own vocabulary
-    /// never, else at first each, later some.
+    /// never, else at first each, later few.
     pub fn wants(&self, key: Key<'_>) -> bool {
         if family(key.model).exact {
             return false;
@@ -104,7 +106,8 @@ impl Calibration {
         let id = self.id(key);
         self.models.lock().change(id, key, |model| {
             model.seen += 1;
-            model.seen <= SEEN_MIN || model.seen.is_multiple_of(SEEN_STEP)
+            let step = (model.seen / SEEN_MIN).max(1).next_power_of_two();
+            model.seen.is_multiple_of(step.min(SEEN_STEP_MAX))
         }) == Some(true)
     }
 

@@ -235,12 +235,15 @@ fn deltas_are_believed_after_some_streams_and_no_longer_after_one_that_differs()
 }
 
 #[test]
-fn at_first_each_request_is_wanted_then_some() {
+fn at_first_each_request_is_wanted_then_fewer_and_fewer() {
     let calibration = Calibration::default();
-    let wanted = (0..SEEN_MIN + 400)
-        .filter(|_| calibration.wants(KEY))
-        .count() as u64;
-    assert_eq!(wanted, SEEN_MIN + 400 / SEEN_STEP);
+    let mut wanted = |requests: u64| (0..requests).filter(|_| calibration.wants(KEY)).count();
+    assert_eq!(wanted(2 * SEEN_MIN - 1), 2 * 64 - 1);
+    // From the 2 × 64th on every second, then every fourth.
+    assert_eq!(wanted(SEEN_MIN), 32);
+    assert_eq!(wanted(2 * SEEN_MIN), 32);
+    wanted(1 << 20);
+    assert_eq!(wanted(100 * SEEN_STEP_MAX), 100);
 }
 
 #[test]
