@@ -11,6 +11,16 @@ use crate::{
     scene::{self, Scene, StreamCheck},
 };
 
+/// What each request is sent with; a proxy with teams knows it.
+pub const CREDENTIAL: &str = "sk-none";
+
+/// Where requests go.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub path: String,
+}
+
 /// One kind of request, and what must come back.
 pub struct Job {
     request: Vec<u8>,
@@ -21,15 +31,16 @@ pub struct Job {
 
 impl Job {
     /// A request of `bytes` bytes of body.
-    pub fn new(scene: Scene, bytes: usize, target: SocketAddr) -> Job {
+    pub fn new(scene: Scene, bytes: usize, target: &Target) -> Job {
         Job::of(scene, scene::request(scene, bytes), target)
     }
 
     /// A request with this body.
-    pub fn of(scene: Scene, body: Vec<u8>, target: SocketAddr) -> Job {
+    pub fn of(scene: Scene, body: Vec<u8>, target: &Target) -> Job {
+        let Target { address, path } = target;
         let head = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: {target}\r\nuser-agent: weir-perf\r\n\
-            accept: */*\r\nauthorization: Bearer sk-none\r\ncontent-type: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: weir-perf\r\n\
+            accept: */*\r\nauthorization: Bearer {CREDENTIAL}\r\ncontent-type: application/json\r\n\
             content-length: {}\r\n\r\n",
             body.len()
         );

@@ -23,7 +23,7 @@ use tokio::{
 };
 use weir_perf::{
     Result,
-    client::{Client, Job},
+    client::{Client, Job, Target},
     exact_timers, now_ns,
     process::{self, Sample},
     scene::{self, Scene},
@@ -41,6 +41,9 @@ struct Options {
     /// Where to send the requests.
     #[arg(long)]
     target: SocketAddr,
+    /// The path that is asked for.
+    #[arg(long, default_value = "/v1/chat/completions")]
+    path: String,
     /// Root of the process tree to measure.
     #[arg(long)]
     pid: Option<u32>,
@@ -98,7 +101,7 @@ fn main() -> Result<()> {
                 bytes,
             } => {
                 let scene = Scene::named(model).ok_or("no such scene")?;
-                let job = Job::new(scene, *bytes, options.target);
+                let job = Job::new(scene, *bytes, &options.target());
                 closed(&options, *connections, Arc::new(job)).await
             }
             Mode::Open { rate, connections } => open(&options, *rate, *connections).await,
@@ -157,11 +160,11 @@ async fn open(options: &Options, rate: u64, connections: u64) -> Result<Value> {
     let start = now_ns() + 100_000_000;
     let measured_from = start + WARM_UP.as_nanos() as u64;
     let total = (rate as f64 * (WARM_UP.as_secs_f64() + options.seconds)) as u64;
+    let job = Arc::new(Job::new(Scene::Answer, 1024, &options.target()));
     let target = options.target;
-    let worker = move |first: u64| -> Result<Tally> {
+    let worker = move |first: u64, job: Arc<Job>| -> Result<Tally> {
         exact_timers();
         let runtime = runtime()?;
-        let job = Job::new(Scene::Answer, 1024, target);
         let mut client = Client::new(target);
         let mut tally = Tally::default();
         for number in (first..total).step_by(connections as usize) {
@@ -177,7 +180,10 @@ async fn open(options: &Options, rate: u64, connections: u64) -> Result<Value> {
         Ok(tally)
     };
     let workers: Vec<_> = (0..connections)
-        .map(|first| thread::spawn(move || worker(first)))
+        .map(|first| {
+            let job = job.clone();
+            thread::spawn(move || worker(first, job))
+        })
         .collect();
     sleep(Duration::from_nanos(measured_from.saturating_sub(now_ns()))).await;
     let used = Window::default().measure(options).await?;
@@ -195,10 +201,10 @@ async fn admission(options: &Options, text: Text, bytes: usize) -> Result<Value>
     let target = options.target;
     let window = Arc::new(Window::default());
     let prompts = {
-        let window = window.clone();
+        let (window, to) = (window.clone(), options.target());
         thread::spawn(move || -> Result<Tally> {
             let body = scene::request_of(Scene::Answer, text.of(bytes));
-            let (job, mut client) = (Job::of(Scene::Answer, body, target), Client::new(target));
+            let (job, mut client) = (Job::of(Scene::Answer, body, &to), Client::new(to.address));
             let (runtime, mut tally) = (runtime()?, Tally::default());
             while !window.is_over() {
                 let began = now_ns();
@@ -255,10 +261,10 @@ async fn streams_at_once(options: &Options, streams: usize, pause_ms: u64) -> Re
         events: events as u32,
         pause_ms,
     };
-    let job = Arc::new(Job::new(scene, 1024, options.target));
+    let job = Arc::new(Job::new(scene, 1024, &options.target()));
 
     // A first answer each from some connections, so that code and pools are warm.
-    let first = Job::new(Scene::Answer, 1024, options.target);
+    let first = Job::new(Scene::Answer, 1024, &options.target());
     let mut clients: Vec<_> = (0..8).map(|_| Client::new(options.target)).collect();
     for client in &mut clients {
         first.perform(client, |_| {}).await?;
@@ -346,6 +352,13 @@ impl Window {
 }
 
 impl Options {
+    fn target(&self) -> Target {
+        Target {
+            address: self.target,
+            path: self.path.clone(),
+        }
+    }
+
     fn sample(&self) -> Result<Option<Sample>> {
         Ok(self.pid.map(process::sample).transpose()?)
     }
