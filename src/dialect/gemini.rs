@@ -91,6 +91,7 @@ fn sum(raw: &Raw) -> Option<Reported> {
         cached: raw.of(Count::Cached),
         cache_write: None,
         reasoning: thoughts,
+        ..Reported::default()
     })
 }
 

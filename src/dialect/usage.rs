@@ -1,6 +1,6 @@
 //! Reported usage: an object of counts in the spelling that a [`Sheet`] lists.
 
-use crate::dialect::json::{Cursor, Fault};
+use crate::dialect::json::{self, Cursor, Fault};
 
 /// Tokens as an upstream reports them; `None` is "not said".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,6 +15,25 @@ pub struct Reported {
     pub cache_write: Option<u64>,
     /// Tokens of the answer that were reasoning.
     pub reasoning: Option<u64>,
+    /// What of it was sound or pictures.
+    pub media: Media,
+}
+
+/// What was used of sound and pictures, beside the tokens or as a part of them; 0 is none, or not said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Media {
+    /// Prompt tokens that were sound.
+    pub audio_input: u64,
+    /// Tokens of the answer that were sound.
+    pub audio_output: u64,
+    /// Prompt tokens that were pictures.
+    pub image_input: u64,
+    /// Seconds of sound that were heard; a second that has begun is one.
+    pub seconds: u64,
+    /// Pictures that were made.
+    pub images: u64,
+    /// Characters that were read out.
+    pub characters: u64,
 }
 
 /// Where one spelling of usage has which count, and what they come to.
@@ -60,9 +79,19 @@ pub enum Count {
     CacheWrite,
     CacheWriteBeside,
     Reasoning,
+    /// Prompt tokens that were sound.
+    AudioInput,
+    /// Those of the answer.
+    AudioOutput,
+    /// Prompt tokens that were pictures.
+    ImageInput,
+    /// Seconds of sound, which may be written with a fraction.
+    Seconds,
+    /// Pictures that were made.
+    Images,
 }
 
-const COUNTS: usize = Count::Reasoning as usize + 1;
+const COUNTS: usize = Count::Images as usize + 1;
 
 /// What is written above it is no count: no request takes so many tokens, and sums and prices of
 /// what does fit stay far from overflowing.
@@ -88,7 +117,7 @@ impl Reported {
             self.cache_write,
             self.reasoning,
         ];
-        counts.iter().all(|count| count.unwrap_or(0) == 0)
+        counts.iter().all(|count| count.unwrap_or(0) == 0) && self.media == Media::default()
     }
 
     /// What a later report says, and of this one what the later leaves out. One that is all zeros
@@ -107,6 +136,7 @@ impl Reported {
             cached: later.cached.or(self.cached),
             cache_write: later.cache_write.or(self.cache_write),
             reasoning: later.reasoning.or(self.reasoning),
+            media: self.media.updated(later.media),
         }
     }
 
@@ -127,6 +157,41 @@ impl Reported {
     }
 }
 
+// === impl Media ===
+
+impl Media {
+    fn updated(self, later: Media) -> Media {
+        let last = |earlier, later| if later > 0 { later } else { earlier };
+        Media {
+            audio_input: last(self.audio_input, later.audio_input),
+            audio_output: last(self.audio_output, later.audio_output),
+            image_input: last(self.image_input, later.image_input),
+            seconds: last(self.seconds, later.seconds),
+            images: last(self.images, later.images),
+            characters: last(self.characters, later.characters),
+        }
+    }
+}
+
+// === impl Count ===
+
+impl Count {
+    /// The number that is written for it, if that is one.
+    pub(super) fn read(self, value: &[u8]) -> Option<u64> {
+        match self {
+            Count::Seconds => json::rounded_up(value),
+            _ => json::whole(value),
+        }
+    }
+
+    fn pass(self, cursor: &mut Cursor<'_>) -> Result<Option<u64>, Fault> {
+        match self {
+            Count::Seconds => cursor.rounded_up(),
+            _ => cursor.whole(),
+        }
+    }
+}
+
 // === impl Raw ===
 
 impl Raw {
@@ -140,6 +205,19 @@ impl Raw {
     pub fn of(&self, count: Count) -> Option<u64> {
         let written = self.written >> count as usize & 1 == 1;
         written.then(|| self.numbers[count as usize])
+    }
+
+    /// What is written of sound and pictures.
+    pub fn media(&self) -> Media {
+        let of = |count| self.of(count).unwrap_or(0);
+        Media {
+            audio_input: of(Count::AudioInput),
+            audio_output: of(Count::AudioOutput),
+            image_input: of(Count::ImageInput),
+            seconds: of(Count::Seconds),
+            images: of(Count::Images),
+            characters: 0,
+        }
     }
 
     /// What is written for either count: the first that isn't zero.
@@ -194,7 +272,7 @@ fn read(
         let known = entries.iter().find(|(name, _)| name.as_bytes() == &*key);
         match known.map(|(_, entry)| *entry) {
             Some(Entry::Count(count)) => {
-                if let Some(number) = cursor.whole()?
+                if let Some(number) = count.pass(cursor)?
                     && raw.of(count).unwrap_or(0) == 0
                 {
                     raw.write(count, number);
@@ -250,6 +328,7 @@ mod tests {
             cached: Some(4),
             cache_write: Some(1),
             reasoning: Some(2),
+            media: Media::default(),
         };
         assert_eq!(reported(usage), Some(expected));
         let bare = reported(br#"{"input_tokens":3,"output_tokens":0}"#).unwrap();

@@ -390,6 +390,7 @@ fn roughly(plan: Option<&Plan>, reply: &Reply) -> meter::Usage {
         cached: None,
         cache_write: None,
         reasoning: None,
+        media: meter::Media::default(),
         source: Source::Estimated,
     }
 }
