@@ -62,6 +62,8 @@ pub enum Entry {
     Count(Count),
     /// An object with more.
     Details(&'static [(&'static str, Entry)]),
+    /// An array of objects, each with a `tokenCount` of a `modality`; these are known.
+    Modalities(&'static [(&'static str, Count)]),
 }
 
 /// A count as it is written; what it adds to is for the sheet's sum to say.
@@ -278,7 +280,12 @@ fn read(
                     raw.write(count, number);
                 }
             }
-            Some(Entry::Details(inside)) if cursor.peek()? == b'{' => details(raw, cursor, inside)?,
+            Some(Entry::Details(inside)) if cursor.peek()? == b'{' => {
+                leniently(raw, cursor, |raw, cursor| read(raw, cursor, inside))?;
+            }
+            Some(Entry::Modalities(known)) if cursor.peek()? == b'[' => {
+                leniently(raw, cursor, |raw, cursor| modalities(raw, cursor, known))?;
+            }
             _ => {
                 cursor.skip()?;
             }
@@ -289,13 +296,13 @@ fn read(
 }
 
 /// Reads details. A fault inside them ends only them, as long as their brackets are right.
-fn details(
+fn leniently<'a>(
     raw: &mut Raw,
-    cursor: &mut Cursor<'_>,
-    entries: &[(&'static str, Entry)],
+    cursor: &mut Cursor<'a>,
+    read: impl FnOnce(&mut Raw, &mut Cursor<'a>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let (before, start) = (*raw, cursor.at());
-    if read(raw, cursor, entries).is_ok() {
+    if read(raw, cursor).is_ok() {
         return Ok(());
     }
     cursor.go(start);
@@ -304,6 +311,52 @@ fn details(
         *raw = before;
     }
     skipped.map(drop)
+}
+
+/// Reads an array of counts by modality.
+fn modalities(
+    raw: &mut Raw,
+    cursor: &mut Cursor<'_>,
+    known: &[(&'static str, Count)],
+) -> Result<(), Fault> {
+    let mut another = cursor.enter(b'[')?;
+    while another {
+        if cursor.peek()? == b'{' {
+            modality(raw, cursor, known)?;
+        } else {
+            cursor.skip()?;
+        }
+        another = cursor.more(b'[')?;
+    }
+    Ok(())
+}
+
+fn modality(
+    raw: &mut Raw,
+    cursor: &mut Cursor<'_>,
+    known: &[(&'static str, Count)],
+) -> Result<(), Fault> {
+    let (mut count, mut tokens) = (None, None);
+    let mut another = cursor.enter(b'{')?;
+    while another {
+        match &*cursor.key()? {
+            b"modality" if cursor.peek()? == b'"' => {
+                // Its name, as one that is a key.
+                let name = cursor.string()?;
+                let found = known.iter().find(|(known, _)| known.as_bytes() == name);
+                count = found.map(|(_, count)| *count);
+            }
+            b"tokenCount" => tokens = cursor.whole()?,
+            _ => {
+                cursor.skip()?;
+            }
+        }
+        another = cursor.more(b'{')?;
+    }
+    if let (Some(count), Some(tokens)) = (count, tokens) {
+        raw.add(count, tokens);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

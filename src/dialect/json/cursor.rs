@@ -114,6 +114,12 @@ impl<'a> Cursor<'a> {
         Ok(value_at)
     }
 
+    /// Passes the next value, a string; its inside, as it is written.
+    pub(crate) fn string(&mut self) -> Result<&'a [u8], Fault> {
+        let at = self.quoted()?;
+        Ok(self.text(at.start + 1..at.end - 1))
+    }
+
     /// Passes the next value; what it is as a number that is [`rounded_up`].
     pub(crate) fn rounded_up(&mut self) -> Result<Option<u64>, Fault> {
         let at = self.skip()?;
