@@ -402,6 +402,9 @@ fn figures(usage: meter::Usage) -> Usage {
         cached: usage.cached.unwrap_or(0),
         cache_write: usage.cache_write.unwrap_or(0),
         reasoning: usage.reasoning.unwrap_or(0),
+        audio_seconds: usage.media.seconds,
+        images: usage.media.images,
+        characters: usage.media.characters,
         source: match usage.source {
             Source::Upstream => "upstream",
             Source::Counted => "counted",
