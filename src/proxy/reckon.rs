@@ -67,7 +67,7 @@ impl Thought {
         let surface = plan.surface.metered();
         let (usage, answers) = match (plan.estimate, surface) {
             (Some(estimate), _) => (
-                media::estimated(estimate.input, estimate.output_max, Media::default()),
+                anything(estimate.input, estimate.output_max, estimate.is_text()),
                 (!estimate.output_said).then_some(estimate.answers),
             ),
             (None, Some(meter::Surface::Audio)) => (media::heard(sound(plan)), None),
@@ -85,7 +85,7 @@ impl Thought {
             // An API whose prompts nobody can read.
             (None, _) => {
                 let output = asked.and_then(|asked| asked.max_tokens).unwrap_or(0);
-                (media::estimated(prompt(), output, Media::default()), None)
+                (anything(prompt(), output, false), None)
             }
         };
         Self {
@@ -102,7 +102,11 @@ impl Thought {
 
     /// What was reported, and of what `price` is paid for all that wasn't. `None` where that is nothing.
     pub fn complete(&self, reported: Option<Usage>, price: Option<&Price>) -> Option<Usage> {
-        let thought = &self.usage;
+        let seconds = reported.map_or(0, |reported| reported.media.seconds);
+        let thought = match seconds {
+            0 => &self.usage,
+            known => &media::heard(Sound::Seconds(known)),
+        };
         let by_token = price.is_some_and(Price::is_by_token) || !self.media;
         let mut usage = reported.unwrap_or_else(|| media::estimated(0, 0, Media::default()));
         let (mut guessed, mut known) = (false, false);
@@ -157,6 +161,17 @@ impl Thought {
         }
         price.at_most(&usage)
     }
+}
+
+/// Tokens of an API whose prompts may have sound and pictures, unless it is known that this has none.
+fn anything(input: u64, output: u64, text: bool) -> Usage {
+    let shown = if text { 0 } else { input };
+    let media = Media {
+        audio_input: shown,
+        image_input: shown,
+        ..Media::default()
+    };
+    media::estimated(input, output, media)
 }
 
 /// The sound of a transcription: a form's file, else all that was sent.

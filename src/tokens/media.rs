@@ -25,6 +25,8 @@ pub enum Sound<'a> {
     File(&'a [u8]),
     /// It passed unread: so many bytes.
     Bytes(u64),
+    /// Its length is known.
+    Seconds(u64),
 }
 
 /// What it costs to write that down, by the second or by the token.
@@ -32,6 +34,7 @@ pub fn heard(sound: Sound<'_>) -> Usage {
     let seconds = match sound {
         Sound::File(file) => wav_seconds(file).unwrap_or_else(|| seconds(file.len() as u64)),
         Sound::Bytes(bytes) => seconds(bytes),
+        Sound::Seconds(seconds) => seconds,
     };
     let tokens = seconds.saturating_mul(SOUND_TOKENS_A_SECOND);
     estimated(

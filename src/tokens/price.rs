@@ -83,16 +83,18 @@ impl Price {
             + self.pieces(media)
     }
 
-    /// What that much costs at most, however much of its tokens a cache, reasoning, sound or pictures are.
+    /// What that much costs at most, however much of its tokens a cache, reasoning or an answer's sound
+    /// are; of the prompt's tokens, where any are sound or pictures, all may be.
     pub fn at_most(&self, usage: &Usage) -> Money {
         let dearest = |price: Money, others: &[Option<Money>]| {
             others.iter().flatten().copied().fold(price, Money::max)
         };
+        let media = &usage.media;
         let parts = [
             self.cached,
             self.cache_write,
-            self.audio_input,
-            self.image_input,
+            self.audio_input.filter(|_| media.audio_input > 0),
+            self.image_input.filter(|_| media.image_input > 0),
         ];
         let input = dearest(self.input, &parts);
         let output = dearest(self.output, &[self.reasoning, self.audio_output]);
@@ -298,8 +300,11 @@ mod tests {
         let mut some = all(4);
         some.media.audio_output = 2;
         assert_eq!(price.cost(&some).to_string(), "0.00034");
-        let most = price.at_most(&usage(10, 3));
-        assert!(price.cost(&all(u64::MAX)) <= most && price.cost(&some) <= most);
+        for used in [all(u64::MAX), all(20), some] {
+            assert!(price.cost(&used) <= price.at_most(&used));
+        }
+        // 10 × 2.5, 3 × 80: nothing of the prompt is sound.
+        assert_eq!(price.at_most(&usage(10, 3)).to_string(), "0.000265");
         price.input = Money::MAX;
         assert_eq!(price.cost(&usage(u64::MAX, u64::MAX)), Money::MAX);
     }

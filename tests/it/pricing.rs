@@ -167,6 +167,68 @@ fn tokens_of_sound_cost_what_sound_costs() {
 }
 
 #[test]
+fn gemini_reports_sound_by_its_modality() {
+    const ANSWER: &str = r#"{"candidates":[{"content":{"parts":[{"text":"hi"}]},"finishReason":"STOP","index":0}],
+        "usageMetadata":{"promptTokenCount":108,"candidatesTokenCount":10,"totalTokenCount":118,"promptTokensDetails":[{"modality":"TEXT","tokenCount":8},{"modality":"AUDIO","tokenCount":100}]}}"#;
+    let provider = Provider::json(ANSWER);
+    let weir = start(&provider);
+    let json = r#"{"contents":[{"parts":[{"text":"What is said?"}]}]}"#;
+    let path = "/v1beta/models/gemini-2.5-flash:generateContent";
+    assert_eq!(ask(&weir, path, json), 200);
+    // 8 at 0.30 dollars a million, 100 at 1, 10 at 2.50.
+    assert_cost(&weir, 0.000_127_4, "upstream");
+}
+
+#[test]
+fn sound_is_reserved_where_a_prompt_has_any() {
+    let provider =
+        Provider::json(r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#);
+    let weir = under(
+        1.0,
+        &provider,
+        "m: {input: 1000, output: 0, audio_input: 1000000}",
+    );
+    let ask_with = |part: &str| {
+        let parts = format!(r#"[{{"type":"text","text":"What is said?"}}{part}]"#);
+        let json = format!(
+            r#"{{"model":"m","max_tokens":1,"messages":[{{"role":"user","content":{parts}}}]}}"#
+        );
+        ask(&weir, CHAT, &json)
+    };
+    assert_eq!(ask_with(""), 200);
+    let sound = r#",{"type":"input_audio","input_audio":{"data":"AAAA","format":"wav"}}"#;
+    assert_eq!(ask_with(sound), 429);
+}
+
+#[test]
+fn seconds_where_tokens_are_paid_are_as_many_tokens() {
+    let provider = Provider::json(r#"{"text":"hi","usage":{"type":"duration","seconds":4}}"#);
+    let weir = start(&provider);
+    let body = upload("gpt-4o-transcribe", &wav(60_000));
+    assert_eq!(post(&weir, TRANSCRIPTIONS, FORM, body), 200);
+    assert_cost(&weir, 0.000_64, "estimated");
+    assert_eq!(weir.records(1)[0]["audio_seconds"], 4);
+}
+
+#[test]
+fn an_upload_that_passes_unread_costs_what_its_bytes_may_last() {
+    let provider = Provider::start(|exchange| {
+        exchange.answer(200, &[("content-type", "text/plain")], b"hi there\n");
+    });
+    let url = provider.url();
+    let hash = sha256(SECRET);
+    let weir = Gateway::start(&format!(
+        "target_map: {{/openai: \"{url}\"}}\nstate_dir: \"{{folder}}/state\"\nusage: {{}}\n\
+         teams: [{{name: search, budget: {{usd: {BUDGET}, per: total}}, keys: [{{name: ci, sha256: {hash}}}]}}]\n"
+    ));
+    let path = "/openai/deployments/whisper-1/audio/transcriptions";
+    let body = upload("whisper-1", &[7; 20_000]);
+    let seconds = body.len().div_ceil(2000);
+    assert_eq!(post(&weir, path, FORM, body), 200);
+    assert_cost(&weir, 0.0001 * seconds as f64, "estimated");
+}
+
+#[test]
 fn a_transcription_that_reports_nothing_costs_what_its_file_may_last() {
     let text = || {
         Provider::start(|exchange| {
