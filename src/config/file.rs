@@ -728,6 +728,14 @@ pub(super) struct Price {
     pub(super) output: Option<Fraction>,
     /// Of the answer's part that was reasoning. Default: as `output`.
     pub(super) reasoning: Option<Fraction>,
+    /// Of the prompt's part that is sound. Default: as `input`.
+    pub(super) audio_input: Option<Fraction>,
+    /// Of the answer's part that is sound. Default: as `output`.
+    pub(super) audio_output: Option<Fraction>,
+    /// Of the prompt's part that is pictures. Default: as `input`.
+    pub(super) image_input: Option<Fraction>,
+    /// Of a million characters that are read out, in US dollars. Default: `0`.
+    pub(super) characters: Option<Fraction>,
     /// Of one image that is made, in US dollars. Default: `0`.
     pub(super) image: Option<Fraction>,
     /// Of one minute of sound, in US dollars. Default: `0`.

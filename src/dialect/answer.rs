@@ -16,7 +16,7 @@ pub use self::facts::{Choices, Facts, Field, Text};
 
 use self::facts::Marks;
 use self::table::{Inside, Node, Place, Role, Says, Table};
-use crate::dialect::usage::{Raw, Reported};
+use crate::dialect::usage::{Count, Raw, Reported};
 
 /// A place between the elements of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -379,7 +379,13 @@ impl Reader {
                 self.call.texts = texts;
             }
             Place::LoneCall => self.call = Ordinal::default(),
+            Place::Picture => self.picture(),
         }
+    }
+
+    fn picture(&mut self) {
+        let counts = self.counts.get_or_insert_default();
+        counts.add(Count::Images, 1);
     }
 
     /// What an element of `node` is for.

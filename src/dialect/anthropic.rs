@@ -107,5 +107,6 @@ pub fn sum(raw: &Raw) -> Option<Reported> {
         cached: raw.of(Count::Cached),
         cache_write: raw.of(Count::CacheWrite),
         reasoning: raw.of(Count::Reasoning),
+        ..Reported::default()
     })
 }

@@ -63,10 +63,18 @@ static USAGE: Sheet = Sheet {
         ("thoughtsTokenCount", Entry::Count(Count::Reasoning)),
         ("cachedContentTokenCount", Entry::Count(Count::Cached)),
         ("totalTokenCount", Entry::Count(Count::Total)),
+        ("promptTokensDetails", Entry::Modalities(PROMPT)),
+        ("toolUsePromptTokensDetails", Entry::Modalities(PROMPT)),
+        ("candidatesTokensDetails", Entry::Modalities(ANSWER)),
+        ("responseTokensDetails", Entry::Modalities(ANSWER)),
     ],
     sum,
     rank: Rank::Firm,
 };
+
+const PROMPT: &[(&str, Count)] = &[("AUDIO", Count::AudioInput), ("IMAGE", Count::ImageInput)];
+
+const ANSWER: &[(&str, Count)] = &[("AUDIO", Count::AudioOutput)];
 
 static COUNTED: Sheet = Sheet {
     entries: &[],
@@ -91,6 +99,7 @@ fn sum(raw: &Raw) -> Option<Reported> {
         cached: raw.of(Count::Cached),
         cache_write: None,
         reasoning: thoughts,
+        media: raw.media(),
     })
 }
 

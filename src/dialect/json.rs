@@ -212,6 +212,15 @@ pub fn whole(value: &[u8]) -> Option<u64> {
     })
 }
 
+/// A number that is not negative, rounded up to a whole one.
+pub fn rounded_up(value: &[u8]) -> Option<u64> {
+    whole(value).or_else(|| {
+        let text = std::str::from_utf8(value).ok()?;
+        let number: f64 = text.parse().ok()?;
+        whole(format!("{:.0}", number.ceil()).as_bytes())
+    })
+}
+
 /// `true` or `false`.
 pub fn boolean(value: &[u8]) -> Option<bool> {
     match value {

@@ -1,5 +1,5 @@
 //! Finds the fields of a `multipart/form-data` body (RFC 7578) that weir must know: `model` and
-//! `stream`. Everything else, files above all, is only skipped. Called by `proxy` with the body of
+//! `stream`, and how much of what it sends. Everything else, what is in files above all, is skipped. Called by `proxy` with the body of
 //! an upload, whose model's name is then replaced at its place.
 
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use memchr::memmem;
 
-use crate::dialect::replaced;
+use crate::dialect::{json, replaced};
 
 /// A longer header section of a part is refused.
 pub const PART_HEADER_BYTES_MAX: usize = 16 * 1024;
@@ -25,6 +25,12 @@ pub struct Form {
     pub model_at: Range<usize>,
     /// The field `stream` says `true`.
     pub stream: bool,
+    /// How many answers are asked for (`n`).
+    pub choices: Option<u64>,
+    /// Where the content of the first `file` stands; empty without one.
+    pub file_at: Range<usize>,
+    /// How many pictures there are (`image`, `image[]`, `mask`).
+    pub pictures: u64,
 }
 
 /// Why a form can't be understood safely.
@@ -89,6 +95,9 @@ pub fn read(body: &[u8], boundary: &str) -> Result<Form, FormError> {
                 }
                 form.stream = body[content].trim_ascii().eq_ignore_ascii_case(b"true");
             }
+            Some(b"n") => form.choices = json::whole(body[content].trim_ascii()),
+            Some(b"file") if form.file_at.is_empty() => form.file_at = content,
+            Some(b"image" | b"image[]" | b"mask") => form.pictures += 1,
             _ => {}
         }
         at = found + delimiter.len();
@@ -271,6 +280,26 @@ mod tests {
         assert_eq!(read.model.as_deref(), Some("whisper-1"));
         assert_eq!(&body[read.model_at], "whisper-1");
         assert!(read.stream);
+        let file = &body[read.file_at];
+        assert!(
+            file.starts_with("ID3") && file.ends_with("\r\nno"),
+            "{file}"
+        );
+    }
+
+    #[test]
+    fn pictures_are_counted_and_so_is_what_is_asked_for() {
+        let picture = |name| field(name, "PNG");
+        let parts = [
+            picture("image[]"),
+            picture("image[]"),
+            picture("mask"),
+            field("n", " 3"),
+        ];
+        let body = form(&parts.each_ref().map(String::as_str));
+        let read = read(body.as_bytes(), "XyZ").unwrap();
+        assert_eq!((read.pictures, read.choices), (3, Some(3)));
+        assert!(read.file_at.is_empty());
     }
 
     #[test]

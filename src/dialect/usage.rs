@@ -1,6 +1,6 @@
 //! Reported usage: an object of counts in the spelling that a [`Sheet`] lists.
 
-use crate::dialect::json::{Cursor, Fault};
+use crate::dialect::json::{self, Cursor, Fault};
 
 /// Tokens as an upstream reports them; `None` is "not said".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,6 +15,25 @@ pub struct Reported {
     pub cache_write: Option<u64>,
     /// Tokens of the answer that were reasoning.
     pub reasoning: Option<u64>,
+    /// What of it was sound or pictures.
+    pub media: Media,
+}
+
+/// What was used of sound and pictures, beside the tokens or as a part of them; 0 is none, or not said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Media {
+    /// Prompt tokens that were sound.
+    pub audio_input: u64,
+    /// Tokens of the answer that were sound.
+    pub audio_output: u64,
+    /// Prompt tokens that were pictures.
+    pub image_input: u64,
+    /// Seconds of sound that were heard; a second that has begun is one.
+    pub seconds: u64,
+    /// Pictures that were made.
+    pub images: u64,
+    /// Characters that were read out.
+    pub characters: u64,
 }
 
 /// Where one spelling of usage has which count, and what they come to.
@@ -43,6 +62,8 @@ pub enum Entry {
     Count(Count),
     /// An object with more.
     Details(&'static [(&'static str, Entry)]),
+    /// An array of objects, each with a `tokenCount` of a `modality`; these are known.
+    Modalities(&'static [(&'static str, Count)]),
 }
 
 /// A count as it is written; what it adds to is for the sheet's sum to say.
@@ -60,9 +81,19 @@ pub enum Count {
     CacheWrite,
     CacheWriteBeside,
     Reasoning,
+    /// Prompt tokens that were sound.
+    AudioInput,
+    /// Those of the answer.
+    AudioOutput,
+    /// Prompt tokens that were pictures.
+    ImageInput,
+    /// Seconds of sound, which may be written with a fraction.
+    Seconds,
+    /// Pictures that were made.
+    Images,
 }
 
-const COUNTS: usize = Count::Reasoning as usize + 1;
+const COUNTS: usize = Count::Images as usize + 1;
 
 /// What is written above it is no count: no request takes so many tokens, and sums and prices of
 /// what does fit stay far from overflowing.
@@ -88,7 +119,7 @@ impl Reported {
             self.cache_write,
             self.reasoning,
         ];
-        counts.iter().all(|count| count.unwrap_or(0) == 0)
+        counts.iter().all(|count| count.unwrap_or(0) == 0) && self.media == Media::default()
     }
 
     /// What a later report says, and of this one what the later leaves out. One that is all zeros
@@ -107,6 +138,7 @@ impl Reported {
             cached: later.cached.or(self.cached),
             cache_write: later.cache_write.or(self.cache_write),
             reasoning: later.reasoning.or(self.reasoning),
+            media: self.media.updated(later.media),
         }
     }
 
@@ -127,6 +159,41 @@ impl Reported {
     }
 }
 
+// === impl Media ===
+
+impl Media {
+    fn updated(self, later: Media) -> Media {
+        let last = |earlier, later| if later > 0 { later } else { earlier };
+        Media {
+            audio_input: last(self.audio_input, later.audio_input),
+            audio_output: last(self.audio_output, later.audio_output),
+            image_input: last(self.image_input, later.image_input),
+            seconds: last(self.seconds, later.seconds),
+            images: last(self.images, later.images),
+            characters: last(self.characters, later.characters),
+        }
+    }
+}
+
+// === impl Count ===
+
+impl Count {
+    /// The number that is written for it, if that is one.
+    pub(super) fn read(self, value: &[u8]) -> Option<u64> {
+        match self {
+            Count::Seconds => json::rounded_up(value),
+            _ => json::whole(value),
+        }
+    }
+
+    fn pass(self, cursor: &mut Cursor<'_>) -> Result<Option<u64>, Fault> {
+        match self {
+            Count::Seconds => cursor.rounded_up(),
+            _ => cursor.whole(),
+        }
+    }
+}
+
 // === impl Raw ===
 
 impl Raw {
@@ -140,6 +207,19 @@ impl Raw {
     pub fn of(&self, count: Count) -> Option<u64> {
         let written = self.written >> count as usize & 1 == 1;
         written.then(|| self.numbers[count as usize])
+    }
+
+    /// What is written of sound and pictures.
+    pub fn media(&self) -> Media {
+        let of = |count| self.of(count).unwrap_or(0);
+        Media {
+            audio_input: of(Count::AudioInput),
+            audio_output: of(Count::AudioOutput),
+            image_input: of(Count::ImageInput),
+            seconds: of(Count::Seconds),
+            images: of(Count::Images),
+            characters: 0,
+        }
     }
 
     /// What is written for either count: the first that isn't zero.
@@ -194,13 +274,18 @@ fn read(
         let known = entries.iter().find(|(name, _)| name.as_bytes() == &*key);
         match known.map(|(_, entry)| *entry) {
             Some(Entry::Count(count)) => {
-                if let Some(number) = cursor.whole()?
+                if let Some(number) = count.pass(cursor)?
                     && raw.of(count).unwrap_or(0) == 0
                 {
                     raw.write(count, number);
                 }
             }
-            Some(Entry::Details(inside)) if cursor.peek()? == b'{' => details(raw, cursor, inside)?,
+            Some(Entry::Details(inside)) if cursor.peek()? == b'{' => {
+                leniently(raw, cursor, |raw, cursor| read(raw, cursor, inside))?;
+            }
+            Some(Entry::Modalities(known)) if cursor.peek()? == b'[' => {
+                leniently(raw, cursor, |raw, cursor| modalities(raw, cursor, known))?;
+            }
             _ => {
                 cursor.skip()?;
             }
@@ -211,13 +296,13 @@ fn read(
 }
 
 /// Reads details. A fault inside them ends only them, as long as their brackets are right.
-fn details(
+fn leniently<'a>(
     raw: &mut Raw,
-    cursor: &mut Cursor<'_>,
-    entries: &[(&'static str, Entry)],
+    cursor: &mut Cursor<'a>,
+    read: impl FnOnce(&mut Raw, &mut Cursor<'a>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let (before, start) = (*raw, cursor.at());
-    if read(raw, cursor, entries).is_ok() {
+    if read(raw, cursor).is_ok() {
         return Ok(());
     }
     cursor.go(start);
@@ -226,6 +311,52 @@ fn details(
         *raw = before;
     }
     skipped.map(drop)
+}
+
+/// Reads an array of counts by modality.
+fn modalities(
+    raw: &mut Raw,
+    cursor: &mut Cursor<'_>,
+    known: &[(&'static str, Count)],
+) -> Result<(), Fault> {
+    let mut another = cursor.enter(b'[')?;
+    while another {
+        if cursor.peek()? == b'{' {
+            modality(raw, cursor, known)?;
+        } else {
+            cursor.skip()?;
+        }
+        another = cursor.more(b'[')?;
+    }
+    Ok(())
+}
+
+fn modality(
+    raw: &mut Raw,
+    cursor: &mut Cursor<'_>,
+    known: &[(&'static str, Count)],
+) -> Result<(), Fault> {
+    let (mut count, mut tokens) = (None, None);
+    let mut another = cursor.enter(b'{')?;
+    while another {
+        match &*cursor.key()? {
+            b"modality" if cursor.peek()? == b'"' => {
+                // Its name, as one that is a key.
+                let name = cursor.string()?;
+                let found = known.iter().find(|(known, _)| known.as_bytes() == name);
+                count = found.map(|(_, count)| *count);
+            }
+            b"tokenCount" => tokens = cursor.whole()?,
+            _ => {
+                cursor.skip()?;
+            }
+        }
+        another = cursor.more(b'{')?;
+    }
+    if let (Some(count), Some(tokens)) = (count, tokens) {
+        raw.add(count, tokens);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -250,6 +381,7 @@ mod tests {
             cached: Some(4),
             cache_write: Some(1),
             reasoning: Some(2),
+            media: Media::default(),
         };
         assert_eq!(reported(usage), Some(expected));
         let bare = reported(br#"{"input_tokens":3,"output_tokens":0}"#).unwrap();

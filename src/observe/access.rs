@@ -78,6 +78,12 @@ pub struct Usage {
     pub cache_write: u64,
     /// Generated tokens that were reasoning.
     pub reasoning: u64,
+    /// Seconds of sound that were heard; 0 is none, or not known.
+    pub audio_seconds: u64,
+    /// Pictures that were made.
+    pub images: u64,
+    /// Characters that were read out.
+    pub characters: u64,
     /// `upstream`, `counted` or `estimated`.
     pub source: &'static str,
 }
@@ -230,6 +236,17 @@ impl<'a> Record<'a> {
             "reasoning_tokens",
             number(usage.map(|usage| usage.reasoning)),
         );
+        if let Some(usage) = usage {
+            for (name, count) in [
+                ("audio_seconds", usage.audio_seconds),
+                ("images", usage.images),
+                ("characters", usage.characters),
+            ] {
+                if count > 0 {
+                    field(name, Value::Number(count));
+                }
+            }
+        }
         field("token_source", text(usage.map(|usage| usage.source)));
         let cost = self.cost.map(|cost| cost.to_string());
         field("cost_usd", cost.as_deref().map_or(Value::None, Value::Raw));
@@ -323,6 +340,9 @@ mod tests {
                 cached: 0,
                 cache_write: 0,
                 reasoning: 0,
+                audio_seconds: 0,
+                images: 0,
+                characters: 0,
                 source: "upstream",
             }),
             cost: Money::from_usd(0.0125),

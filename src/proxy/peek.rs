@@ -22,6 +22,8 @@ pub enum Body {
     Streamed {
         /// `limits.body_bytes`.
         bytes_max: usize,
+        /// What `Content-Length` says.
+        length: Option<usize>,
         /// Bytes that have passed.
         passed: u64,
         /// The session that is stood in for.
@@ -78,6 +80,7 @@ pub async fn body(
     if session.is_upgrade_req() || !empty && (media == Media::Opaque || !wanted) {
         return Ok(Body::Streamed {
             bytes_max,
+            length,
             passed: 0,
             slot: None,
         });
@@ -318,6 +321,31 @@ impl Body {
                 ..
             }) => Some(asked),
             _ => None,
+        }
+    }
+
+    /// The form that it is.
+    pub fn form(&self) -> Option<&multipart::Form> {
+        match self {
+            Self::Held(Held {
+                kind: Kind::Form(form),
+                ..
+            }) => Some(form),
+            _ => None,
+        }
+    }
+
+    /// How many bytes it has; how many it has at most, before they have passed.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Held(_) => self.plain().map_or(0, Bytes::len) as u64,
+            Self::Streamed {
+                passed,
+                length,
+                bytes_max,
+                ..
+            } if *passed == 0 => length.unwrap_or(*bytes_max) as u64,
+            Self::Streamed { passed, .. } => *passed,
         }
     }
 

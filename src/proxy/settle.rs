@@ -68,11 +68,6 @@ pub fn complete(journey: &mut Journey) {
         true => reported,
         false => Some(roughly(plan, &journey.reply)),
     };
-    let bill = Bill::of(&journey.snapshot, tried.as_ref(), plan, usage);
-    journey.reply.settled = Some(match last {
-        true => Booked::Finally(bill),
-        false => Booked::Provisionally,
-    });
     let told = Told {
         ended: Instant::now(),
         snapshot: &journey.snapshot,
@@ -85,10 +80,15 @@ pub fn complete(journey: &mut Journey) {
             false => journey.reply.end.unwrap_or(End::Complete),
         },
     };
+    let bill = told.bill(usage);
     told.book(&bill, last);
     if let (true, Some(grant)) = (last, &mut journey.grant) {
         told.pay(grant.stake(), &bill);
     }
+    journey.reply.settled = Some(match last {
+        true => Booked::Finally(bill),
+        false => Booked::Provisionally,
+    });
 }
 
 /// Whether the answer is one that was read on after its client had left.
@@ -226,7 +226,7 @@ impl Settled {
     fn settle(&mut self, usage: Option<meter::Usage>) {
         let stake = self.stake.take();
         let told = self.told();
-        let bill = Bill::of(told.snapshot, told.tried, told.plan, usage);
+        let bill = told.bill(usage);
         if let Some(mut stake) = stake {
             told.pay(&mut stake, &bill);
         }
@@ -390,6 +390,7 @@ fn roughly(plan: Option<&Plan>, reply: &Reply) -> meter::Usage {
         cached: None,
         cache_write: None,
         reasoning: None,
+        media: meter::Media::default(),
         source: Source::Estimated,
     }
 }
@@ -401,6 +402,9 @@ fn figures(usage: meter::Usage) -> Usage {
         cached: usage.cached.unwrap_or(0),
         cache_write: usage.cache_write.unwrap_or(0),
         reasoning: usage.reasoning.unwrap_or(0),
+        audio_seconds: usage.media.seconds,
+        images: usage.media.images,
+        characters: usage.media.characters,
         source: match usage.source {
             Source::Upstream => "upstream",
             Source::Counted => "counted",

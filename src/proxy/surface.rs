@@ -40,6 +40,16 @@ impl Surface {
         }
     }
 
+    /// Sound or pictures are paid.
+    pub fn is_media(self) -> bool {
+        self.metered().is_some_and(meter::Surface::is_media)
+    }
+
+    /// False where tokens are only asked for.
+    pub fn may_cost(self) -> bool {
+        !matches!(self, Self::Metered(surface) if !surface.spends())
+    }
+
     /// Its streams report usage when they are asked to.
     pub fn takes_usage_option(self) -> bool {
         self.metered()
@@ -112,7 +122,8 @@ fn metered(path: &str) -> Option<meter::Surface> {
     let versioned = deployed || is_version(before);
     Some(match (before, last) {
         ("chat", "completions") => Of::Chat,
-        ("audio", "transcriptions" | "translations" | "speech") => Of::Audio,
+        ("audio", "transcriptions" | "translations") => Of::Audio,
+        ("audio", "speech") => Of::Speech,
         ("images", "generations" | "edits" | "variations") => Of::Images,
         ("messages", "count_tokens") => Of::MessagesCount,
         ("api", "chat" | "generate") => Of::Ollama,
@@ -200,6 +211,7 @@ mod tests {
             ("/responses", Of::Responses),
             ("/openai/responses", Of::Responses),
             ("/v1/audio/transcriptions", Of::Audio),
+            ("/v1/audio/speech", Of::Speech),
             ("/v1/images/generations", Of::Images),
             ("/v1/messages", Of::Messages),
             ("/anthropic/v1/messages", Of::Messages),

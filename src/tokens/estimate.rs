@@ -36,6 +36,13 @@ pub struct Estimate {
     pub(super) prompt: Prompt,
 }
 
+impl Estimate {
+    /// Whether it is known that the prompt has nothing but text.
+    pub fn is_text(&self) -> bool {
+        self.prompt.counted && !self.prompt.media
+    }
+}
+
 /// The largest body that is worth estimating on a thread that serves. By the speed of the counter that
 /// is 0.1 ms of ordinary text and less than 2 ms of the worst, and some 10 ms for 5 MB; what it comes to
 /// within a request was not measured.

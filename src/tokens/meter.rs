@@ -34,6 +34,7 @@ use crate::dialect::answer::{Field, Reader};
 use crate::dialect::framing::Framer;
 use crate::dialect::openai::glance;
 use crate::dialect::shape::Shape;
+pub use crate::dialect::usage::Media;
 use crate::dialect::usage::Reported;
 use crate::tokens::count::{self, Family};
 
@@ -50,8 +51,20 @@ pub struct Usage {
     pub cache_write: Option<u64>,
     /// Tokens of the answer that were reasoning.
     pub reasoning: Option<u64>,
+    /// What of it was sound or pictures.
+    pub media: Media,
     /// Who says so.
     pub source: Source,
+}
+
+// === impl Usage ===
+
+impl Usage {
+    /// Of prompt and answer.
+    pub fn tokens(&self) -> u64 {
+        let (input, output) = (self.input.unwrap_or(0), self.output.unwrap_or(0));
+        input.saturating_add(output)
+    }
 }
 
 /// Where the numbers of a [`Usage`] come from.
@@ -442,6 +455,15 @@ impl Meter {
     fn reported(&self) -> Option<Reported> {
         let reported = self.reader.reported();
         let mut reported = reported.map(|reported| self.surface.table().whole(reported))?;
+        let tokens = reported.input.or(reported.output);
+        if self.surface.is_media() && tokens.is_none() {
+            // Time or pictures are paid: that is all, whatever text there is.
+            return Some(Reported {
+                input: Some(0),
+                output: Some(0),
+                ..reported
+            });
+        }
         if reported.output == Some(0) && self.first_token_seen() {
             reported.output = None;
             return Some(reported).filter(|reported| !reported.is_zero());
@@ -474,6 +496,7 @@ fn usage(reported: Reported, source: Source) -> Usage {
         cached,
         cache_write,
         reasoning,
+        media,
     } = reported;
     Usage {
         input,
@@ -481,6 +504,7 @@ fn usage(reported: Reported, source: Source) -> Usage {
         cached,
         cache_write,
         reasoning,
+        media,
         source,
     }
 }

@@ -1,6 +1,7 @@
 //! Tokens → money: what a usage cost, and what a request may cost at most. Exact: a price is a whole
 //! number of picodollars a token. It knows no budgets. Called by `proxy`, at admission and at the end.
 
+use super::meter::{Media, Usage};
 use super::settings::{Entry, Price, Settings};
 use crate::types::Money;
 use ahash::AHashMap;
@@ -12,21 +13,6 @@ use std::cmp::Reverse;
 pub struct Prices {
     own: Table,
     list: Table,
-}
-
-/// What is paid for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Billed {
-    /// Tokens of the prompt, with those from a cache and those written to one.
-    pub input: u64,
-    /// Those from a cache.
-    pub cached: u64,
-    /// Those written to a cache.
-    pub cache_write: u64,
-    /// Tokens of the answer, with reasoning.
-    pub output: u64,
-    /// Those of reasoning.
-    pub reasoning: u64,
 }
 
 #[derive(Debug, Default)]
@@ -78,29 +64,74 @@ impl Prices {
 // === impl Price ===
 
 impl Price {
-    /// What that much costs.
-    pub fn cost(&self, billed: &Billed) -> Money {
-        let cached = billed.cached.min(billed.input);
-        let cache_write = billed.cache_write.min(billed.input - cached);
-        let plain = billed.input - cached - cache_write;
-        let reasoning = billed.reasoning.min(billed.output);
-        let said = billed.output - reasoning;
-        self.input.times(plain)
-            + self.cached.unwrap_or(self.input).times(cached)
-            + self.cache_write.unwrap_or(self.input).times(cache_write)
-            + self.output.times(said)
-            + self.reasoning.unwrap_or(self.output).times(reasoning)
+    /// What that much costs. A part is never more than its whole: tokens that would be of several kinds
+    /// are sound first, then pictures, then from a cache.
+    pub fn cost(&self, usage: &Usage) -> Money {
+        let media = &usage.media;
+        let input = [
+            (media.audio_input, self.audio_input),
+            (media.image_input, self.image_input),
+            (usage.cached.unwrap_or(0), self.cached),
+            (usage.cache_write.unwrap_or(0), self.cache_write),
+        ];
+        let output = [
+            (media.audio_output, self.audio_output),
+            (usage.reasoning.unwrap_or(0), self.reasoning),
+        ];
+        sum(usage.input.unwrap_or(0), self.input, input)
+            + sum(usage.output.unwrap_or(0), self.output, output)
+            + self.pieces(media)
     }
 
-    /// What a prompt and an answer of these lengths cost at most, however much of them a cache or
-    /// reasoning is.
-    pub fn at_most(&self, input: u64, output: u64) -> Money {
-        let dearest = |price: Money, others: [Option<Money>; 2]| {
-            others.into_iter().flatten().fold(price, Money::max)
+    /// What that much costs at most, however much of its tokens a cache, reasoning or an answer's sound
+    /// are; of the prompt's tokens, where any are sound or pictures, all may be.
+    pub fn at_most(&self, usage: &Usage) -> Money {
+        let dearest = |price: Money, others: &[Option<Money>]| {
+            others.iter().flatten().copied().fold(price, Money::max)
         };
-        dearest(self.input, [self.cached, self.cache_write]).times(input)
-            + dearest(self.output, [self.reasoning, None]).times(output)
+        let media = &usage.media;
+        let parts = [
+            self.cached,
+            self.cache_write,
+            self.audio_input.filter(|_| media.audio_input > 0),
+            self.image_input.filter(|_| media.image_input > 0),
+        ];
+        let input = dearest(self.input, &parts);
+        let output = dearest(self.output, &[self.reasoning, self.audio_output]);
+        input.times(usage.input.unwrap_or(0))
+            + output.times(usage.output.unwrap_or(0))
+            + self.pieces(&usage.media)
     }
+
+    /// Whether tokens cost anything.
+    pub fn is_by_token(&self) -> bool {
+        let parts = [self.audio_input, self.audio_output, self.image_input];
+        let plain = [Some(self.input), Some(self.output)];
+        let mut prices = plain.into_iter().chain(parts).flatten();
+        prices.any(|price| price > Money::ZERO)
+    }
+
+    /// What isn't counted in tokens.
+    fn pieces(&self, media: &Media) -> Money {
+        self.image.times(media.images)
+            + self.audio_second.times(media.seconds)
+            + self.character.times(media.characters)
+    }
+}
+
+/// What `whole` tokens cost of which these are parts; one without a price of its own costs what the rest
+/// does.
+fn sum<const N: usize>(whole: u64, price: Money, parts: [(u64, Option<Money>); N]) -> Money {
+    let mut rest = whole;
+    let mut cost = Money::ZERO;
+    for (tokens, price) in parts {
+        if let Some(price) = price {
+            let tokens = tokens.min(rest);
+            rest -= tokens;
+            cost += price.times(tokens);
+        }
+    }
+    cost + price.times(rest)
 }
 
 // === impl Table ===
@@ -196,6 +227,7 @@ fn undated(model: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokens::media;
 
     fn price(input: f64, output: f64) -> Price {
         let a_token = |usd: f64| Money::from_usd(usd / 1e6).unwrap();
@@ -214,37 +246,89 @@ mod tests {
         }
     }
 
+    fn usage(input: u64, output: u64) -> Usage {
+        media::estimated(input, output, Media::default())
+    }
+
     #[test]
     fn cached_and_written_tokens_are_part_of_the_prompt_and_reasoning_of_the_answer() {
         let mut price = price(2.5, 10.0);
-        let billed = Billed {
-            input: 1000,
-            cached: 600,
-            cache_write: 100,
-            output: 200,
-            reasoning: 50,
+        let used = Usage {
+            cached: Some(600),
+            cache_write: Some(100),
+            reasoning: Some(50),
+            ..usage(1000, 200)
         };
-        assert_eq!(price.cost(&billed).to_string(), "0.0045");
+        assert_eq!(price.cost(&used).to_string(), "0.0045");
         price.cached = Money::from_usd(1.25e-6);
         price.cache_write = Money::from_usd(3.0e-6);
         price.reasoning = Money::from_usd(20e-6);
         // 300 × 2.5 + 600 × 1.25 + 100 × 3 + 150 × 10 + 50 × 20, in millionths.
-        assert_eq!(price.cost(&billed).to_string(), "0.0043");
-        let most = price.at_most(1000, 200);
+        assert_eq!(price.cost(&used).to_string(), "0.0043");
+        let most = price.at_most(&usage(1000, 200));
         assert_eq!(most.to_string(), "0.007");
-        assert!(price.cost(&billed) <= most);
-        let odd = Billed {
-            input: 10,
-            cached: 20,
-            cache_write: 20,
-            output: 1,
-            reasoning: 9,
+        assert!(price.cost(&used) <= most);
+    }
+
+    #[test]
+    fn a_part_is_no_more_than_its_whole_whatever_is_reported() {
+        let all = |it| Usage {
+            cached: Some(it),
+            cache_write: Some(it),
+            reasoning: Some(it),
+            media: Media {
+                audio_input: it,
+                audio_output: it,
+                image_input: it,
+                ..Media::default()
+            },
+            ..usage(10, 3)
         };
+        let mut price = price(2.5, 10.0);
+        assert_eq!(price.cost(&all(u64::MAX)).to_string(), "0.000055");
+        price.cached = Money::from_usd(1.25e-6);
         assert_eq!(
-            price.cost(&odd).to_string(),
-            "0.0000325",
-            "a part is no more than its whole"
+            price.cost(&all(20)).to_string(),
+            "0.0000425",
+            "from a cache"
         );
+        price.audio_input = Money::from_usd(40e-6);
+        price.audio_output = Money::from_usd(80e-6);
+        // Sound is dearer: what could be both is that.
+        assert_eq!(price.cost(&all(20)).to_string(), "0.00064");
+        // 4 × 40 + 4 × 1.25 + 2 × 2.5, 2 × 80 + 10.
+        let mut some = all(4);
+        some.media.audio_output = 2;
+        assert_eq!(price.cost(&some).to_string(), "0.00034");
+        for used in [all(u64::MAX), all(20), some] {
+            assert!(price.cost(&used) <= price.at_most(&used));
+        }
+        // 10 × 2.5, 3 × 80: nothing of the prompt is sound.
+        assert_eq!(price.at_most(&usage(10, 3)).to_string(), "0.000265");
+        price.input = Money::MAX;
+        assert_eq!(price.cost(&usage(u64::MAX, u64::MAX)), Money::MAX);
+    }
+
+    #[test]
+    fn what_is_no_token_has_its_own_price() {
+        let price = Price {
+            image: Money::from_pico(3),
+            audio_second: Money::from_pico(500),
+            character: Money::from_pico(70_000),
+            ..Price::default()
+        };
+        let used = Usage {
+            media: Media {
+                images: 2,
+                seconds: 3,
+                characters: 4,
+                ..Media::default()
+            },
+            ..usage(1000, 1000)
+        };
+        assert_eq!(price.cost(&used).pico(), 281_506);
+        assert_eq!(price.at_most(&used).pico(), 281_506);
+        assert!(!price.is_by_token());
     }
 
     #[test]

@@ -72,7 +72,8 @@ impl Api {
             Surface::DashScope => Self::DashScope,
             Surface::Cohere | Surface::CohereEmbed | Surface::Rerank => Self::Cohere,
             Surface::Converse => Self::Converse,
-            Surface::Audio | Surface::Images | Surface::Invoke | Surface::Other => return None,
+            Surface::Audio | Surface::Speech | Surface::Images => return None,
+            Surface::Invoke | Surface::Other => return None,
         })
     }
 }

@@ -37,8 +37,16 @@ pub struct Price {
     pub output: Money,
     /// One that is reasoning; else as `output`.
     pub reasoning: Option<Money>,
+    /// A token of the prompt that is sound; else as `input`.
+    pub audio_input: Option<Money>,
+    /// One of the answer; else as `output`.
+    pub audio_output: Option<Money>,
+    /// A token of the prompt that is a picture; else as `input`.
+    pub image_input: Option<Money>,
     /// An image that is made.
     pub image: Money,
+    /// A character that is read out.
+    pub character: Money,
     /// A second of sound.
     pub audio_second: Money,
     /// The most tokens that the model answers with; 0 = not known.

@@ -34,6 +34,17 @@ impl Money {
         (pico.abs() < i64::MAX as f64).then_some(Self(pico as i64))
     }
 
+    /// The nearest amount that isn't less, where what a float can't tell apart is equal; `None` where it
+    /// is no number or too large. For prices: what is rounded down is lost with each token.
+    pub fn at_least(usd: f64) -> Option<Self> {
+        const SAME: f64 = 1e-9;
+        let pico = usd * DOLLAR as f64;
+        let nearest = Self::from_usd(usd)?;
+        let less = pico - nearest.0 as f64;
+        let up = i64::from(less > SAME * pico.max(1.0));
+        Some(nearest + Self(up))
+    }
+
     /// In dollars, for reports and metrics.
     pub fn usd(self) -> f64 {
         self.0 as f64 / DOLLAR as f64

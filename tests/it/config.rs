@@ -502,7 +502,7 @@ teams:
     keys:
       - {name: ci, sha256: "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b", expires: 2027-01-01, limits: {requests_per_minute: 60}}
       - {name: laptop, client_cert: "CN=ana,O=search"}
-prices: {gpt-4o: {input: 2.50, cached: 1.25, cache_write: 2.5, output: 10.00, reasoning: 10, image: 0, audio_minute: 0, max_output: 16384}}
+prices: {gpt-4o: {input: 2.50, cached: 1.25, cache_write: 2.5, output: 10.00, reasoning: 10, audio_input: 40, audio_output: 80, image_input: 10, characters: 15, image: 0, audio_minute: 0, max_output: 16384}}
 prices_file: null
 shared_state: redis://127.0.0.1:6379
 usage: {store: sqlite, retain: 90d}

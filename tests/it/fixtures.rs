@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
 use weir::proxy;
 use weir::tokens::count;
-use weir::tokens::meter::{Ending, Form, Meter, Source, Surface};
+use weir::tokens::meter::{Ending, Form, Media, Meter, Source, Surface};
 
 /// `input`, `output`, `cached`, `cache_write`, `reasoning`.
 type Counts = [Option<u64>; 5];
@@ -27,6 +27,8 @@ struct Case {
     form: Form,
     bytes: Bytes,
     usage: Option<Counts>,
+    /// What of it is sound or pictures, if that is known.
+    media: Option<Media>,
     /// What the client gets when usage is stripped.
     stripped: Stripped,
     ending: Option<Ending>,
@@ -50,6 +52,7 @@ enum Event {
 struct Seen {
     bytes: Vec<u8>,
     usage: Option<Counts>,
+    media: Option<Media>,
     ending: Ending,
     first: bool,
     /// Counted only now and then: it is the slow part.
@@ -64,6 +67,7 @@ impl Case {
             bytes.extend_from_slice(&meter.feed(self.bytes.slice_ref(piece)));
         }
         bytes.extend_from_slice(&meter.end());
+        let media = meter.usage().map(|usage| usage.media);
         let usage = meter.usage().map(|usage| {
             assert_eq!(usage.source, Source::Upstream);
             [
@@ -78,6 +82,7 @@ impl Case {
         Seen {
             bytes,
             usage,
+            media,
             ending: meter.saw_finish(),
             first: meter.first_token_seen(),
             tokens,
@@ -90,6 +95,9 @@ impl Case {
         let whole = self.run(false, true, std::iter::once(&self.bytes[..]));
         assert!(whole.bytes == self.bytes, "{name}: bytes changed");
         assert_eq!(whole.usage, self.usage, "{name}: usage");
+        if self.media.is_some() {
+            assert_eq!(whole.media, self.media, "{name}: sound and pictures");
+        }
         if let Some(ending) = self.ending {
             assert_eq!(whole.ending, ending, "{name}: ending");
         }
@@ -222,7 +230,7 @@ fn golden_answers_pass_unchanged_and_are_measured_wherever_they_are_cut() {
         }
     }
     cases.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(cases.len() >= 79, "golden files are missing");
+    assert!(cases.len() >= 82, "golden files are missing");
     let cuts: usize = cases.iter().map(Case::check).sum();
     println!("{} golden answers, {cuts} cuts", cases.len());
 }
@@ -256,6 +264,7 @@ fn golden(folder: &Path, said: &Path) -> Option<Case> {
         stripped: Stripped::Bytes(file("stripped.sse").unwrap_or_else(|| bytes.clone())),
         bytes: bytes.into(),
         usage: counts(&said["usage"]),
+        media: media(&said["media"]),
         ending: Some(match &*text(&said, "ending") {
             "open" => Ending::Open,
             "finished" => Ending::Finished,
@@ -297,6 +306,18 @@ fn surface(name: &str) -> Surface {
         "other" => Surface::Other,
         other => panic!("no surface is called {other}"),
     }
+}
+
+fn media(said: &Value) -> Option<Media> {
+    let number = |name: &str| said[name].as_u64().unwrap_or(0);
+    said.is_object().then(|| Media {
+        audio_input: number("audio_input"),
+        audio_output: number("audio_output"),
+        image_input: number("image_input"),
+        seconds: number("seconds"),
+        images: number("images"),
+        characters: 0,
+    })
 }
 
 fn counts(usage: &Value) -> Option<Counts> {
@@ -404,6 +425,7 @@ fn recorded(folder: &Path) -> Vec<Case> {
             },
             bytes: bytes.into(),
             usage: counts(&entry["usage"]),
+            media: None,
             ending: whole(&entry, form),
             tokens: None,
         }

@@ -34,6 +34,7 @@ mod listeners;
 mod metering;
 mod noon;
 mod operators;
+mod pricing;
 mod proxies;
 mod proxy_failover;
 mod regression;

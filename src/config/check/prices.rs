@@ -119,7 +119,7 @@ fn converted(price: &Price) -> (settings::Price, Vec<&'static str>) {
     let mut wrong = Vec::new();
     let mut part = |usd: Option<Fraction>, parts: f64, key| {
         let usd = usd?.0;
-        let money = Money::from_usd(usd / parts).filter(|_| usd <= USD_MAX);
+        let money = Money::at_least(usd / parts).filter(|_| usd <= USD_MAX);
         if money.is_none() {
             wrong.push(key);
         }
@@ -132,6 +132,10 @@ fn converted(price: &Price) -> (settings::Price, Vec<&'static str>) {
         cache_write: part(price.cache_write, MILLION, "cache_write"),
         output: part(price.output, MILLION, "output").unwrap_or_default(),
         reasoning: part(price.reasoning, MILLION, "reasoning"),
+        audio_input: part(price.audio_input, MILLION, "audio_input"),
+        audio_output: part(price.audio_output, MILLION, "audio_output"),
+        image_input: part(price.image_input, MILLION, "image_input"),
+        character: part(price.characters, MILLION, "characters").unwrap_or_default(),
         image: part(price.image, 1.0, "image").unwrap_or_default(),
         audio_second: part(price.audio_minute, 60.0, "audio_minute").unwrap_or_default(),
         output_max: price.max_output.map_or(0, |max| max.0),
@@ -149,7 +153,8 @@ mod tests {
         assert!(as_of.starts_with("20"), "{as_of}");
         assert!(entries.len() > 50, "{}", entries.len());
         for Entry { model, price, .. } in &entries {
-            let all = price.input + price.output + price.image + price.audio_second;
+            let all = price.input + price.output + price.image;
+            let all = all + price.audio_second + price.character;
             assert!(all > Money::ZERO || model.contains("moderation"), "{model}");
             assert!(
                 price.cached.is_none_or(|cached| cached <= price.input),
@@ -178,6 +183,13 @@ mod tests {
         assert_eq!(price.output.pico(), 10_000_000);
         assert_eq!(price.cached.map(Money::pico), Some(7_500));
         assert_eq!(price.audio_second.to_string(), "0.0001");
+        let (price, _) = converted(&Price {
+            input: number(0.000_000_1),
+            audio_minute: number(0.00185),
+            ..Price::default()
+        });
+        assert_eq!(price.input.pico(), 1, "nothing that has a price is free");
+        assert_eq!(price.audio_second.pico(), 30_833_334, "nor rounded down");
         let (_, wrong) = converted(&Price {
             input: number(1e7),
             ..Price::default()

@@ -52,6 +52,8 @@ pub enum Place {
     Call,
     /// A call that has no index.
     LoneCall,
+    /// A picture that was made.
+    Picture,
 }
 
 /// What the value at hand is for.
@@ -90,6 +92,8 @@ pub enum Says {
     Complete,
     /// The whole answer has ended; more of the kind may follow.
     Stopped,
+    /// The same, and it brought a picture.
+    Picture,
     /// Its texts are of this kind.
     Text(Field),
     /// Its texts are none (sound, or what was said before).

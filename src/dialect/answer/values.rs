@@ -4,7 +4,7 @@ use memchr::memchr2;
 
 use super::table::{Role, Says};
 use super::{Field, Kind, Lex, Reader, Text, USAGE_BYTES_MAX};
-use crate::dialect::json::{self, STRUCTURE};
+use crate::dialect::json::STRUCTURE;
 use crate::dialect::usage::{Rank, Raw, Sheet};
 
 impl Reader {
@@ -90,6 +90,10 @@ impl Reader {
                     Some(Says::Error) => self.facts.error = true,
                     Some(Says::Complete) => self.complete(),
                     Some(Says::Stopped) => self.stopped(),
+                    Some(Says::Picture) => {
+                        self.picture();
+                        self.stopped();
+                    }
                     _ => {}
                 }
             }
@@ -159,7 +163,7 @@ impl Reader {
             (Role::CallIndex, _) if self.kind == Kind::Event => self.call.index = self.number,
             (Role::Complete, b't') => self.complete(),
             (Role::Count(count), _) => {
-                if let Some(number) = json::whole(self.word()) {
+                if let Some(number) = count.read(self.word()) {
                     self.counts.get_or_insert_default().add(count, number);
                 }
             }

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::{Fault, What};
-use super::{after_space, key, only_space, plain_end, scalar_end, string_end, value_end, whole};
+use super::{after_space, key, only_space, plain_end, rounded_up, scalar_end, string_end};
+use super::{value_end, whole};
 
 /// A place in JSON text, for callers that look into some values and skip the others.
 #[derive(Debug)]
@@ -111,6 +112,18 @@ impl<'a> Cursor<'a> {
         let value_at = self.at..value_end(self.bytes, self.at)?;
         self.at = value_at.end;
         Ok(value_at)
+    }
+
+    /// Passes the next value, a string; its inside, as it is written.
+    pub(crate) fn string(&mut self) -> Result<&'a [u8], Fault> {
+        let at = self.quoted()?;
+        Ok(self.text(at.start + 1..at.end - 1))
+    }
+
+    /// Passes the next value; what it is as a number that is [`rounded_up`].
+    pub(crate) fn rounded_up(&mut self) -> Result<Option<u64>, Fault> {
+        let at = self.skip()?;
+        Ok(rounded_up(&self.bytes[at]))
     }
 
     /// Passes the next value; what it is as a [`whole`] number.

@@ -109,21 +109,23 @@ const ENTRIES: &[(&str, Entry)] = &[
     ("prompt_tokens", Entry::Count(Count::Input)),
     ("completion_tokens", Entry::Count(Count::Output)),
     ("total_tokens", Entry::Count(Count::Total)),
-    ("prompt_tokens_details", Entry::Details(DETAILS)),
-    ("completion_tokens_details", Entry::Details(DETAILS)),
+    ("prompt_tokens_details", Entry::Details(PROMPT)),
+    ("completion_tokens_details", Entry::Details(ANSWER)),
     ("input_tokens", Entry::Count(Count::Input)),
     ("output_tokens", Entry::Count(Count::Output)),
-    ("input_tokens_details", Entry::Details(DETAILS)),
-    ("output_tokens_details", Entry::Details(DETAILS)),
+    ("input_tokens_details", Entry::Details(PROMPT)),
+    ("output_tokens_details", Entry::Details(ANSWER)),
     // The spelling of transcriptions.
-    ("input_token_details", Entry::Details(DETAILS)),
-    ("output_token_details", Entry::Details(DETAILS)),
+    ("input_token_details", Entry::Details(PROMPT)),
+    ("output_token_details", Entry::Details(ANSWER)),
+    // Instead of tokens, where sound is paid by the time.
+    ("seconds", Entry::Count(Count::Seconds)),
     // DeepSeek's and Moonshot's names, beside or instead of the details.
     ("prompt_cache_hit_tokens", Entry::Count(Count::CachedBeside)),
     ("cached_tokens", Entry::Count(Count::CachedBeside)),
 ];
 
-const DETAILS: &[(&str, Entry)] = &[
+const PROMPT: &[(&str, Entry)] = &[
     ("cached_tokens", Entry::Count(Count::Cached)),
     ("cache_write_tokens", Entry::Count(Count::CacheWrite)),
     // Qwen's name and LiteLLM's. What `cache_creation` lists beside it are parts of it.
@@ -133,12 +135,25 @@ const DETAILS: &[(&str, Entry)] = &[
     ),
     ("cache_creation_tokens", Entry::Count(Count::CacheWrite)),
     ("reasoning_tokens", Entry::Count(Count::Reasoning)),
+    ("audio_tokens", Entry::Count(Count::AudioInput)),
+    ("image_tokens", Entry::Count(Count::ImageInput)),
+];
+
+const ANSWER: &[(&str, Entry)] = &[
+    ("cached_tokens", Entry::Count(Count::Cached)),
+    ("cache_write_tokens", Entry::Count(Count::CacheWrite)),
+    ("reasoning_tokens", Entry::Count(Count::Reasoning)),
+    ("audio_tokens", Entry::Count(Count::AudioOutput)),
 ];
 
 fn sum(raw: &Raw) -> Option<Reported> {
     let (input, output) = (raw.of(Count::Input), raw.of(Count::Output));
+    let media = raw.media();
     if input.is_none() && output.is_none() {
-        return None;
+        return (media.seconds > 0 || media.images > 0).then(|| Reported {
+            media,
+            ..Reported::default()
+        });
     }
     let reasoning = raw.of(Count::Reasoning);
     let total = raw.of(Count::Total);
@@ -161,6 +176,7 @@ fn sum(raw: &Raw) -> Option<Reported> {
         cached: raw.either(Count::Cached, Count::CachedBeside),
         cache_write: raw.of(Count::CacheWrite),
         reasoning,
+        media,
     })
 }
 

@@ -1,46 +1,64 @@
-//! What a request cost, and who pays: tokens and money of the limits that it was under. A part of
-//! `settle`.
+//! What a request cost, and who pays: tokens and money of the limits that it was under. What its answer
+//! doesn't say is estimated, once for all who are told of it. A part of `settle`.
 
-use super::{Plan, Told, Tried, asked_model};
+use super::{Plan, Told, asked_model};
 use crate::govern::grant::Stake;
 use crate::govern::{Moment, Spent};
-use crate::snapshot::Snapshot;
+use crate::proxy::reckon::Thought;
 use crate::tokens::meter;
-use crate::tokens::price::Billed;
+use crate::tokens::settings::Price;
 use crate::types::Money;
 
 /// What is booked of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bill {
-    /// What it used; `None` where nobody knows.
+    /// What it used, as reported, counted or estimated; `None` where nobody knows.
     pub usage: Option<meter::Usage>,
     /// What that costs; `None` where the model has no price.
     pub cost: Option<Money>,
 }
 
-impl Bill {
-    /// Looks the price up, once for all who are told of it.
-    pub(super) fn of(
-        snapshot: &Snapshot,
-        tried: Option<&Tried>,
-        plan: Option<&Plan>,
-        usage: Option<meter::Usage>,
-    ) -> Self {
-        let cost = usage.and_then(|usage| cost(snapshot, tried, plan, &usage));
-        Self { usage, cost }
-    }
-}
-
 impl Told<'_> {
+    /// What it used and what that costs; what isn't known of that, where it may cost something, as it
+    /// can be thought by the request.
+    pub(super) fn bill(&self, usage: Option<meter::Usage>) -> Bill {
+        let price = self.price();
+        let partly = |plan: &Plan| match usage {
+            Some(_) => plan.surface.is_media(),
+            None => self.may_have_cost(),
+        };
+        let thought = self.plan.filter(|plan| partly(plan)).map(Thought::of);
+        let Some((thought, price)) = thought.zip(price) else {
+            let cost = price.zip(usage).map(|(price, usage)| price.cost(&usage));
+            return Bill { usage, cost };
+        };
+        let whole = thought.complete(usage, Some(price));
+        let cost = match (usage, whole) {
+            (None, Some(_)) => Some(thought.at_most(price)),
+            (Some(_), Some(whole)) => Some(price.cost(&whole)),
+            // Nothing of it costs anything.
+            (_, None) => thought.is_media().then_some(Money::ZERO),
+        };
+        Bill { usage: whole, cost }
+    }
+
+    /// That of the model that was asked for, where it was asked for.
+    fn price(&self) -> Option<&Price> {
+        let (tried, plan) = (self.tried?, self.plan?);
+        let provider = self.snapshot.upstreams.provider(tried.endpoint.provider);
+        let model = asked_model(Some(tried), plan);
+        self.snapshot.prices.find(&provider.name, model)
+    }
+
     /// Settles tokens and money of the limits that the request was under.
     pub(super) fn pay(&self, stake: &mut Stake, bill: &Bill) {
         let spent = match bill.usage {
             Some(usage) => Spent::Used {
-                tokens: (usage.input.unwrap_or(0)).saturating_add(usage.output.unwrap_or(0)),
+                tokens: usage.tokens(),
                 cached: usage.cached.unwrap_or(0),
                 cost: bill.cost,
             },
-            // Nobody reads what such an answer used.
+            // Nobody knows, nor what it costs.
             None if self.may_have_cost() => Spent::AsThought,
             None => Spent::Nothing,
         };
@@ -62,26 +80,9 @@ impl Told<'_> {
 
     /// An upstream has the request, and hasn't refused it.
     fn may_have_cost(&self) -> bool {
-        let sent = self.tried.is_some_and(|tried| tried.sent);
+        let sent = self.tried.is_some_and(|tried| tried.sent)
+            && self.plan.is_some_and(|plan| plan.surface.may_cost());
         let answered = matches!(self.reply.status, 101 | 200..300);
         sent && (answered || self.reply.status == 0)
     }
-}
-
-fn cost(
-    snapshot: &Snapshot,
-    tried: Option<&Tried>,
-    plan: Option<&Plan>,
-    usage: &meter::Usage,
-) -> Option<Money> {
-    let provider = snapshot.upstreams.provider(tried?.endpoint.provider);
-    let model = asked_model(tried, plan?);
-    let price = snapshot.prices.find(&provider.name, model)?;
-    Some(price.cost(&Billed {
-        input: usage.input.unwrap_or(0),
-        cached: usage.cached.unwrap_or(0),
-        cache_write: usage.cache_write.unwrap_or(0),
-        output: usage.output.unwrap_or(0),
-        reasoning: usage.reasoning.unwrap_or(0),
-    }))
 }

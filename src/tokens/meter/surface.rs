@@ -16,8 +16,11 @@ pub enum Surface {
     /// Rerank, in the dialect of whoever: tokens are seldom reported.
     Rerank,
     Responses,
-    /// Transcriptions, translations and speech.
+    /// Transcriptions and translations: sound is heard.
     Audio,
+    /// A text is read out.
+    Speech,
+    /// Pictures are made.
     Images,
     /// Anthropic's messages.
     Messages,
@@ -65,7 +68,7 @@ impl Surface {
             Surface::Chat | Surface::Completions | Surface::Other => &chat::CHAT,
             Surface::Embeddings | Surface::Rerank => &chat::EMBEDDINGS,
             Surface::Responses => &responses::RESPONSES,
-            Surface::Audio | Surface::Images => &media::MEDIA,
+            Surface::Audio | Surface::Speech | Surface::Images => &media::MEDIA,
             Surface::Messages | Surface::MessagesCount => &anthropic::MESSAGES,
             Surface::Gemini | Surface::GeminiCount | Surface::GeminiEmbed => &gemini::GEMINI,
             Surface::Ollama | Surface::OllamaEmbed => &ollama::OLLAMA,
@@ -95,12 +98,18 @@ impl Surface {
         !matches!(self, Surface::MessagesCount | Surface::GeminiCount)
     }
 
+    /// Sound or pictures are paid: what its answers don't report, its requests tell.
+    pub fn is_media(self) -> bool {
+        matches!(self, Surface::Audio | Surface::Speech | Surface::Images)
+    }
+
     /// Its answers have text whose tokens can be counted.
     pub fn has_output(self) -> bool {
         !matches!(
             self,
             Surface::Embeddings
                 | Surface::Rerank
+                | Surface::Speech
                 | Surface::Images
                 | Surface::MessagesCount
                 | Surface::GeminiCount

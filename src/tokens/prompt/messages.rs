@@ -133,6 +133,7 @@ fn part<'de, O: MapAccess<'de>>(
         "source" | "inlineData" | "inline_data" | "fileData" | "file_data" | "file" => {
             Source::add(object, tally, Kind::Document)
         }
+        "input_audio" => Source::add(object, tally, Kind::Sound),
         _ => skip(object),
     }
 }
