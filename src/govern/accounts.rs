@@ -17,6 +17,7 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
+use super::rate::{Bucket, Cells};
 use ahash::AHashMap;
 use memory::{Memory, Row};
 use parking_lot::Mutex;
@@ -145,6 +146,17 @@ impl Accounts {
         Some(self.0.memory.at(row).total.load(Ordering::Relaxed))
     }
 
+    /// As [`Accounts::look`], of a rate: a copy of its numbers.
+    pub fn look_at_rate(&self, name: &str) -> Cells {
+        let row = self.0.memory.find(memory::id(name));
+        let row = row.map(|row| self.0.memory.at(row));
+        row.map_or_else(Cells::default, |row| Cells {
+            full_at: AtomicI64::new(row.total.load(Ordering::SeqCst)),
+            owed: AtomicI64::new(row.owed.load(Ordering::SeqCst)),
+            given: AtomicI64::new(0),
+        })
+    }
+
     /// Gives back what processes held that are gone, and says which accounts are still wanted. Called
     /// every second or so, by every process.
     pub fn sweep(&self) {
@@ -270,9 +282,9 @@ impl Account {
         &self.0.row().alone
     }
 
-    /// The total itself, for who counts otherwise: as a moment, for a rate.
-    pub fn cell(&self) -> &AtomicI64 {
-        &self.0.row().total
+    /// The numbers themselves, for a rate: the total is its moment.
+    pub fn bucket(&self) -> Bucket<'_> {
+        self.0.row().bucket()
     }
 
     fn column(&self) -> usize {

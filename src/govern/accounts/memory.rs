@@ -6,6 +6,7 @@
 //! column, and a lock on its byte of the file as long as it lives: the kernel gives that back whatever
 //! the process dies of.
 
+use crate::govern::rate::Bucket;
 use aws_lc_rs::digest;
 use memmap2::MmapRaw;
 use nix::errno::Errno;
@@ -46,7 +47,14 @@ pub(super) struct Row {
     pub(super) elsewhere: AtomicI64,
     /// The part of what is granted that this host took without asking, as nobody could be asked.
     pub(super) alone: AtomicI64,
+    /// Of a rate; see [`Bucket`](crate::govern::rate::Bucket). Programs that don't know these two have
+    /// the same rows, and leave them alone.
+    pub(super) owed: AtomicI64,
+    pub(super) given: AtomicI64,
 }
+
+/// Programs of other versions have the same rows.
+const _: () = assert!(size_of::<Row>() == 576);
 
 /// What stands before the rows.
 #[repr(C)]
@@ -257,6 +265,8 @@ impl Default for Row {
             held: [const { AtomicI64::new(0) }; COLUMNS],
             elsewhere: AtomicI64::new(0),
             alone: AtomicI64::new(0),
+            owed: AtomicI64::new(0),
+            given: AtomicI64::new(0),
         }
     }
 }
@@ -264,6 +274,14 @@ impl Default for Row {
 impl Row {
     pub(super) fn keep_until(&self, until: u64) {
         self.until.fetch_max(until, Ordering::Relaxed);
+    }
+
+    pub(super) fn bucket(&self) -> Bucket<'_> {
+        Bucket {
+            full_at: &self.total,
+            owed: &self.owed,
+            given: &self.given,
+        }
     }
 
     pub(super) fn held_by_all(&self) -> i64 {
@@ -282,6 +300,8 @@ impl Row {
         self.granted.store(i64::MAX, Ordering::Relaxed);
         self.elsewhere.store(0, Ordering::Relaxed);
         self.alone.store(0, Ordering::Relaxed);
+        self.owed.store(0, Ordering::Relaxed);
+        self.given.store(0, Ordering::Relaxed);
         self.id.store(id, Ordering::Release);
     }
 }
