@@ -71,6 +71,11 @@ pub enum Denied {
         /// How long until the next one begins; `None` where that wouldn't help.
         wait: Option<Duration>,
     },
+    /// It is under a budget, and there is no room to note what is spent of it.
+    NoAccount {
+        /// Whose.
+        whose: Whose,
+    },
     /// It is under a budget and has no price.
     Unpriced,
     /// As many wait as may wait.
@@ -278,6 +283,9 @@ impl Governor {
             let scope = self.scopes.scope(Id::of(&caller.team.name, name));
             for (index, budget) in budgets.iter().enumerate() {
                 let purse = scope.purse(budget.per, now);
+                if purse.account.is_homeless() {
+                    return Err(Denied::NoAccount { whose }.into());
+                }
                 let held = purse.hold(cost.pico(), budget).map_err(|short| {
                     let ends = purse.span.ends().filter(|_| cost <= budget.limit);
                     let wait = ends.map(|ends| ends.duration_since(now).unwrap_or_default());
@@ -338,7 +346,7 @@ impl Governor {
         let settled = purse.account.settled();
         BudgetNow {
             spent: Money::from_pico(purse.spent()),
-            reserved: Money::from_pico(total - settled),
+            reserved: Money::from_pico(total.saturating_sub(settled)),
             used: purse.used(budget),
             ends: purse.span.ends(),
         }
@@ -452,7 +460,7 @@ impl Denied {
             Self::RateLimited(wait) | Self::Rate { wait, .. } | Self::QueueFull { wait } => {
                 Some(wait)
             }
-            Self::InFlight | Self::Full { .. } => Some(FULL),
+            Self::InFlight | Self::Full { .. } | Self::NoAccount { .. } => Some(FULL),
             Self::Budget { wait, .. } => wait,
             Self::TooLarge { .. } | Self::Unpriced => None,
         }

@@ -267,6 +267,7 @@ impl Scope {
         let place = purses.iter().position(|purse| purse.span.per == per);
         if let Some(purse) = place.map(|place| &purses[place])
             && purse.span.contains(now)
+            && !purse.account.is_homeless()
         {
             return Arc::clone(purse);
         }
