@@ -302,14 +302,6 @@ impl Account {
         self.0.row().change(amount.into());
     }
 
-    /// What is settled can't be less than this: a ledger knows better.
-    pub fn raise_settled_to(&self, settled: i64) {
-        let known = self.settled();
-        if known < settled {
-            self.add(settled - known);
-        }
-    }
-
     /// What no total may pass here, whatever the limit: a part of an allowance that other hosts share.
     /// `i64::MAX`, as in the beginning, where there is no such bound. Returns the total: whatever is
     /// held after that was held within the new bound.
