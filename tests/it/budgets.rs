@@ -1,6 +1,7 @@
 //! What teams and keys may use, through the front door: tokens and requests by the minute, places in
 //! flight, money; at the limit, past it, while it is crossed, and over an upgrade and a kill.
 
+use crate::keys::{directly, made};
 use crate::support::postgres::Postgres;
 use crate::support::{Answer, Client, Gate, Gateway, Launch, Provider, eventually};
 use std::net::SocketAddr;
@@ -36,7 +37,11 @@ fn config(provider: &Provider, team: &str, key: &str) -> String {
 }
 
 fn send(client: &mut Client, body: &str) -> Answer {
-    let authorization = format!("Bearer {SECRET}");
+    send_as(client, SECRET, body)
+}
+
+fn send_as(client: &mut Client, secret: &str, body: &str) -> Answer {
+    let authorization = format!("Bearer {secret}");
     let headers = [
         ("content-type", "application/json"),
         ("authorization", &*authorization),
@@ -131,6 +136,41 @@ fn tokens_are_reserved_as_thought_and_settled_as_used() {
         "{}",
         never.text()
     );
+}
+
+#[test]
+fn what_an_answer_used_beyond_what_was_thought_is_paid_off_whole_and_told_truly() {
+    let used = ANSWER.replace("_tokens\":5", "_tokens\":5000");
+    let provider = Provider::start(move |exchange| exchange.json(200, &used));
+    let folder = crate::support::Folder::new();
+    let yaml = format!(
+        "state_dir: {}\n{}",
+        folder.path().display(),
+        config(&provider, ", limits: {tokens_per_minute: 100}", "")
+    );
+    let mut first = Gateway::start(&yaml);
+    assert_eq!(ask(&first).status(), 200);
+    // Ten thousand tokens at a hundred a minute, of which the last hundred may still be owed.
+    let owes = |weir: &Gateway| {
+        let refused = ask(weir);
+        refused.assert_refused(429, "tokens_limited");
+        let wait = number(&refused, "retry-after");
+        assert!((5_900..=6_000).contains(&wait), "{wait}");
+        assert_eq!(number(&refused, "x-ratelimit-remaining-tokens"), 0);
+        let reset = refused.header("x-ratelimit-reset-tokens").expect("a reset");
+        let minutes = reset
+            .split('m')
+            .next()
+            .and_then(|it| it.parse::<u64>().ok());
+        assert!(
+            minutes.is_some_and(|it| (98..=100).contains(&it)),
+            "{reset}"
+        );
+    };
+    owes(&first);
+    first.signal(libc::SIGKILL);
+    first.wait_exit();
+    owes(&Gateway::start(&yaml));
 }
 
 #[test]
@@ -458,6 +498,45 @@ fn what_was_spent_is_spent_after_a_restart() {
     ask(&second).assert_refused_as(429, "budget_exceeded", "insufficient_quota");
 }
 
+#[test]
+fn a_key_that_is_replaced_or_made_anew_has_spent_what_its_name_has() {
+    let provider = Provider::json(ANSWER);
+    let weir = Gateway::start(&config(&provider, "", ""));
+    let status = |secret: &str| send_as(&mut weir.client(), secret, ASK).status();
+    // Asks for what costs nothing until the key is as it should be.
+    let becomes = |secret: &str, wanted: u16| {
+        eventually("the keys to be known", || {
+            let authorization = format!("Bearer {secret}");
+            let mut client = weir.client();
+            client.request(
+                "GET",
+                "/v1/models",
+                &[("authorization", &*authorization)],
+                b"",
+            );
+            (client.answer().status() == wanted).then_some(())
+        });
+    };
+    let new = [
+        "new", "--team", "search", "--name", "tmp", "--budget", "3/total",
+    ];
+    let first = made(&directly(&weir, &new));
+    becomes(&first, 200);
+    assert_eq!(status(&first), 200);
+    let second = made(&directly(
+        &weir,
+        &["rotate", "search/tmp", "--overlap", "0"],
+    ));
+    becomes(&second, 200);
+    assert_eq!(status(&second), 200);
+    assert!(directly(&weir, &["revoke", "search/tmp"]).status.success());
+    becomes(&second, 401);
+    let third = made(&directly(&weir, &new));
+    becomes(&third, 200);
+    assert_eq!(status(&third), 200);
+    assert_eq!(status(&third), 429, "three were spent under this name");
+}
+
 /// Labels of the team's own budget.
 fn of_team(period: &str) -> [(&str, &str); 3] {
     [("team", "search"), ("key", ""), ("period", period)]
@@ -579,6 +658,28 @@ fn who_asks_for_more_than_can_be_counted_is_refused_and_nothing_is_forgotten() {
     let used = used.expect("a gauge") * 9e6;
     assert!((used - 2.0).abs() < 1e-6, "{used}");
     assert_eq!(provider.requests().len(), 2);
+}
+
+#[test]
+fn a_budget_that_is_lowered_below_what_is_spent_refuses_until_it_is_raised() {
+    let provider = Provider::json(ANSWER);
+    let of = |usd: &str| {
+        config(
+            &provider,
+            &format!(", budget: {{usd: {usd}, per: total}}"),
+            "",
+        )
+    };
+    let weir = Gateway::start(&of("4"));
+    for _ in 0..2 {
+        assert_eq!(ask(&weir).status(), 200);
+    }
+    weir.reload(&of("1"));
+    ask(&weir).assert_refused_as(429, "budget_exceeded", "insufficient_quota");
+    weir.wait_value("weir_budget_used_ratio", &of_team("total"), 2.0);
+    weir.reload(&of("3"));
+    assert_eq!(ask(&weir).status(), 200);
+    ask(&weir).assert_refused_as(429, "budget_exceeded", "insufficient_quota");
 }
 
 #[test]
