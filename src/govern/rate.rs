@@ -431,6 +431,20 @@ mod tests {
     }
 
     #[test]
+    fn what_others_gave_back_comes_sooner_by_itself() {
+        let (rate, cells) = (Rate::per_minute(100, 200).unwrap(), Cells::default());
+        let bucket = cells.bucket();
+        let first = rate.reserve(bucket, 100, START).unwrap();
+        let second = rate.reserve(bucket, 100, START).unwrap();
+        // The second lot comes where the first one would have come: within a minute.
+        rate.give(bucket, first, 100, START);
+        let later = START.plus(Duration::from_secs(100));
+        assert!(rate.reserve(bucket, 200, later).is_ok());
+        rate.give(bucket, second, 100, later);
+        assert!(rate.look(bucket, 1, later).is_err());
+    }
+
+    #[test]
     fn what_is_owed_is_paid_off_whole_and_whoever_waits_as_told_gets_in() {
         let (rate, cells) = (minute(1000), Cells::default());
         let bucket = cells.bucket();

@@ -404,6 +404,26 @@ fn the_books_know_better_what_was_spent_and_what_is_settled_meanwhile_counts_onc
 }
 
 #[test]
+fn a_budget_without_room_for_its_account_refuses_rather_than_forget() {
+    let accounts = Accounts::private();
+    let keep = accounts::Keep::Until(SystemTime::now() + Duration::from_secs(999));
+    let others: Vec<_> = (0..2000)
+        .map(|number| accounts.account(&number.to_string(), keep))
+        .collect();
+    let governor = Governor::new(settings(), accounts);
+    let caller = caller(budget(100, Period::Day), Allowance::default());
+    let now = Moment::now();
+    let denied = try_one(&governor, Some(&caller), ask(1, 1), now).unwrap_err();
+    let whose = Whose::Team;
+    assert_eq!(denied, Denied::NoAccount { whose });
+    assert_eq!(denied.wait(), Some(Duration::from_secs(1)));
+    assert_eq!(governor.in_flight(), 0);
+    drop(others);
+    let free = Governor::new(settings(), Accounts::private());
+    assert!(try_one(&free, Some(&caller), ask(1, 1), now).is_ok());
+}
+
+#[test]
 fn an_answer_tells_of_the_limit_that_is_nearest() {
     let governor = governor();
     let caller = caller(requests(100), requests(3));
