@@ -418,9 +418,7 @@ impl Start<'_> {
             snapshot.keys.store().watch();
         }
         let live = Arc::new(Live::new(snapshot));
-        if !succeeds {
-            spent::restore(live.pin(), &settings).await;
-        }
+        spent::restore(&live.pin(), &settings).await;
         let loader = Loader::of(&handover, settings.state_dir.clone());
         let loaded = loader.load(&settings.listen)?;
         let ready = Arc::new(AtomicBool::new(true));

@@ -167,6 +167,7 @@ impl Handover {
             buffered_bytes: governor.buffers().held(),
             streams: governor.streams().look(Instant::now()).0,
             drains: governor.drains().open(),
+            accounts_homeless: governor.accounts().homeless(),
         };
         let metrics = &self.shared.observer.metrics;
         metrics.no_budgets();

@@ -13,16 +13,18 @@
 //! account ─▶ ██     ██      17    i64::MAX│                 4   3   0      settled: 17 − 4 − 3 = 10
 //! ```
 
+mod file;
 mod memory;
 #[cfg(test)]
 mod tests;
 
+use super::rate::{Bucket, Cells};
 use ahash::AHashMap;
 use memory::{Memory, Row};
 use parking_lot::Mutex;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
@@ -35,14 +37,29 @@ struct Shared {
     memory: Memory,
     /// Those that somebody has at hand.
     known: Mutex<AHashMap<u64, Weak<Inner>>>,
+    /// Those of them that found no row.
+    homeless: AtomicUsize,
+    /// In which second there was no room: it isn't looked for more often.
+    full: AtomicU64,
+    found: Mutex<Option<Found>>,
+}
+
+/// What the accounts stood at when this process came, alone, and nothing was in flight: what the books have
+/// beyond that is missing here. Whatever is settled later changes nothing of it.
+#[derive(Debug)]
+pub struct Found {
+    totals: AHashMap<u64, i64>,
+    /// When that was. A request that came before is of a process that is gone.
+    pub at: SystemTime,
 }
 
 /// How long an account is kept when nobody uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// For weeks after the last process has let go of it.
+    /// For weeks after the last process has let go of it. Where there is no room, it is this process's own.
     Weeks,
-    /// Until this moment at least: a budget's period and a day.
+    /// Until this moment at least: a budget's period and two days. It is money: where there is no room,
+    /// nothing can be held of it, and what a process leaves undone counts as spent.
     Until(SystemTime),
 }
 
@@ -61,7 +78,7 @@ struct Inner {
 #[derive(Debug)]
 enum Place {
     Shared(usize),
-    /// The shared rows were all taken.
+    /// There was no room.
     Own(Box<Row>),
 }
 
@@ -84,43 +101,68 @@ pub struct Full {
 impl Accounts {
     /// Accounts of this process alone.
     pub fn private() -> Self {
-        Self::of(Memory::private())
+        Self::of(Memory::private(), None)
     }
 
     /// Accounts in `state_dir`, shared with every process that opens the same folder.
     ///
     /// # Errors
-    /// Why the file can't be made, mapped or joined.
+    /// Why the file can't be made, mapped or joined. One that is damaged is none: it is moved aside.
     pub fn open(state_dir: &Path) -> io::Result<Self> {
-        let accounts = Self::of(Memory::open(state_dir)?);
-        accounts.sweep();
-        Ok(accounts)
+        let (memory, found) = Memory::open(state_dir)?;
+        let found = found.map(|(at, totals)| Found { totals, at });
+        Ok(Self::of(memory, found))
     }
 
-    fn of(memory: Memory) -> Self {
+    fn of(memory: Memory, found: Option<Found>) -> Self {
         Self(Arc::new(Shared {
             memory,
             known: Mutex::default(),
+            homeless: AtomicUsize::new(0),
+            full: AtomicU64::new(0),
+            found: Mutex::new(found),
         }))
     }
 
-    /// The account of that name; it begins with nothing. Where the table is full, it is this process's
-    /// own, which is said in the log.
+    /// What was found when this process came, where it was alone; once.
+    pub fn found(&self) -> Option<Found> {
+        self.0.found.lock().take()
+    }
+
+    /// The accounts that are in use and found no room.
+    pub fn homeless(&self) -> usize {
+        self.0.homeless.load(Ordering::Relaxed)
+    }
+
+    /// The account of that name; it begins with nothing. Where there is no room, see [`Keep`] and
+    /// [`Account::is_homeless`]; that is said in the log.
     pub fn account(&self, name: &str, keep: Keep) -> Account {
         let id = memory::id(name);
         let mut known = self.0.known.lock();
-        if let Some(inner) = known.get(&id).and_then(Weak::upgrade) {
-            return Account(inner);
-        }
         let now = SystemTime::now();
-        let place = match self.0.memory.row(id, keep.until(now), now) {
+        let second = memory::unix(now);
+        let is_full = self.0.full.load(Ordering::Relaxed) == second;
+        if let Some(inner) = known.get(&id).and_then(Weak::upgrade) {
+            let account = Account(inner);
+            if is_full || !account.is_homeless() {
+                return account;
+            }
+        }
+        let find = || match is_full {
+            true => self.0.memory.find(id),
+            false => self.0.memory.row(id, keep.until(now), now),
+        };
+        let place = match find() {
             Some(row) => Place::Shared(row),
             None => {
-                tracing::error!(
-                    account = name,
-                    "the table of accounts is full: this one isn't shared between processes, and is \
-                     forgotten by a restart"
-                );
+                self.0.homeless.fetch_add(1, Ordering::Relaxed);
+                if self.0.full.swap(second, Ordering::Relaxed) != second {
+                    tracing::error!(
+                        account = name,
+                        "there is no room for more accounts: budgets that have none refuse requests, and \
+                         limits that have none hold for this process alone"
+                    );
+                }
                 Place::Own(Box::default())
             }
         };
@@ -143,6 +185,17 @@ impl Accounts {
         }
         let row = self.0.memory.find(id)?;
         Some(self.0.memory.at(row).total.load(Ordering::Relaxed))
+    }
+
+    /// As [`Accounts::look`], of a rate: a copy of its numbers.
+    pub fn look_at_rate(&self, name: &str) -> Cells {
+        let row = self.0.memory.find(memory::id(name));
+        let row = row.map(|row| self.0.memory.at(row));
+        row.map_or_else(Cells::default, |row| Cells {
+            full_at: AtomicI64::new(row.total.load(Ordering::SeqCst)),
+            owed: AtomicI64::new(row.owed.load(Ordering::SeqCst)),
+            given: AtomicI64::new(0),
+        })
     }
 
     /// Gives back what processes held that are gone, and says which accounts are still wanted. Called
@@ -184,53 +237,69 @@ impl Account {
     /// What is settled for good: the total without what is held. Looks at every process's column.
     pub fn settled(&self) -> i64 {
         let row = self.0.row();
-        row.total.load(Ordering::Relaxed) - row.held_by_all()
+        let total = row.total.load(Ordering::Relaxed);
+        total.saturating_sub(row.held_by_all())
     }
 
-    /// Holds `amount` where the total stays within `max` and within what was [granted](Self::grant).
+    /// True for money that found no room: nothing can be held of it. Asked for once more, it may find some.
+    pub fn is_homeless(&self) -> bool {
+        self.0.is_money() && matches!(self.0.place, Place::Own(_))
+    }
+
+    /// Holds `amount`, 0 or more, where the total stays within `max` and within what was
+    /// [granted](Self::grant).
     ///
     /// # Errors
     /// What the total is, where that is too much. Nothing is held then.
     pub fn hold(&self, amount: i64, max: i64) -> Result<Held, Full> {
+        if self.is_homeless() {
+            return Err(Full { total: i64::MAX });
+        }
         let row = self.0.row();
         let max = max.min(row.granted.load(Ordering::SeqCst));
-        // First the column: a process that dies here leaves too little behind, never a place that is
-        // taken for good.
-        row.held[self.column()].fetch_add(amount, Ordering::Relaxed);
         let fits = |total: i64| {
-            let next = total.saturating_add(amount);
-            (next <= max).then_some(next)
+            let next = total.checked_add(amount);
+            next.filter(|next| amount >= 0 && *next <= max)
         };
+        // What can't be is touched by nothing: no column ever has more than there is.
+        let total = row.total.load(Ordering::SeqCst);
+        if fits(total).is_none() {
+            return Err(Full { total });
+        }
+        // A process that dies between the two leaves money that counts as spent, but no place that is
+        // taken for good.
+        let column = &row.held[self.column()];
+        let is_money = self.0.is_money();
+        if !is_money {
+            column.fetch_add(amount, Ordering::SeqCst);
+        }
         let total = match (row.total).fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits) {
             // Looked at once more: whoever lowered it meanwhile either sees this amount in the total,
             // or is seen here.
             Ok(total) if total.saturating_add(amount) <= row.granted.load(Ordering::SeqCst) => {
+                if is_money {
+                    column.fetch_add(amount, Ordering::SeqCst);
+                }
                 return Ok(Held {
                     account: self.clone(),
                     amount,
                 });
             }
             Ok(total) => {
-                row.total.fetch_sub(amount, Ordering::SeqCst);
+                row.change(-i128::from(amount));
                 total
             }
             Err(total) => total,
         };
-        row.held[self.column()].fetch_sub(amount, Ordering::Relaxed);
+        if !is_money {
+            column.fetch_sub(amount, Ordering::SeqCst);
+        }
         Err(Full { total })
     }
 
     /// Adds to the settled amount, whatever the total is.
     pub fn add(&self, amount: i64) {
-        self.0.row().total.fetch_add(amount, Ordering::Relaxed);
-    }
-
-    /// What is settled can't be less than this: a ledger knows better.
-    pub fn raise_settled_to(&self, settled: i64) {
-        let known = self.settled();
-        if known < settled {
-            self.add(settled - known);
-        }
+        self.0.row().change(amount.into());
     }
 
     /// What no total may pass here, whatever the limit: a part of an allowance that other hosts share.
@@ -270,9 +339,9 @@ impl Account {
         &self.0.row().alone
     }
 
-    /// The total itself, for who counts otherwise: as a moment, for a rate.
-    pub fn cell(&self) -> &AtomicI64 {
-        &self.0.row().total
+    /// The numbers themselves, for a rate: the total is its moment.
+    pub fn bucket(&self) -> Bucket<'_> {
+        self.0.row().bucket()
     }
 
     fn column(&self) -> usize {
@@ -280,7 +349,19 @@ impl Account {
     }
 }
 
+impl Found {
+    /// What the account of that name stood at.
+    pub fn total(&self, name: &str) -> i64 {
+        let total = self.totals.get(&memory::id(name));
+        total.copied().unwrap_or_default()
+    }
+}
+
 impl Inner {
+    fn is_money(&self) -> bool {
+        matches!(self.keep, Keep::Until(_))
+    }
+
     fn row(&self) -> &Row {
         match &self.place {
             Place::Shared(row) => self.accounts.memory.at(*row),
@@ -304,19 +385,31 @@ impl Held {
 
     /// Holds another amount, whatever the total is then.
     pub fn set(&mut self, amount: i64) {
-        let more = amount - self.amount;
-        let row = self.account.0.row();
-        row.held[self.account.column()].fetch_add(more, Ordering::Relaxed);
-        row.total.fetch_add(more, Ordering::Relaxed);
-        self.amount = amount;
+        self.change_to(amount, 0);
     }
 
     fn change_to(&mut self, held: i64, settled: i64) {
-        let row = self.account.0.row();
-        let less = self.amount - held;
-        row.held[self.account.column()].fetch_sub(less, Ordering::Relaxed);
-        row.total.fetch_add(settled - less, Ordering::Relaxed);
+        let account = &self.account.0;
+        let (row, less) = (account.row(), self.amount.saturating_sub(held));
+        let column = &row.held[self.account.column()];
+        let by = i128::from(settled) - i128::from(less);
+        // See `hold`.
+        if account.is_money() {
+            column.fetch_sub(less, Ordering::SeqCst);
+            row.change(by);
+        } else {
+            row.change(by);
+            column.fetch_sub(less, Ordering::SeqCst);
+        }
         self.amount = held;
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if matches!(self.place, Place::Own(_)) {
+            self.accounts.homeless.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! An IPv6 client counts by its /64: whoever has one address has the whole network behind it.
 
 use super::accounts::Full;
-use super::rate::Moment;
+use super::rate::{Bucket, Cells, Moment};
 use super::scope::Measure;
 use crate::types::client_network;
 use ahash::{AHashMap, RandomState};
@@ -33,7 +33,7 @@ pub(super) struct Addresses {
 pub(super) struct Slot {
     /// Of `rate_limit`; see [`super::rate`].
     pub(super) rate: AtomicI64,
-    sums: [AtomicI64; Measure::COUNT],
+    sums: [Cells; Measure::COUNT],
 }
 
 /// A place among what an address has in flight. Dropping it gives the place back.
@@ -63,19 +63,20 @@ impl Addresses {
         Arc::clone(slots.entry(client).or_default())
     }
 
-    /// The addresses that have used something, as `{address: [moments]}`; where they are many, those
+    /// The addresses that have used something, as `{address: [moments and what is owed]}`; where they are many, those
     /// that have used most.
     pub(super) fn hand_over(&self, now: Moment) -> Value {
         const TOLD_MAX: usize = 10_000;
-        let mut all: Vec<(IpAddr, [i64; 3])> = Vec::new();
+        let mut all: Vec<(IpAddr, [i64; 4])> = Vec::new();
         for shard in &self.shards {
             let slots = shard.lock();
             let told = slots.iter().filter(|(_, slot)| !slot.is_full(now));
-            all.extend(told.map(|(client, slot)| (*client, slot.moments())));
+            all.extend(told.map(|(client, slot)| (*client, slot.numbers())));
         }
         if all.len() > TOLD_MAX {
-            let last = |moments: [i64; 3]| std::cmp::Reverse(moments.into_iter().max());
-            all.select_nth_unstable_by_key(TOLD_MAX, |(_, moments)| last(*moments));
+            let last =
+                |numbers: [i64; 4]| std::cmp::Reverse((numbers[3], numbers.into_iter().max()));
+            all.select_nth_unstable_by_key(TOLD_MAX, |(_, numbers)| last(*numbers));
             all.truncate(TOLD_MAX);
         }
         let told = all.into_iter();
@@ -114,8 +115,12 @@ fn is_used(slot: &Arc<Slot>) -> bool {
 // === impl Slot ===
 
 impl Slot {
-    pub(super) fn cell(&self, measure: Measure) -> &AtomicI64 {
-        &self.sums[measure as usize]
+    pub(super) fn bucket(&self, measure: Measure) -> Bucket<'_> {
+        self.sums[measure as usize].bucket()
+    }
+
+    fn cell(&self, measure: Measure) -> &AtomicI64 {
+        &self.sums[measure as usize].full_at
     }
 
     /// Holds `amount` where the sum stays within `max`.
@@ -139,17 +144,20 @@ impl Slot {
         })
     }
 
-    fn cells(&self) -> [&AtomicI64; 3] {
+    /// Three moments, and the tokens that are owed.
+    fn cells(&self) -> [&AtomicI64; 4] {
         let [requests, tokens] = [Measure::Requests, Measure::Tokens].map(|it| self.cell(it));
-        [&self.rate, requests, tokens]
+        let owed = self.bucket(Measure::Tokens).owed;
+        [&self.rate, requests, tokens, owed]
     }
 
-    fn moments(&self) -> [i64; 3] {
+    fn numbers(&self) -> [i64; 4] {
         self.cells().map(|cell| cell.load(Ordering::Relaxed))
     }
 
     fn is_full(&self, now: Moment) -> bool {
-        self.moments().into_iter().all(|it| it <= now.unix_ns())
+        let [moments @ .., owed] = self.numbers();
+        owed == 0 && moments.into_iter().all(|it| it <= now.unix_ns())
     }
 }
 

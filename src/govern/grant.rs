@@ -10,7 +10,7 @@ use super::accounts::Held;
 use super::budget::{Crossing, Purse};
 use super::keys::Caller;
 use super::limits::{Bounds, Denied};
-use super::rate::{Late, Moment, Rate};
+use super::rate::{Late, Lot, Moment, Rate};
 use super::scope::{Measure, Place, Sums, Whose};
 use super::settings::{Budget, Period};
 use super::shared::Short;
@@ -118,6 +118,7 @@ pub(super) struct Taken {
     sums: Sums,
     measure: Measure,
     rate: Rate,
+    lot: Lot,
     amount: u64,
     /// Of what this host has drawn, where other hosts share the rate.
     drawn: Option<Held>,
@@ -322,12 +323,14 @@ impl Limited {
         let Some(rate) = self.rate(measure) else {
             return Ok(None);
         };
-        (rate.take(self.sums.cell(measure), amount, now)).map_err(|_| NotTaken::Late)?;
+        let lot =
+            (rate.reserve(self.sums.bucket(measure), amount, now)).map_err(|_| NotTaken::Late)?;
         // From here on it is given back when it is dropped.
         let mut taken = Taken {
             sums: self.sums.clone(),
             measure,
             rate,
+            lot,
             amount,
             drawn: None,
         };
@@ -354,12 +357,12 @@ impl Limited {
         let Some(rate) = self.rate(measure) else {
             return Ok(());
         };
-        rate.look(self.sums.cell(measure), amount, now)
+        rate.look(self.sums.bucket(measure), amount, now)
     }
 
     fn tier(&self, measure: Measure, now: Moment) -> Option<Tier> {
         let rate = self.rate(measure)?;
-        let level = rate.level(self.sums.cell(measure), now);
+        let level = rate.level(self.sums.bucket(measure), now);
         let elsewhere = self
             .sums
             .stock(measure, rate)
@@ -386,11 +389,11 @@ impl Taken {
     }
 
     fn settle(mut self, used: u64, now: Moment) {
-        let cell = self.sums.cell(self.measure);
+        let bucket = self.sums.bucket(self.measure);
         if used > self.amount {
-            self.rate.charge(cell, used - self.amount, now);
+            self.rate.charge(bucket, used - self.amount, now);
         } else {
-            self.rate.give(cell, self.amount - used);
+            (self.rate).give(bucket, self.lot, self.amount - used, now);
         }
         if let Some(drawn) = self.drawn.take() {
             drawn.settle(i64::try_from(used).unwrap_or(i64::MAX));
@@ -401,7 +404,8 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.rate.give(self.sums.cell(self.measure), self.amount);
+        let bucket = self.sums.bucket(self.measure);
+        (self.rate).give(bucket, self.lot, self.amount, Moment::now());
     }
 }
 

@@ -3,10 +3,12 @@
 //! read, [`Governor::admit`] when it is known what it asks for.
 
 use super::Governor;
+use super::accounts::Found;
+use super::budget::Span;
 use super::grant::{Grant, Limited, NotTaken, Reserved, Seat, Stake, Taken};
 use super::keys::Caller;
 use super::rate::{Late, Moment, Rate};
-use super::scope::{Id, Measure, NoPlace, Sums, Whose};
+use super::scope::{Id, Measure, NoPlace, Sums, Whose, purse_name};
 use super::settings::{Allowance, Budget, Period, Unpriced};
 use super::shared::{PATIENCE, Short};
 use crate::types::Money;
@@ -70,6 +72,11 @@ pub enum Denied {
         per: Period,
         /// How long until the next one begins; `None` where that wouldn't help.
         wait: Option<Duration>,
+    },
+    /// It is under a budget, and there is no room to note what is spent of it.
+    NoAccount {
+        /// Whose.
+        whose: Whose,
     },
     /// It is under a budget and has no price.
     Unpriced,
@@ -278,6 +285,9 @@ impl Governor {
             let scope = self.scopes.scope(Id::of(&caller.team.name, name));
             for (index, budget) in budgets.iter().enumerate() {
                 let purse = scope.purse(budget.per, now);
+                if purse.account.is_homeless() {
+                    return Err(Denied::NoAccount { whose }.into());
+                }
                 let held = purse.hold(cost.pico(), budget).map_err(|short| {
                     let ends = purse.span.ends().filter(|_| cost <= budget.limit);
                     let wait = ends.map(|ends| ends.duration_since(now).unwrap_or_default());
@@ -296,19 +306,24 @@ impl Governor {
         Ok(money)
     }
 
-    /// Says what the books have of a budget: what is spent can't be less. `key` is `None` for the
-    /// team's own budget.
+    /// Says what the books have of a budget, of requests that came before what was found: what is missing
+    /// is added, whatever was settled since. Once for each budget. `key` is `None` for the team's own.
+    /// True where something was missing.
     pub fn restore_spent(
         &self,
+        found: &Found,
         team: &Arc<str>,
         key: Option<&Arc<str>>,
         per: Period,
-        in_period_of: SystemTime,
         spent: Money,
-    ) {
-        let scope = self.scopes.scope(Id::of(team, key));
-        let purse = scope.purse(per, in_period_of);
-        purse.account.raise_settled_to(spent.pico());
+    ) -> bool {
+        let span = Span::of(per, found.at);
+        let name = purse_name(Id::of(team, key), &span);
+        let missing = spent.pico().saturating_sub(found.total(&name));
+        if missing > 0 {
+            self.accounts.account(&name, span.keep()).add(missing);
+        }
+        missing > 0
     }
 
     /// Calls `tell` with each budget that the file gives: the team, the key where it is a key's, and how it
@@ -338,7 +353,7 @@ impl Governor {
         let settled = purse.account.settled();
         BudgetNow {
             spent: Money::from_pico(purse.spent()),
-            reserved: Money::from_pico(total - settled),
+            reserved: Money::from_pico(total.saturating_sub(settled)),
             used: purse.used(budget),
             ends: purse.span.ends(),
         }
@@ -452,7 +467,7 @@ impl Denied {
             Self::RateLimited(wait) | Self::Rate { wait, .. } | Self::QueueFull { wait } => {
                 Some(wait)
             }
-            Self::InFlight | Self::Full { .. } => Some(FULL),
+            Self::InFlight | Self::Full { .. } | Self::NoAccount { .. } => Some(FULL),
             Self::Budget { wait, .. } => wait,
             Self::TooLarge { .. } | Self::Unpriced => None,
         }

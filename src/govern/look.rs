@@ -8,7 +8,7 @@ use super::rate::{Moment, Rate};
 use super::scope::{Id, Measure, purse_name, sum_name};
 use super::settings::{Allowance, Budget, Period, Terms};
 use crate::types::Money;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 /// Whose limits.
@@ -81,7 +81,8 @@ impl Governor {
         let bounds = Bounds::from(allowance);
         let rate = |rate: Option<Rate>, measure| {
             let rate = rate?;
-            let level = rate.level(&AtomicI64::new(self.sum(&id, measure)), Moment::from(now));
+            let numbers = self.accounts.look_at_rate(&sum_name(&id, measure));
+            let level = rate.level(numbers.bucket(), Moment::from(now));
             Some(Fill {
                 per_minute: rate.count(),
                 remaining: level.remaining,

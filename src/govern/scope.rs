@@ -9,13 +9,13 @@
 use super::accounts::{Account, Accounts, Held, Keep};
 use super::addresses::{Slot, SlotHeld};
 use super::budget::{Purse, Span};
-use super::rate::Rate;
+use super::rate::{Bucket, Rate};
 use super::settings::Period;
 use super::shared::{Kind, Sharing, Short, Stock};
 use ahash::AHashMap;
 use parking_lot::{Mutex, RwLock};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -267,6 +267,7 @@ impl Scope {
         let place = purses.iter().position(|purse| purse.span.per == per);
         if let Some(purse) = place.map(|place| &purses[place])
             && purse.span.contains(now)
+            && !purse.account.is_homeless()
         {
             return Arc::clone(purse);
         }
@@ -289,10 +290,10 @@ impl Scope {
 // === impl Sums ===
 
 impl Sums {
-    pub(super) fn cell(&self, measure: Measure) -> &AtomicI64 {
+    pub(super) fn bucket(&self, measure: Measure) -> Bucket<'_> {
         match self {
-            Self::Address(slot) => slot.cell(measure),
-            Self::Named(scope) => scope.sum(measure).cell(),
+            Self::Address(slot) => slot.bucket(measure),
+            Self::Named(scope) => scope.sum(measure).bucket(),
         }
     }
 

@@ -369,16 +369,58 @@ fn what_has_no_price_is_refused_under_a_budget_unless_the_setting_allows_it() {
 }
 
 #[test]
-fn the_books_know_better_what_was_spent() {
-    let governor = governor();
+fn the_books_know_better_what_was_spent_and_what_is_settled_meanwhile_counts_once() {
+    let folder = folder::Folder::new("accounts-books");
+    let accounts = Accounts::open(&folder.0).unwrap();
+    let found = accounts.found().expect("it is alone");
+    let governor = Governor::new(settings(), accounts.clone());
     let caller = caller(budget(100, Period::Day), Allowance::default());
     let now = Moment::now();
+    let mut open = try_one(&governor, Some(&caller), ask(1, 10), now).unwrap();
+    let mut over = try_one(&governor, Some(&caller), ask(1, 10), now).unwrap();
+    over.stake().settle(Spent::AsThought, now);
     let team = &caller.team.name;
-    governor.restore_spent(team, None, Period::Day, SystemTime::now(), usd(95));
-    assert!(try_one(&governor, Some(&caller), ask(1, 6), now).is_err());
-    assert!(try_one(&governor, Some(&caller), ask(1, 5), now).is_ok());
-    let stands = governor.budget(team, None, &caller.team.allowance.budgets[0]);
-    assert_eq!((stands.spent, stands.reserved), (usd(95), Money::ZERO));
+    let tell = |spent| governor.restore_spent(&found, team, None, Period::Day, usd(spent));
+    assert!(tell(70), "all of it is missing");
+    let stands = || governor.budget(team, None, &caller.team.allowance.budgets[0]);
+    assert_eq!((stands().spent, stands().reserved), (usd(80), usd(10)));
+    open.stake().settle(Spent::AsThought, now);
+    assert_eq!(stands().spent, usd(90));
+    assert!(try_one(&governor, Some(&caller), ask(1, 11), now).is_err());
+    assert!(try_one(&governor, Some(&caller), ask(1, 10), now).is_ok());
+    // Who comes beside it has what it has, and is told nothing.
+    assert!(Accounts::open(&folder.0).unwrap().found().is_none());
+    drop((governor, accounts));
+    let accounts = Accounts::open(&folder.0).unwrap();
+    let found = accounts.found().expect("it is alone again");
+    let governor = Governor::new(settings(), accounts);
+    assert!(!governor.restore_spent(&found, team, None, Period::Day, usd(90)));
+    assert_eq!(
+        governor
+            .budget(team, None, &caller.team.allowance.budgets[0])
+            .spent,
+        usd(90)
+    );
+}
+
+#[test]
+fn a_budget_without_room_for_its_account_refuses_rather_than_forget() {
+    let accounts = Accounts::private();
+    let keep = accounts::Keep::Until(SystemTime::now() + Duration::from_secs(999));
+    let others: Vec<_> = (0..2000)
+        .map(|number| accounts.account(&number.to_string(), keep))
+        .collect();
+    let governor = Governor::new(settings(), accounts);
+    let caller = caller(budget(100, Period::Day), Allowance::default());
+    let now = Moment::now();
+    let denied = try_one(&governor, Some(&caller), ask(1, 1), now).unwrap_err();
+    let whose = Whose::Team;
+    assert_eq!(denied, Denied::NoAccount { whose });
+    assert_eq!(denied.wait(), Some(Duration::from_secs(1)));
+    assert_eq!(governor.in_flight(), 0);
+    drop(others);
+    let free = Governor::new(settings(), Accounts::private());
+    assert!(try_one(&free, Some(&caller), ask(1, 1), now).is_ok());
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub struct Metrics {
     buffered_bytes: IntGauge,
     streams: IntGauge,
     drains: IntGauge,
+    accounts_homeless: IntGauge,
     connections_refused: IntCounterVec,
     auth_failures: IntCounterVec,
     certificate_days: GaugeVec,
@@ -59,6 +60,8 @@ pub struct Now {
     pub streams: usize,
     /// Answers that are read on after their clients have left.
     pub drains: usize,
+    /// Accounts of limits and budgets that found no room.
+    pub accounts_homeless: usize,
 }
 
 impl Metrics {
@@ -180,6 +183,11 @@ impl Metrics {
                 &registry,
                 names::DRAINS,
                 "Answers that are read on after their clients have left.",
+            ),
+            accounts_homeless: gauge(
+                &registry,
+                names::ACCOUNTS_HOMELESS,
+                "Accounts of limits and budgets for which there is no room.",
             ),
             connections_refused: counters(
                 &registry,
@@ -353,6 +361,8 @@ impl Metrics {
         self.buffered_bytes.set(gauge_value(now.buffered_bytes));
         self.streams.set(gauge_value(now.streams));
         self.drains.set(gauge_value(now.drains));
+        self.accounts_homeless
+            .set(gauge_value(now.accounts_homeless));
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be written");

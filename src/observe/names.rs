@@ -36,6 +36,8 @@ pub const CONNECTIONS: &str = "weir_connections";
 pub const STREAMS: &str = "weir_streams";
 /// Answers that are read on after their clients have left.
 pub const DRAINS: &str = "weir_drains";
+/// Accounts of limits and budgets for which there is no room: above 0 requests are refused.
+pub const ACCOUNTS_HOMELESS: &str = "weir_accounts_homeless";
 /// Connections of clients that were closed before a request, by reason.
 pub const CONNECTIONS_REFUSED: &str = "weir_connections_refused_total";
 /// Days until a certificate of a listener expires, by its first name; negative when it has.

@@ -1,8 +1,12 @@
 //! What teams and keys may use, through the front door: tokens and requests by the minute, places in
 //! flight, money; at the limit, past it, while it is crossed, and over an upgrade and a kill.
 
+use crate::keys::{directly, made};
+use crate::support::postgres::Postgres;
 use crate::support::{Answer, Client, Gate, Gateway, Launch, Provider, eventually};
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -33,7 +37,11 @@ fn config(provider: &Provider, team: &str, key: &str) -> String {
 }
 
 fn send(client: &mut Client, body: &str) -> Answer {
-    let authorization = format!("Bearer {SECRET}");
+    send_as(client, SECRET, body)
+}
+
+fn send_as(client: &mut Client, secret: &str, body: &str) -> Answer {
+    let authorization = format!("Bearer {secret}");
     let headers = [
         ("content-type", "application/json"),
         ("authorization", &*authorization),
@@ -128,6 +136,41 @@ fn tokens_are_reserved_as_thought_and_settled_as_used() {
         "{}",
         never.text()
     );
+}
+
+#[test]
+fn what_an_answer_used_beyond_what_was_thought_is_paid_off_whole_and_told_truly() {
+    let used = ANSWER.replace("_tokens\":5", "_tokens\":5000");
+    let provider = Provider::start(move |exchange| exchange.json(200, &used));
+    let folder = crate::support::Folder::new();
+    let yaml = format!(
+        "state_dir: {}\n{}",
+        folder.path().display(),
+        config(&provider, ", limits: {tokens_per_minute: 100}", "")
+    );
+    let mut first = Gateway::start(&yaml);
+    assert_eq!(ask(&first).status(), 200);
+    // Ten thousand tokens at a hundred a minute, of which the last hundred may still be owed.
+    let owes = |weir: &Gateway| {
+        let refused = ask(weir);
+        refused.assert_refused(429, "tokens_limited");
+        let wait = number(&refused, "retry-after");
+        assert!((5_900..=6_000).contains(&wait), "{wait}");
+        assert_eq!(number(&refused, "x-ratelimit-remaining-tokens"), 0);
+        let reset = refused.header("x-ratelimit-reset-tokens").expect("a reset");
+        let minutes = reset
+            .split('m')
+            .next()
+            .and_then(|it| it.parse::<u64>().ok());
+        assert!(
+            minutes.is_some_and(|it| (98..=100).contains(&it)),
+            "{reset}"
+        );
+    };
+    owes(&first);
+    first.signal(libc::SIGKILL);
+    first.wait_exit();
+    owes(&Gateway::start(&yaml));
 }
 
 #[test]
@@ -416,6 +459,10 @@ fn an_upgrade_in_the_middle_changes_nothing() {
     );
     assert_eq!(through, 400);
     assert_eq!(provider.requests().len(), 400);
+    // The sums that both generations made are those of the books.
+    let used = weir.value("weir_budget_used_ratio", &of_team("total"));
+    assert_eq!(used, Some(1.0));
+    assert_eq!(booked(&weir.folder().join("weir.yaml")), 400.0);
 }
 
 #[test]
@@ -449,6 +496,190 @@ fn what_was_spent_is_spent_after_a_restart() {
     let second = Gateway::start(&yaml);
     assert_eq!(ask(&second).status(), 200);
     ask(&second).assert_refused_as(429, "budget_exceeded", "insufficient_quota");
+}
+
+#[test]
+fn a_key_that_is_replaced_or_made_anew_has_spent_what_its_name_has() {
+    let provider = Provider::json(ANSWER);
+    let weir = Gateway::start(&config(&provider, "", ""));
+    let status = |secret: &str| send_as(&mut weir.client(), secret, ASK).status();
+    // Asks for what costs nothing until the key is as it should be.
+    let becomes = |secret: &str, wanted: u16| {
+        eventually("the keys to be known", || {
+            let authorization = format!("Bearer {secret}");
+            let mut client = weir.client();
+            client.request(
+                "GET",
+                "/v1/models",
+                &[("authorization", &*authorization)],
+                b"",
+            );
+            (client.answer().status() == wanted).then_some(())
+        });
+    };
+    let new = [
+        "new", "--team", "search", "--name", "tmp", "--budget", "3/total",
+    ];
+    let first = made(&directly(&weir, &new));
+    becomes(&first, 200);
+    assert_eq!(status(&first), 200);
+    let second = made(&directly(
+        &weir,
+        &["rotate", "search/tmp", "--overlap", "0"],
+    ));
+    becomes(&second, 200);
+    assert_eq!(status(&second), 200);
+    assert!(directly(&weir, &["revoke", "search/tmp"]).status.success());
+    becomes(&second, 401);
+    let third = made(&directly(&weir, &new));
+    becomes(&third, 200);
+    assert_eq!(status(&third), 200);
+    assert_eq!(status(&third), 429, "three were spent under this name");
+}
+
+/// Labels of the team's own budget.
+fn of_team(period: &str) -> [(&str, &str); 3] {
+    [("team", "search"), ("key", ""), ("period", period)]
+}
+
+/// What all requests cost by the books that this configuration names, dollars.
+#[track_caller]
+fn booked(config: &Path) -> f64 {
+    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["usage", "--json", "-c"])
+        .arg(config)
+        .output()
+        .expect("weir's binary");
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    rows[0]["cost_usd"].as_f64().expect("a cost")
+}
+
+/// What becomes of a file's bytes.
+type Damage<'d> = &'d dyn Fn(&mut Vec<u8>);
+
+#[test]
+fn accounts_that_are_damaged_keep_nobody_from_starting_and_are_made_anew_from_the_books() {
+    let provider = Provider::json(ANSWER);
+    let yaml = config(&provider, ", budget: {usd: 20, per: total}", "");
+    let folder = crate::support::Folder::new();
+    let yaml = format!("state_dir: {}\n{yaml}", folder.path().display());
+    let file = folder.path().join("accounts.v1");
+    let cut = |length| move |bytes: &mut Vec<u8>| bytes.truncate(length);
+    let junk = |bytes: &mut Vec<u8>| bytes[..9].copy_from_slice(b"no table.");
+    let damages: [(bool, Damage<'_>); 5] = [
+        (true, &junk),
+        (false, &cut(0)),
+        (false, &cut(700)),
+        (false, &cut(4096)),
+        (true, &|bytes: &mut Vec<u8>| {
+            *bytes = b"not a table at all".to_vec()
+        }),
+    ];
+    let mut spent = 0.0;
+    for (is_said, damage) in damages {
+        let mut weir = Gateway::start(&yaml);
+        assert_eq!(ask(&weir).status(), 200);
+        spent += 1.0;
+        weir.signal(libc::SIGKILL);
+        weir.wait_exit();
+        let mut bytes = std::fs::read(&file).expect("the accounts");
+        damage(&mut bytes);
+        std::fs::write(&file, bytes).expect("written");
+        let mut weir = Gateway::start(&yaml);
+        let used = weir.value("weir_budget_used_ratio", &of_team("total"));
+        assert_eq!(used, Some(spent / 20.0));
+        if is_said {
+            weir.wait_log("accounts.v1 can't be read");
+        }
+        weir.wait_log("were raised to what the books have");
+        weir.signal(libc::SIGKILL);
+        weir.wait_exit();
+    }
+}
+
+#[test]
+fn books_that_come_late_are_counted_beside_what_was_spent_meanwhile_and_once() {
+    let Some(mut postgres) = Postgres::start(None) else {
+        return;
+    };
+    let provider = Provider::json(ANSWER);
+    let folder = crate::support::Folder::new();
+    let yaml = format!(
+        "state_dir: {}\nusage: {{store: \"{}\"}}\n{}",
+        folder.path().display(),
+        postgres.url("sslmode=disable"),
+        config(&provider, ", budget: {usd: 10, per: month}", "")
+    );
+    let mut first = Gateway::start(&yaml);
+    for _ in 0..3 {
+        assert_eq!(ask(&first).status(), 200);
+    }
+    first.wait_value("weir_ledger_carried_total", &[], 3.0);
+    first.signal(libc::SIGKILL);
+    first.wait_exit();
+    std::fs::remove_file(folder.path().join("accounts.v1")).expect("the accounts");
+    postgres.kill();
+    let second = Gateway::start(&yaml);
+    for _ in 0..2 {
+        assert_eq!(ask(&second).status(), 200);
+    }
+    second.wait_value("weir_budget_used_ratio", &of_team("month"), 0.2);
+    postgres.start_again();
+    second.wait_value("weir_budget_used_ratio", &of_team("month"), 0.5);
+    for _ in 0..5 {
+        assert_eq!(ask(&second).status(), 200);
+    }
+    ask(&second).assert_refused_as(429, "budget_exceeded", "insufficient_quota");
+}
+
+#[test]
+fn who_asks_for_more_than_can_be_counted_is_refused_and_nothing_is_forgotten() {
+    let provider = Provider::json(ANSWER);
+    let team = ", budget: {usd: 9000000, per: total}, limits: {in_flight_tokens: \
+                 9223372036854775807, tokens_per_minute: 9223372036854775807}";
+    let weir = Gateway::start(&config(&provider, team, ""));
+    assert_eq!(ask(&weir).status(), 200);
+    let vast = ASK.replace(":5", ":18446744073709551615");
+    let answers: Vec<u16> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..16)
+            .map(|_| scope.spawn(|| send(&mut weir.client(), &vast).status()))
+            .collect();
+        all.into_iter()
+            .map(|it| it.join().expect("a client"))
+            .collect()
+    });
+    assert!(
+        answers.iter().all(|it| [400, 429].contains(it)),
+        "{answers:?}"
+    );
+    assert_eq!(ask(&weir).status(), 200);
+    let used = weir.value("weir_budget_used_ratio", &of_team("total"));
+    let used = used.expect("a gauge") * 9e6;
+    assert!((used - 2.0).abs() < 1e-6, "{used}");
+    assert_eq!(provider.requests().len(), 2);
+}
+
+#[test]
+fn a_budget_that_is_lowered_below_what_is_spent_refuses_until_it_is_raised() {
+    let provider = Provider::json(ANSWER);
+    let of = |usd: &str| {
+        config(
+            &provider,
+            &format!(", budget: {{usd: {usd}, per: total}}"),
+            "",
+        )
+    };
+    let weir = Gateway::start(&of("4"));
+    for _ in 0..2 {
+        assert_eq!(ask(&weir).status(), 200);
+    }
+    weir.reload(&of("1"));
+    ask(&weir).assert_refused_as(429, "budget_exceeded", "insufficient_quota");
+    weir.wait_value("weir_budget_used_ratio", &of_team("total"), 2.0);
+    weir.reload(&of("3"));
+    assert_eq!(ask(&weir).status(), 200);
+    ask(&weir).assert_refused_as(429, "budget_exceeded", "insufficient_quota");
 }
 
 #[test]

@@ -578,7 +578,7 @@ fn usage_is_kept_where_it_is_asked_for() {
         ),
         (
             "usage: {store: \"postgres://u:secret@db/usage?sslmode=maybe\"}",
-            "usage.store: found \"postgres://***\"; allowed: sslmode: disable, prefer, require, verify-ca or verify-full",
+            "usage.store: found \"postgres://***\"; allowed: sslmode: disable, allow, prefer, require, verify-ca or verify-full",
         ),
         (
             "usage: {fsync: 0s}",

@@ -5,7 +5,7 @@
 
 use crate::support::postgres::Postgres;
 use crate::support::supervised::said;
-use crate::support::{Folder, Gateway, Launch, Provider, client, eventually};
+use crate::support::{Authority, Folder, Gateway, Launch, Provider, client, eventually};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -378,29 +378,88 @@ fn what_is_asked_of_postgresql_is_what_is_asked_of_sqlite() {
 }
 
 #[test]
-fn postgresql_is_reached_by_tls_in_its_name() {
-    let authority = crate::support::Authority::new();
+fn postgresql_is_reached_by_tls_as_sslmode_says() {
+    let (authority, other) = (Authority::new(), Authority::new());
     let (chain, key) = authority.issue("db", "/CN=db", "DNS:db.test", 2);
     let Some(postgres) = Postgres::start(Some((&chain, &key))) else {
         return;
     };
-    let provider = Provider::json(ANSWER);
-    let root = authority.ca().display().to_string();
-    let usage = |parameters: &str| format!("store: \"{}\"", postgres.url(parameters));
-    let gateway = start(
-        &provider.url(),
-        &usage(&format!("sslmode=verify-ca&sslrootcert={root}")),
+    let root = |authority: &Authority| format!("sslrootcert={}", authority.ca().display());
+    let (right, wrong) = (root(&authority), root(&other));
+    let folder = Folder::new();
+    // What is said by a weir that asks this database.
+    let asked = |url: &str| {
+        let yaml = config("http://127.0.0.1:9", &format!("store: \"{url}\""));
+        folder.write(
+            "weir.yaml",
+            yaml.replace("{folder}", &folder.path().display().to_string()),
+        );
+        said(&usage_of(&folder, &[]))
+    };
+    let reaches = |url: &str| {
+        let said = asked(url);
+        assert!(!said.contains("can't be read"), "{url}: {said}");
+    };
+    let refuses = |url: &str, why: &str| {
+        let said = asked(url);
+        let told = said.contains("usage can't be read") && said.contains(why);
+        assert!(told, "{url}: {said}");
+        assert!(!said.contains("s3cret"), "{said}");
+    };
+    let by_name = |name: &str, mode: &str| postgres.url_named(name, mode);
+    for mode in ["disable", "allow", "prefer", "require"] {
+        reaches(&by_name("other.test", &format!("sslmode={mode}")));
+    }
+    // With authorities `require` looks who has signed, as libpq does; only `verify-full` looks for whom.
+    for mode in ["require", "verify-ca"] {
+        reaches(&by_name("other.test", &format!("sslmode={mode}&{right}")));
+        refuses(
+            &by_name("db.test", &format!("sslmode={mode}&{wrong}")),
+            "invalid peer certificate",
+        );
+    }
+    reaches(&by_name("db.test", &format!("sslmode=verify-full&{right}")));
+    let full = |root: &str| format!("sslmode=verify-full&{root}");
+    refuses(&by_name("other.test", &full(&right)), "not valid for name");
+    refuses(
+        &by_name("db.test", &full(&wrong)),
+        "invalid peer certificate",
     );
-    assert_eq!(gateway.post(CHAT, ASK).status(), 200);
-    gateway.wait_value("weir_ledger_carried_total", &[], 1.0);
-    drop(gateway);
-    // The same certificate, asked for under another name.
-    let gateway = start(
-        &provider.url(),
-        &usage(&format!("sslmode=verify-full&sslrootcert={root}")),
+    refuses(
+        &by_name("db.test", "sslmode=verify-full"),
+        "invalid peer certificate",
     );
-    gateway.wait_log("usage can't be carried");
-    assert!(gateway.log().contains("certificate"), "{}", gateway.log());
+    refuses(
+        &by_name("db.test", "sslmode=require&sslrootcert=/nowhere.pem"),
+        "/nowhere.pem",
+    );
+    // A certificate that `prefer` can't believe leads to plaintext, and a Unix socket has none.
+    reaches(&by_name("db.test", &format!("sslmode=prefer&{wrong}")));
+    reaches(&postgres.url_unix(""));
+    reaches(&postgres.url_unix(&full(&right)));
+}
+
+#[test]
+fn a_postgresql_without_tls_is_reached_where_that_is_no_must() {
+    let Some(postgres) = Postgres::start(None) else {
+        return;
+    };
+    let folder = Folder::new();
+    for (mode, reached) in [("prefer", true), ("allow", true), ("require", false)] {
+        let url = postgres.url(&format!("sslmode={mode}"));
+        let yaml = config("http://127.0.0.1:9", &format!("store: \"{url}\""));
+        folder.write(
+            "weir.yaml",
+            yaml.replace("{folder}", &folder.path().display().to_string()),
+        );
+        let output = usage_of(&folder, &[]);
+        assert_eq!(
+            output.status.success(),
+            reached,
+            "{mode}: {}",
+            said(&output)
+        );
+    }
 }
 
 // === what is shown ===

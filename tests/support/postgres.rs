@@ -122,6 +122,21 @@ impl Postgres {
         format!("postgres://weir:{password}@{address}/postgres?{parameters}")
     }
 
+    /// The same, whose server is asked for by this name.
+    pub fn url_named(&self, name: &str, parameters: &str) -> String {
+        let (address, password) = (self.daemon.address(), self.password);
+        let (port, ip) = (address.port(), address.ip());
+        format!("postgres://weir:{password}@{name}:{port}/postgres?hostaddr={ip}&{parameters}")
+    }
+
+    /// The same, through its Unix socket.
+    pub fn url_unix(&self, parameters: &str) -> String {
+        let (port, password) = (self.daemon.address().port(), self.password);
+        let folder = self.daemon.folder().path().display().to_string();
+        let folder = folder.replace('/', "%2F");
+        format!("postgres://weir:{password}@{folder}:{port}/postgres?{parameters}")
+    }
+
     /// Ends it.
     pub fn kill(&mut self) {
         self.daemon.kill();

@@ -2,32 +2,37 @@
 //! memory.
 //!
 //! A row is found by its name's hash within a short stretch; a row whose time is over is used again.
+//! Where a stretch is full, the file gets one table more, as long as the first, in which the same stretch
+//! is looked at too; so it is as large as it must be. Programs that know one table alone share that one.
 //! Rows are made under a lock of the file, and read and changed without any. Each process has a
 //! column, and a lock on its byte of the file as long as it lives: the kernel gives that back whatever
 //! the process dies of.
 
+use super::file::{self, FILE, Head, Lock, Opened};
+use crate::govern::rate::Bucket;
+use ahash::AHashMap;
 use aws_lc_rs::digest;
-use memmap2::MmapRaw;
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::Mutex;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The version is part of the name: programs of different versions share no layout by mistake.
-const FILE: &str = "accounts.v1";
 const MAGIC: u64 = 0x7765_6972_6163_6331;
 /// Processes that can hold something at once; as many generations may live (`upgrade.generations`).
-const COLUMNS: usize = 64;
-/// Keys and teams with all their limits and budgets: some 5,000 keys with four each.
+pub(super) const COLUMNS: usize = 64;
+/// Rows of one table.
 const ROWS: usize = 32 * 1024;
-/// Places in which a row can be.
+/// Tables at most: half a million rows, of 19 MB a table. Ten thousand keys that are made at run time, each
+/// with four limits, two parts of them that other hosts share, and budgets of every period, of which the
+/// last one is kept for two days, are 180,000; the others are for the file's.
+const TABLES_MAX: usize = 16;
+/// Places in which a row can be, in each table.
 const STRETCH: usize = 128;
 const HEADER_BYTES: usize = 4096;
+const TABLE_BYTES: usize = ROWS * size_of::<Row>();
 /// Bytes of the file that are locked, one for each column, and one to make rows under.
 const LOCK_OF_ROWS: i64 = COLUMNS as i64;
 
@@ -46,15 +51,31 @@ pub(super) struct Row {
     pub(super) elsewhere: AtomicI64,
     /// The part of what is granted that this host took without asking, as nobody could be asked.
     pub(super) alone: AtomicI64,
+    /// Of a rate; see [`Bucket`](crate::govern::rate::Bucket). Programs that don't know these two have
+    /// the same rows, and leave them alone.
+    pub(super) owed: AtomicI64,
+    pub(super) given: AtomicI64,
 }
 
-/// What stands before the rows.
+/// Programs of other versions have the same rows.
+const _: () = assert!(size_of::<Row>() == 576);
+
+/// What stands before the rows; see [`Head`].
 #[repr(C)]
 struct Header {
     magic: AtomicU64,
     /// Not 0: a process has, or had, this column.
     used: [AtomicU64; COLUMNS],
+    /// Tables beyond the first.
+    more: AtomicU64,
+    /// As `used`, for the tables beyond the first: programs that know one table alone clear but that.
+    used_more: [AtomicU64; COLUMNS],
 }
+
+const _: () = assert!(size_of::<Header>() == size_of::<Head>());
+
+/// What each account stood at at that moment, when this process came and no other was there.
+pub(super) type Found = (SystemTime, AHashMap<u64, i64>);
 
 #[derive(Debug)]
 pub(super) enum Memory {
@@ -91,45 +112,37 @@ impl Memory {
         Self::Private(rows.collect(), Mutex::default())
     }
 
-    pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
-        let open = || {
-            let mut how = OpenOptions::new();
-            how.read(true).write(true).create(true).truncate(false);
-            how.mode(0o600).open(state_dir.join(FILE))
-        };
-        let file = open()?;
-        let bytes = HEADER_BYTES + ROWS * size_of::<Row>();
-        {
-            let _lock = Lock::wait(&file, LOCK_OF_ROWS)?;
-            // All of it, for a page that finds no room on the disk later would end the process.
-            let length = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
-            match fallocate(&file, FallocateFlags::empty(), 0, length) {
-                Ok(()) => {}
-                // A file system that can't.
-                Err(Errno::EOPNOTSUPP) => file.set_len(bytes as u64)?,
-                Err(error) => return Err(error.into()),
+    /// With what was found, where no other process had the file.
+    pub(super) fn open(state_dir: &Path) -> io::Result<(Self, Option<Found>)> {
+        let is_sound = |head: &Head| head[0] == MAGIC && head[1 + COLUMNS] < TABLES_MAX as u64;
+        let begin = |opened: Opened| {
+            let Opened { file, to_map } = opened;
+            let whole = file.metadata()?.len();
+            file::make_room(&file, 0, HEADER_BYTES + TABLE_BYTES)?;
+            // What the file doesn't have yet isn't looked at before it does.
+            let length = HEADER_BYTES + TABLES_MAX * TABLE_BYTES;
+            let map = MmapOptions::new().len(length).map_raw(&to_map)?;
+            let mut mapped = Mapped {
+                map,
+                file,
+                column: 0,
+                making: Mutex::default(),
+            };
+            mapped.header().magic.store(MAGIC, Ordering::Release);
+            let bytes = HEADER_BYTES + mapped.tables() * TABLE_BYTES;
+            if whole > 0 && whole < bytes as u64 {
+                tracing::error!(
+                    "{FILE} was cut to {whole} bytes of {bytes}: what is missing is taken from the books \
+                     of usage"
+                );
+                file::make_room(&mapped.file, 0, bytes)?;
             }
-        }
-        // Opened once more: a map keeps its file, and the locks with it.
-        let map = MmapRaw::map_raw(&open()?)?;
-        if map.len() < bytes {
-            return Err(io::Error::other(format!("{FILE} is too short")));
-        }
-        let mut mapped = Mapped {
-            map,
-            file,
-            column: 0,
-            making: Mutex::default(),
+            mapped.column = mapped.join()?;
+            mapped.sweep();
+            let found = mapped.is_alone().then(|| mapped.found());
+            Ok((Self::Mapped(mapped), found))
         };
-        let header = mapped.header();
-        let magic = (header.magic).compare_exchange(0, MAGIC, Ordering::AcqRel, Ordering::Acquire);
-        if magic.is_err_and(|found| found != MAGIC) {
-            return Err(io::Error::other(format!(
-                "{FILE} isn't a table of accounts"
-            )));
-        }
-        mapped.column = mapped.join()?;
-        Ok(Self::Mapped(mapped))
+        file::open(state_dir, LOCK_OF_ROWS, is_sound, begin)
     }
 
     pub(super) fn column(&self) -> usize {
@@ -165,8 +178,9 @@ impl Memory {
                 (making, Some(lock.ok()?))
             }
         };
+        let free = || self.stretch(id).find(|row| self.at(*row).is_free(now));
         let row = self.find(id).or_else(|| {
-            let free = self.stretch(id).find(|row| self.at(*row).is_free(now))?;
+            let free = free().or_else(|| self.make_longer().then(free).flatten())?;
             self.at(free).begin(id);
             Some(free)
         })?;
@@ -174,29 +188,40 @@ impl Memory {
         Some(row)
     }
 
+    /// Adds a table; false where it can't be. Under the lock.
+    fn make_longer(&self) -> bool {
+        let Self::Mapped(mapped) = self else {
+            return false;
+        };
+        let tables = mapped.tables();
+        if tables == TABLES_MAX {
+            return false;
+        }
+        let end = HEADER_BYTES + tables * TABLE_BYTES;
+        if let Err(error) = file::make_room(&mapped.file, end, TABLE_BYTES) {
+            tracing::error!(%error, "{FILE} can't be made longer: make room on the disk of state_dir");
+            return false;
+        }
+        mapped.header().more.store(tables as u64, Ordering::Release);
+        true
+    }
+
     pub(super) fn find(&self, id: u64) -> Option<usize> {
         (self.stretch(id)).find(|row| self.at(*row).id.load(Ordering::Acquire) == id)
     }
 
     fn stretch(&self, id: u64) -> impl Iterator<Item = usize> + use<> {
-        let count = self.rows().len();
+        let all = self.rows().len();
+        let count = all.min(ROWS);
         let first = usize::try_from(id % count as u64).unwrap_or_default();
-        (0..STRETCH).map(move |step| (first + step) % count)
+        let steps = move |table: usize| (0..STRETCH).map(move |it| table + (first + it) % count);
+        (0..all).step_by(count).flat_map(steps)
     }
 
     /// Gives back what processes held that are gone.
     pub(super) fn sweep(&self) {
-        let Self::Mapped(mapped) = self else { return };
-        for column in 0..COLUMNS {
-            let used = &mapped.header().used[column];
-            if column == mapped.column || used.load(Ordering::Acquire) == 0 {
-                continue;
-            }
-            // Whoever has the lock lives.
-            if let Some(_lock) = Lock::take(&mapped.file, column) {
-                mapped.clear(column);
-                used.store(0, Ordering::Release);
-            }
+        if let Self::Mapped(mapped) = self {
+            mapped.sweep();
         }
     }
 }
@@ -212,6 +237,7 @@ impl Mapped {
                 std::mem::forget(lock);
                 self.clear(column);
                 self.header().used[column].store(1, Ordering::Release);
+                self.header().used_more[column].store(1, Ordering::Release);
                 return Ok(column);
             }
         }
@@ -220,13 +246,53 @@ impl Mapped {
         )))
     }
 
-    fn clear(&self, column: usize) {
-        for row in self.rows() {
-            let held = row.held[column].swap(0, Ordering::Relaxed);
-            if held != 0 {
-                row.total.fetch_sub(held, Ordering::Relaxed);
+    fn sweep(&self) {
+        for column in (0..COLUMNS).filter(|it| *it != self.column) {
+            let header = self.header();
+            let used = [&header.used[column], &header.used_more[column]];
+            if used.iter().all(|it| it.load(Ordering::Acquire) == 0) {
+                continue;
+            }
+            // Whoever has the lock lives.
+            if let Some(_lock) = Lock::take(&self.file, column) {
+                self.clear(column);
+                used.iter().for_each(|it| it.store(0, Ordering::Release));
             }
         }
+    }
+
+    fn clear(&self, column: usize) {
+        for row in self.rows() {
+            let held = &row.held[column];
+            // Looked at first: what is only read needs no page of the disk.
+            if held.load(Ordering::Relaxed) != 0 {
+                row.change(-i128::from(held.swap(0, Ordering::Relaxed)));
+            }
+        }
+    }
+
+    /// True where no other process has a column.
+    fn is_alone(&self) -> bool {
+        (0..COLUMNS).all(|it| it == self.column || Lock::take(&self.file, it).is_some())
+    }
+
+    fn found(&self) -> Found {
+        let rows = self.rows().iter();
+        let totals = rows
+            .map(|row| {
+                (
+                    row.id.load(Ordering::Acquire),
+                    row.total.load(Ordering::Relaxed),
+                )
+            })
+            .filter(|(id, total)| *id != 0 && *total != 0)
+            .collect();
+        (SystemTime::now(), totals)
+    }
+
+    fn tables(&self) -> usize {
+        let more = self.header().more.load(Ordering::Acquire);
+        usize::try_from(more).map_or(1, |more| more.min(TABLES_MAX - 1) + 1)
     }
 
     fn header(&self) -> &Header {
@@ -236,11 +302,12 @@ impl Mapped {
     }
 
     fn rows(&self) -> &[Row] {
-        // SAFETY: `open` made sure that the map holds this many rows after the header, whose length is
-        // a multiple of a row's alignment; rows consist of atomics, so others may change them.
+        // SAFETY: the map holds all tables that can be after the header, whose length is a multiple of a
+        // row's alignment, and whoever counts one more has made the file as long; rows consist of
+        // atomics, so others may change them.
         unsafe {
             let first = self.map.as_ptr().add(HEADER_BYTES).cast::<Row>();
-            std::slice::from_raw_parts(first, ROWS)
+            std::slice::from_raw_parts(first, self.tables() * ROWS)
         }
     }
 }
@@ -257,6 +324,8 @@ impl Default for Row {
             held: [const { AtomicI64::new(0) }; COLUMNS],
             elsewhere: AtomicI64::new(0),
             alone: AtomicI64::new(0),
+            owed: AtomicI64::new(0),
+            given: AtomicI64::new(0),
         }
     }
 }
@@ -266,8 +335,27 @@ impl Row {
         self.until.fetch_max(until, Ordering::Relaxed);
     }
 
+    pub(super) fn bucket(&self) -> Bucket<'_> {
+        Bucket {
+            full_at: &self.total,
+            owed: &self.owed,
+            given: &self.given,
+        }
+    }
+
     pub(super) fn held_by_all(&self) -> i64 {
-        self.held.iter().map(|it| it.load(Ordering::Relaxed)).sum()
+        let held = self.held.iter().map(|it| it.load(Ordering::Relaxed));
+        held.fold(0, i64::saturating_add)
+    }
+
+    /// Adds to the total, which stays in range.
+    pub(super) fn change(&self, by: i128) {
+        let next = |total: i64| {
+            let sum = (i128::from(total) + by).clamp(i64::MIN.into(), i64::MAX.into());
+            i64::try_from(sum).ok()
+        };
+        // The sum is in range: there is always an answer.
+        let _ = (self.total).fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
     }
 
     fn is_free(&self, now: SystemTime) -> bool {
@@ -282,49 +370,8 @@ impl Row {
         self.granted.store(i64::MAX, Ordering::Relaxed);
         self.elsewhere.store(0, Ordering::Relaxed);
         self.alone.store(0, Ordering::Relaxed);
+        self.owed.store(0, Ordering::Relaxed);
+        self.given.store(0, Ordering::Relaxed);
         self.id.store(id, Ordering::Release);
-    }
-}
-
-/// A lock on one byte of the file; of the open file, so that the kernel takes it back when the process
-/// ends, and no other part of the process can lose it.
-struct Lock<'a> {
-    file: &'a File,
-    at: i64,
-}
-
-impl<'a> Lock<'a> {
-    /// `None` when somebody has it.
-    fn take(file: &'a File, at: usize) -> Option<Self> {
-        let at = i64::try_from(at).ok()?;
-        fcntl(file, FcntlArg::F_OFD_SETLK(&flock(libc::F_WRLCK, at))).ok()?;
-        Some(Self { file, at })
-    }
-
-    fn wait(file: &'a File, at: i64) -> io::Result<Self> {
-        loop {
-            match fcntl(file, FcntlArg::F_OFD_SETLKW(&flock(libc::F_WRLCK, at))) {
-                Ok(_) => return Ok(Self { file, at }),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-impl Drop for Lock<'_> {
-    fn drop(&mut self) {
-        let unlock = flock(libc::F_UNLCK, self.at);
-        let _ = fcntl(self.file, FcntlArg::F_OFD_SETLK(&unlock));
-    }
-}
-
-fn flock(kind: libc::c_int, at: i64) -> libc::flock {
-    libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: at,
-        l_len: 1,
-        l_pid: 0,
     }
 }

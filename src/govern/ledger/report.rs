@@ -255,16 +255,24 @@ pub struct Spent {
     pub sums: Sums,
 }
 
-/// What each key of each team has spent since a moment, as budgets want it after a loss of their own
-/// accounts.
+/// What the requests of each key of each team cost that came since a moment and before another one, as
+/// budgets want it after a loss of their own accounts.
 ///
 /// # Errors
 /// As [`report`].
-pub fn spent(settings: &Settings, since: SystemTime) -> Result<Vec<Spent>, Fault> {
-    let since = since.duration_since(SystemTime::UNIX_EPOCH);
-    let since = since.map_or(0, |since| since.as_millis());
+pub fn spent(
+    settings: &Settings,
+    since: SystemTime,
+    until: SystemTime,
+) -> Result<Vec<Spent>, Fault> {
+    let millis = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        let millis = since.map_or(0, |since| since.as_millis());
+        i64::try_from(millis).unwrap_or(i64::MAX)
+    };
     let query = Query {
-        since_ms: i64::try_from(since).unwrap_or(i64::MAX),
+        since_ms: millis(since),
+        until_ms: millis(until),
         ..Query::all(vec![By::Team, By::Key])
     };
     let rows = report(settings, &query)?;

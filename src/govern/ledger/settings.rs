@@ -54,14 +54,17 @@ pub struct Postgres {
     pub roots: Option<PathBuf>,
 }
 
-/// `sslmode`, with the meaning that libpq gives it.
+/// `sslmode`, with the meaning that libpq gives it: where `sslrootcert` names authorities, the server's
+/// certificate must be of one of them in every mode that speaks TLS. A Unix socket is plaintext in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tls {
     /// Plaintext.
     Disable,
-    /// TLS where the server has it; nobody's certificate is looked at.
+    /// Plaintext; where that is refused, TLS.
+    Allow,
+    /// TLS; where that fails, plaintext.
     Prefer,
-    /// TLS; nobody's certificate is looked at.
+    /// TLS; without `sslrootcert` nobody's certificate is looked at.
     Require,
     /// TLS with a certificate of a known authority.
     VerifyCa,
@@ -102,6 +105,8 @@ impl FromStr for Store {
         if text == "sqlite" {
             return Ok(Self::Sqlite);
         }
+        /// `sslrootcert`: the system's authorities.
+        const SYSTEM: &str = "system";
         const ALLOWED: &str =
             "sqlite, or postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full";
         if !["postgres://", "postgresql://"]
@@ -111,10 +116,10 @@ impl FromStr for Store {
             return Err(ALLOWED);
         }
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
-        let (mut tls, mut roots, mut rest) = (Tls::Prefer, None, Vec::new());
+        let (mut tls, mut roots, mut rest) = (None, None, Vec::new());
         for parameter in query.split('&').filter(|it| !it.is_empty()) {
             match parameter.split_once('=').unwrap_or((parameter, "")) {
-                ("sslmode", mode) => tls = mode.parse()?,
+                ("sslmode", mode) => tls = Some(mode.parse()?),
                 ("sslrootcert", path) => {
                     let path = percent_encoding::percent_decode_str(path).decode_utf8();
                     roots = Some(PathBuf::from(&*path.map_err(|_| ALLOWED)?));
@@ -122,6 +127,19 @@ impl FromStr for Store {
                 _ => rest.push(parameter),
             }
         }
+        let tls = match (tls, &roots) {
+            (None | Some(Tls::VerifyFull), Some(path)) if *path == *SYSTEM => {
+                roots = None;
+                Tls::VerifyFull
+            }
+            (Some(_), Some(path)) if *path == *SYSTEM => {
+                return Err(
+                    "sslrootcert=system: with sslmode=verify-full, as anybody may have a \
+                     certificate of the system's authorities",
+                );
+            }
+            (tls, _) => tls.unwrap_or(Tls::Prefer),
+        };
         let mut config: tokio_postgres::Config = format!("{base}?{}", rest.join("&"))
             .parse()
             .map_err(|_| ALLOWED)?;
@@ -141,12 +159,12 @@ impl FromStr for Tls {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text {
             "disable" => Self::Disable,
-            // `allow` is `prefer` the other way round.
-            "prefer" | "allow" => Self::Prefer,
+            "allow" => Self::Allow,
+            "prefer" => Self::Prefer,
             "require" => Self::Require,
             "verify-ca" => Self::VerifyCa,
             "verify-full" => Self::VerifyFull,
-            _ => return Err("sslmode: disable, prefer, require, verify-ca or verify-full"),
+            _ => return Err("sslmode: disable, allow, prefer, require, verify-ca or verify-full"),
         })
     }
 }
@@ -167,11 +185,22 @@ mod tests {
         assert_eq!(postgres.config.get_ports(), [5433]);
         assert_eq!(postgres.to_string(), "postgres://db.corp.example/usage");
         assert!(!format!("{postgres:?}").contains("s3cret"));
+        for (query, tls) in [
+            ("", Tls::Prefer),
+            ("?sslmode=allow", Tls::Allow),
+            ("?sslrootcert=system", Tls::VerifyFull),
+        ] {
+            let Ok(Store::Postgres(postgres)) = format!("postgres://u@h/d{query}").parse() else {
+                panic!("no store: {query}");
+            };
+            assert_eq!((postgres.tls, postgres.roots), (tls, None), "{query}");
+        }
         for bad in [
             "",
             "mysql://h/d",
             "postgres://",
             "postgres://u@h/d?sslmode=maybe",
+            "postgres://u@h/d?sslrootcert=system&sslmode=verify-ca",
         ] {
             assert!(bad.parse::<Store>().is_err(), "{bad}");
         }

@@ -164,7 +164,10 @@ fn sums_are_by_what_was_asked_and_of_whom() {
     assert_eq!(rows[0].by[0], Label::Day(20_454));
     assert_eq!(rows[0].sums.requests, 2);
     let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(1);
-    let spent = spent(&settings, moment).unwrap();
+    let never = SystemTime::UNIX_EPOCH + Duration::from_secs(9_999_999_999);
+    let before = spent(&settings, SystemTime::UNIX_EPOCH, moment).unwrap();
+    assert_eq!(before.len(), 1, "one came before that moment");
+    let spent = spent(&settings, moment, never).unwrap();
     assert_eq!(spent.len(), 3);
     assert_eq!(
         (spent[2].team.as_str(), spent[2].key.as_deref()),

@@ -15,7 +15,10 @@ pub fn status(denied: &Denied) -> u16 {
         // It would be refused for ever: clients try again what is answered with 429.
         Denied::TooLarge { .. } => 400,
         Denied::Unpriced => 403,
-        Denied::InFlight | Denied::Full { .. } | Denied::QueueFull { .. } => 503,
+        Denied::InFlight
+        | Denied::NoAccount { .. }
+        | Denied::Full { .. }
+        | Denied::QueueFull { .. } => 503,
     }
 }
 
@@ -23,7 +26,7 @@ pub fn status(denied: &Denied) -> u16 {
 pub fn code(denied: &Denied) -> &'static str {
     use Measure::{InFlightTokens, Tokens};
     match denied {
-        Denied::InFlight => "overloaded",
+        Denied::InFlight | Denied::NoAccount { .. } => "overloaded",
         Denied::Full {
             whose: Whose::Host, ..
         } => "overloaded",
@@ -97,6 +100,11 @@ pub fn sentence(denied: &Denied, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 None => f.write_str("."),
             }
         }
+        Denied::NoAccount { whose } => write!(
+            f,
+            "The server has no room to note what this {whose} spends, and serves nothing under a budget \
+             that it can't keep; tell its operator."
+        ),
         Denied::Unpriced => f.write_str(
             "The request is under a budget, and nobody has said what its model costs; ask the \
              operator for a price (`prices`).",

@@ -10,9 +10,9 @@ use super::{Away, Posted};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, IsolationLevel, NoTls, Transaction};
+use tokio_postgres::{Client, Config, IsolationLevel, NoTls, Transaction};
 
 /// An open connection; it is looked after while a call waits for it.
 pub(in super::super) struct Postgres {
@@ -39,24 +39,7 @@ impl Postgres {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_PATIENCE);
         }
-        config.ssl_mode(match settings.tls {
-            Tls::Disable => SslMode::Disable,
-            Tls::Prefer => SslMode::Prefer,
-            Tls::Require | Tls::VerifyCa | Tls::VerifyFull => SslMode::Require,
-        });
-        let mut client = within(&runtime, async {
-            // The connection is a task: it is done when the client is gone.
-            if settings.tls == Tls::Disable {
-                let (client, connection) = config.connect(NoTls).await?;
-                tokio::spawn(connection);
-                Ok(client)
-            } else {
-                let tls = Connector::new(settings.tls, settings.roots.as_deref()).map_err(Away)?;
-                let (client, connection) = config.connect(tls).await?;
-                tokio::spawn(connection);
-                Ok(client)
-            }
-        })?;
+        let mut client = within(&runtime, open(config, settings))?;
         if to_write {
             within(&runtime, migrate(&mut client))?;
         }
@@ -165,6 +148,41 @@ impl Postgres {
             found.iter().map(|row| read(row, query)).collect()
         })
     }
+}
+
+/// Connects as the mode says: the first way that leads there.
+async fn open(mut config: Config, settings: &Settings) -> Result<Client, Away> {
+    let is_unix = |host: &Host| matches!(host, Host::Unix(_));
+    let ways: &[SslMode] = match settings.tls {
+        _ if config.get_hosts().iter().all(is_unix) => &[SslMode::Disable],
+        Tls::Disable => &[SslMode::Disable],
+        Tls::Allow => &[SslMode::Disable, SslMode::Require],
+        Tls::Prefer => &[SslMode::Prefer, SslMode::Disable],
+        Tls::Require | Tls::VerifyCa | Tls::VerifyFull => &[SslMode::Require],
+    };
+    let mut failures = Vec::new();
+    for way in ways {
+        config.ssl_mode(*way);
+        match open_by(&config, settings).await {
+            Ok(client) => return Ok(client),
+            Err(Away(failure)) if failures.contains(&failure) => {}
+            Err(Away(failure)) => failures.push(failure),
+        }
+    }
+    Err(Away(failures.join("; the other way: ")))
+}
+
+async fn open_by(config: &Config, settings: &Settings) -> Result<Client, Away> {
+    // The connection is a task: it is done when the client is gone.
+    if config.get_ssl_mode() == SslMode::Disable {
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        return Ok(client);
+    }
+    let tls = Connector::new(settings.tls, settings.roots.as_deref()).map_err(Away)?;
+    let (client, connection) = config.connect(tls).await?;
+    tokio::spawn(connection);
+    Ok(client)
 }
 
 fn read(row: &tokio_postgres::Row, query: &Query) -> Result<Row, Away> {

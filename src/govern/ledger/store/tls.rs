@@ -25,7 +25,8 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// `roots` replace the system's authorities.
+    /// `roots` replace the system's authorities; where they are given, every mode looks who has signed the
+    /// server's certificate, as libpq does.
     ///
     /// # Errors
     /// What is wrong with them.
@@ -34,14 +35,13 @@ impl Connector {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&crypto))
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
-        let authorities = match tls {
-            Tls::VerifyCa | Tls::VerifyFull => {
-                let roots = Arc::new(authorities(roots)?);
-                let verifier =
-                    WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&crypto));
-                Some(verifier.build().map_err(|error| error.to_string())?)
-            }
-            Tls::Disable | Tls::Prefer | Tls::Require => None,
+        let verifies = roots.is_some() || matches!(tls, Tls::VerifyCa | Tls::VerifyFull);
+        let authorities = if verifies {
+            let roots = Arc::new(authorities(roots)?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&crypto));
+            Some(verifier.build().map_err(|error| error.to_string())?)
+        } else {
+            None
         };
         let verifier = Arc::new(Verifier {
             authorities,
@@ -156,9 +156,14 @@ where
     type Error = rustls::pki_types::InvalidDnsNameError;
 
     fn make_tls_connect(&mut self, domain: &str) -> Result<Self, Self::Error> {
+        // A Unix socket has no name.
+        let name = match domain {
+            "" => None,
+            domain => Some(ServerName::try_from(domain.to_owned())?),
+        };
         Ok(Self {
             config: Arc::clone(&self.config),
-            name: Some(ServerName::try_from(domain.to_owned())?),
+            name,
         })
     }
 }
