@@ -8,8 +8,10 @@ use super::refuse::{SHORT_STREAM, stream_error};
 use super::settle::{self, Booked};
 use super::standing;
 use crate::govern::OpenStream;
+use crate::observe::Room;
 use crate::observe::access::End;
-use crate::tokens::meter::{Coding, Ending, Form, Meter};
+use crate::snapshot::Snapshot;
+use crate::tokens::meter::{Coding, Ending, Form, Meter, Overdue};
 use crate::upstream::Outcome;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
@@ -178,6 +180,9 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
         }
         if let Some(meter) = reply.meter.as_mut() {
             *piece = meter.feed(std::mem::take(piece));
+            if let Some(overdue) = meter.overdue() {
+                count_aside(overdue, &journey.snapshot);
+            }
         }
     }
     if end && let Some(last) = last_bytes(journey) {
@@ -198,6 +203,24 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
         settle::complete(journey);
     }
     Ok(())
+}
+
+/// Has the text of a long answer counted by the thread that serves nobody. Where it has no time, or
+/// weir may hold no more, an estimate must do.
+#[cold]
+fn count_aside(overdue: Overdue, snapshot: &Snapshot) {
+    let (bytes, mut hold) = (overdue.bytes(), snapshot.governor.buffers().hold());
+    if hold.grow_to(bytes).is_err() {
+        return overdue.guess();
+    }
+    let count = move |room| {
+        match room {
+            Room::Enough => overdue.count(),
+            Room::None => overdue.guess(),
+        }
+        drop(hold);
+    };
+    snapshot.observer.aside(bytes, count);
 }
 
 /// Holds a piece of a suspect refusal, or gives all that was held.

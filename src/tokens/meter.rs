@@ -4,7 +4,8 @@
 //! not depend on how the bytes were cut. At most one event is held; of a JSON body only the first
 //! piece, until a second one comes: mostly it is the whole, and a glance at its end will do.
 //! Where the upstream reports usage that is the truth; else what was delivered can be counted.
-//! Prompts are not the meter's business. Called by the proxy's reply step, one meter an attempt.
+//! While an answer passes nothing is counted: what of a long one doesn't fit is [`Overdue`], for another
+//! thread. Prompts are not the meter's business. Called by the proxy's reply step, one meter an attempt.
 //!
 //! ```text
 //! feed ─ events ─┬ of the known shape ──────────── text ─┐
@@ -21,12 +22,15 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 
 pub use self::coding::Coding;
 use self::coding::Decoder;
 use self::outlet::Outlet;
 pub use self::surface::{Form, Surface};
+pub use self::tally::Overdue;
 use self::tally::Tally;
 pub use crate::dialect::answer::Gap;
 
@@ -90,7 +94,7 @@ pub struct Meter {
     decoder: Option<Box<Decoder>>,
     body: Body,
     strip: bool,
-    model: Box<str>,
+    model: Arc<str>,
     family: Option<Family>,
     reader: Reader,
     shape: Shape,
@@ -113,8 +117,8 @@ pub struct Meter {
 /// Longer events pass unedited.
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 
-/// Escaped text that waits uncounted; in a stream the counters hold some KiB more.
-const STREAM_WAITING_BYTES_MAX: usize = 1024;
+/// Escaped text that waits uncounted; most answers have less. More is overdue.
+const STREAM_WAITING_BYTES_MAX: usize = 8 * 1024;
 /// A body's answer is there at once and its usage near the end, so it waits for that.
 const BODY_WAITING_BYTES_MAX: usize = 64 * 1024;
 /// The room for held events that a meter keeps between events.
@@ -249,6 +253,12 @@ impl Meter {
         chunk
     }
 
+    /// Text that is too much to wait here, to be counted on a thread that serves nobody. To be asked
+    /// for after each [`Meter::feed`]; what isn't taken waits on, up to 2 MiB.
+    pub fn overdue(&mut self) -> Option<Overdue> {
+        self.tally.overdue(&self.model)
+    }
+
     /// The upstream ended cleanly: what was still held for the client.
     pub fn end(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
@@ -331,7 +341,8 @@ impl Meter {
         if whole {
             return usage(reported, Source::Upstream);
         }
-        let source = match family(&mut self.family, &self.model).exact {
+        let exact = family(&mut self.family, &self.model).exact;
+        let source = match exact && !self.tally.is_guessed() {
             true => Source::Counted,
             false => Source::Estimated,
         };
@@ -456,9 +467,7 @@ impl Meter {
         self.said = true;
         self.unreported = true;
         self.deltas += 1;
-        let (known, model) = (&mut self.family, &self.model);
-        self.tally
-            .add(choice, field, raw, || family(known, model).encoding);
+        self.tally.add(choice, field, raw);
     }
 }
 

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use weir::tokens::meter::{Form, Meter, Surface};
+use std::time::Duration;
+use weir::tokens::meter::{Form, Meter, Overdue, Surface};
 
 /// The system's allocator, which counts what each thread asks for.
 struct Counting;
@@ -105,5 +106,48 @@ fn an_event_is_read_without_an_allocation_in_every_dialect() {
         let asked = ASKED.get() - before;
         assert_eq!(asked, 0, "{surface:?}, {form:?}, in 300 events");
         assert!(meter.first_token_seen(), "{surface:?}, {form:?}");
+    }
+}
+
+/// The time that this thread was at work.
+fn busy() -> Duration {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID);
+    Duration::from(now.expect("each thread has a clock"))
+}
+
+/// Time and allocations of long streams, by the kind of their events: with optimisation only the time
+/// means something.
+#[test]
+#[ignore = "a measurement"]
+fn events_of_long_streams_cost_this_much() {
+    const TURNS: u32 = 20_000;
+    weir::tokens::count::load();
+    let long = format!(
+        "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n",
+        "over the crest, ".repeat(60_000)
+    );
+    let word = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" water\"},\"finish_reason\":null}],\"usage\":null}\n\n";
+    for (what, event, turns) in [("a word", word, TURNS), ("a million bytes", &*long, 3)] {
+        let event = Bytes::copy_from_slice(event.as_bytes());
+        let mut meter = Meter::new(Surface::Chat, "gpt-4o", Form::Events, true);
+        let (to_count, overdue) = std::sync::mpsc::channel::<Overdue>();
+        let counting = std::thread::spawn(move || overdue.into_iter().for_each(Overdue::count));
+        let (before, start) = (ASKED.get(), busy());
+        let mut worst = Duration::ZERO;
+        for _ in 0..turns {
+            let begun = busy();
+            meter.feed(event.clone());
+            if let Some(overdue) = meter.overdue() {
+                to_count.send(overdue).expect("it is counted");
+            }
+            worst = worst.max(busy() - begun);
+        }
+        let (spent, asked) = (busy() - start, ASKED.get() - before);
+        drop(to_count);
+        counting.join().expect("all is counted");
+        println!(
+            "{what}: {} ns an event, the worst {worst:?}, {asked} allocations in {turns} events",
+            spent.as_nanos() / u128::from(turns),
+        );
     }
 }

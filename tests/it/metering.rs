@@ -787,3 +787,30 @@ fn upgraded(gateway: &Gateway) -> Client {
     assert_eq!(client.read_head().status, 101);
     client
 }
+
+// === long answers ===
+
+#[test]
+fn a_long_answer_that_breaks_is_counted_to_its_last_word() {
+    let words = ["water", " über", " \\n", "漢字", " 12345", " the"];
+    let long = "over the crest, ".repeat(20_000);
+    let mut stream = vec![chunk(&format!(r#"{{"content":"{long}"}}"#), "null", "")];
+    let mut text = long;
+    for turn in 0..4000 {
+        let word = words[turn * 7 % 11 % words.len()];
+        stream.push(chunk(&format!(r#"{{"content":"{word}"}}"#), "null", ""));
+        text.push_str(&word.replace("\\n", "\n"));
+    }
+    let provider = Provider::start(move |exchange| {
+        exchange.stream();
+        for part in stream.chunks(100) {
+            exchange.chunk(part.concat());
+        }
+        exchange.close();
+    });
+    let gateway = Gateway::start(&config(&provider.url()));
+    gateway.post(CHAT, ASK);
+    let record = &gateway.records(1)[0];
+    assert_tokens(record, prompt("user", "Hi there"), tokens(&text), "counted");
+    gateway.wait_value("weir_buffered_bytes", &[], 0.0);
+}

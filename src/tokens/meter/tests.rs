@@ -161,10 +161,77 @@ fn long_texts_count_as_the_whole_text_would() {
         text.push_str(plain[word]);
     }
     assert_eq!(meter.delivered(), tokens(&text));
+}
+
+#[test]
+fn no_text_is_counted_by_the_thread_that_feeds_it() {
+    use crate::tokens::count::work::spent;
+    let word = |turn: usize| ["water", " über", " \\n", "漢字", " 12345", " the"][turn % 6];
+    let long = "over the crest, ".repeat(60_000);
+    let (mut meter, mut text) = (chat(false), String::new());
+    let (to_count, overdue) = std::sync::mpsc::channel::<Overdue>();
+    let counting = std::thread::spawn(move || overdue.into_iter().for_each(Overdue::count));
+    spent();
+    let mut most = 0;
+    for turn in 0..20_000 {
+        let content = if turn == 10_000 { &long } else { word(turn) };
+        meter.feed(chunk(&said(0, content)));
+        text.push_str(&content.replace("\\n", "\n"));
+        if let Some(overdue) = meter.overdue() {
+            to_count.send(overdue).expect("it is counted");
+        }
+        most = most.max(meter.tally.bytes());
+    }
+    assert_eq!(spent(), 0, "steps of counting");
+    assert!(most <= 96 * 1024, "{most} bytes are kept");
+    drop(to_count);
+    counting.join().expect("all is counted");
+    let usage = meter.settle(|| 7);
+    assert_eq!(usage.output, Some(tokens(&text)));
+    assert_eq!(usage.source, Source::Counted);
+}
+
+#[test]
+fn choices_that_alternate_for_long_are_counted_each_by_itself() {
+    let mut meter = chat(false);
+    for turn in 0..5000 {
+        meter.feed(chunk(&said(turn % 2, ["un", "in"][turn as usize % 2])));
+        if let Some(overdue) = meter.overdue() {
+            overdue.count();
+        }
+    }
+    assert!(meter.tally.bytes() <= 64 * 1024, "{}", meter.tally.bytes());
+    let each = tokens(&"un".repeat(2500)) + tokens(&"in".repeat(2500));
+    assert_eq!(meter.delivered(), each);
+}
+
+#[test]
+fn text_that_finds_no_time_to_be_counted_is_estimated() {
+    let mut meter = chat(false);
+    let text = "over the crest, ".repeat(1000);
+    meter.feed(chunk(&said(0, &text)));
+    meter.overdue().expect("more than may wait").guess();
+    meter.feed(chunk(&said(0, "and down again")));
+    let usage = meter.settle(|| 7);
+    assert_eq!(usage.source, Source::Estimated);
+    let (guessed, counted) = (usage.output.unwrap_or(0), tokens(&text));
     assert!(
-        meter.tally.bytes() <= 2 * STREAM_WAITING_BYTES_MAX,
-        "text is not kept"
+        guessed.abs_diff(counted) < counted / 4,
+        "{guessed}, {counted}"
     );
+}
+
+#[test]
+fn text_that_nobody_takes_is_kept_up_to_a_limit_and_estimated_beyond() {
+    let piece = "over the crest, ".repeat(4096);
+    let mut meter = chat(false);
+    for _ in 0..32 {
+        meter.feed(chunk(&said(0, &piece)));
+    }
+    assert!(!meter.tally.is_guessed(), "at the limit");
+    meter.feed(chunk(&said(0, "!")));
+    assert!(meter.tally.is_guessed(), "one past it");
+    assert!(meter.tally.bytes() <= 4 * EVENT_BYTES_MAX);
 }
 
 #[test]
