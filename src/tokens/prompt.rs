@@ -28,7 +28,7 @@ use serde::de::DeserializeSeed;
 use self::request::Request;
 use self::shape::Read;
 use super::estimate::linear::estimate;
-use super::estimate::weigh::{Care, Scale};
+use super::estimate::weigh::{Care, SAMPLES_MAX, Scale};
 use super::family::{Family, family};
 use super::meter::Surface;
 
@@ -125,6 +125,7 @@ pub fn prompt(api: Api, model: &str, body: &[u8]) -> Prompt {
         bytes: body.len(),
         seed: rand::random(),
     };
+        samples_max: SAMPLES_MAX,
     read(api, family(model), body, care).0
 }
 
