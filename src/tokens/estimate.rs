@@ -21,9 +21,9 @@ use super::prompt::{self, Api, Prompt};
 pub struct Estimate {
     /// Tokens of the prompt.
     pub input: u64,
-    /// Whether `input` is a count in the model's own vocabulary. Else it is about right: within a few
-    /// percent for text to OpenAI's models, as far as the ratio is known for others; prompts with tools,
-    /// images or documents can be far from it until something was learned.
+    /// Whether `input` is a count in the model's own vocabulary, of a prompt that is all text. Else it is
+    /// about right: within a few percent for text to OpenAI's models, as far as the ratio is known for
+    /// others; prompts with tools, images or documents can be far from it until something was learned.
     pub exact: bool,
     /// The most tokens that all answers together may have, as the request says; else what the model
     /// commonly has at most.
@@ -71,6 +71,7 @@ pub fn admission_at_a_glance(model: &str, body: &[u8]) -> Estimate {
         bytes: body.len() as u64,
         wide_bytes: 0,
         media: false,
+        guessed: false,
         counted: false,
     };
     Estimate {
@@ -94,7 +95,6 @@ pub fn at_a_glance(body: &[u8]) -> u64 {
 
 /// As [`admission`], with chance as an argument.
 fn seeded(api: Api, model: &str, body: &[u8], seed: u64) -> Estimate {
-    let family = family(model);
     let care = Care {
         exact_bytes_max: COUNTED_BYTES_MAX,
         samples_max: SAMPLES_MAX,
@@ -119,7 +119,7 @@ fn with_care(api: Api, model: &str, body: &[u8], care: Care) -> Estimate {
     };
     Estimate {
         input: family.seeded(&prompt),
-        exact: family.exact && prompt.counted,
+        exact: family.exact && prompt.counted && !prompt.guessed,
         output_max,
         output_said,
         answers,

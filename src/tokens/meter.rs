@@ -63,9 +63,10 @@ pub struct Usage {
 pub enum Source {
     /// The upstream reported them.
     Upstream,
-    /// Counted with the model's own vocabulary.
+    /// Counted with the model's own vocabulary, all of it.
     Counted,
-    /// Counted with the nearest vocabulary.
+    /// Counted with the nearest vocabulary, or not all of it: what nobody delivers (thoughts, the server's
+    /// part of a prompt) or only rules of thumb tell (images, documents, tools) is more or less than that.
     Estimated,
 }
 
@@ -341,11 +342,7 @@ impl Meter {
         if whole {
             return usage(reported, Source::Upstream);
         }
-        let exact = family(&mut self.family, &self.model).exact;
-        let source = match exact && !self.tally.is_guessed() {
-            true => Source::Counted,
-            false => Source::Estimated,
-        };
+        let family = family(&mut self.family, &self.model);
         let input = reported.input.unwrap_or_else(prompt);
         let output = match reported.output {
             None => self.delivered(),
@@ -387,6 +384,13 @@ impl Meter {
         self.read_piece(piece);
     }
 
+        // Of an answer whose output is reported only the prompt is counted.
+        let counts_output = reported.output.is_none() || self.is_early();
+        let short = counts_output && family.hides && self.has_output();
+        let source = match family.exact && !short && !self.tally.is_guessed() {
+            true => Source::Counted,
+            false => Source::Estimated,
+        };
     /// Finds the usage of a body that came in one piece.
     fn look(&mut self) {
         if let (Body::Unread(body), None) = (&self.body, self.reader.reported()) {

@@ -12,6 +12,7 @@ fn prompt(text: u64, wide: bool) -> Prompt {
         bytes: text.saturating_mul(4),
         wide_bytes: if wide { text.saturating_mul(3) } else { 0 },
         media: false,
+        guessed: false,
         counted: true,
     }
 }

@@ -133,7 +133,24 @@ fn part<'de, O: MapAccess<'de>>(
         "source" | "inlineData" | "inline_data" | "fileData" | "file_data" | "file" => {
             Source::add(object, tally, Kind::Document)
         }
+        // What the server keeps or fetches, and sound, for which there is no rule.
+        "file_id" | "file_url" | "input_audio" | "video_url" | "video" => {
+            tally.guess();
+            skip(object)
+        }
+        "type" => value(object, &mut Kept(tally)),
         _ => skip(object),
+    }
+}
+
+/// The type of an item, which may be one that only the server has.
+struct Kept<'t>(&'t mut Tally);
+
+impl Shape for Kept<'_> {
+    fn text(&mut self, kind: &str) {
+        if kind == "item_reference" {
+            self.0.guess();
+        }
     }
 }
 
@@ -192,6 +209,7 @@ impl Shape for Call<'_> {
             match &*key {
                 "function" => value(&mut object, self)?,
                 "name" => {
+                    self.0.guess();
                     self.0.add(CALL);
                     value(&mut object, &mut Plain(self.0))?;
                 }
