@@ -118,10 +118,11 @@ pub struct Meter {
 /// Longer events pass unedited.
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 
-/// Escaped text that waits uncounted; most answers have less. More is overdue.
-const STREAM_WAITING_BYTES_MAX: usize = 8 * 1024;
+/// Escaped text that waits uncounted; most answers have less. More is overdue. With the delta that is
+/// one too many it takes 8 KiB.
+const STREAM_WAITING_BYTES_MAX: usize = 7 * 1024;
 /// A body's answer is there at once and its usage near the end, so it waits for that.
-const BODY_WAITING_BYTES_MAX: usize = 64 * 1024;
+const BODY_WAITING_BYTES_MAX: usize = 60 * 1024;
 /// The room for held events that a meter keeps between events.
 const HELD_BYTES_KEPT_MAX: usize = 2048;
 
@@ -260,6 +261,40 @@ impl Meter {
         self.tally.overdue(&self.model)
     }
 
+    /// The room that it takes beside its own size: text that waits, an event that hasn't ended, a body
+    /// that is unread, the window of what is compressed.
+    pub fn bytes(&self) -> usize {
+        let unread = match &self.body {
+            Body::Unread(body) => body.len(),
+            Body::Awaited | Body::Reading => 0,
+        };
+        let decoder = self.decoder.as_ref().map_or(0, |decoder| decoder.bytes());
+        self.tally.bytes() + self.held.capacity() + unread + decoder
+    }
+
+    /// Lets go of all that can be done without: the event at hand passes unedited, what is compressed
+    /// isn't followed any more, text is estimated. Gives what was held for the client.
+    #[cold]
+    pub fn let_go(&mut self) -> Bytes {
+        if let Some(decoder) = &mut self.decoder {
+            decoder.give_up();
+        }
+        self.read();
+        self.tally.let_go();
+        if self.held.len() <= HELD_BYTES_KEPT_MAX {
+            // It may not have come to its data yet.
+            return Bytes::new();
+        }
+        let held = std::mem::take(&mut self.held);
+        self.long = true;
+        self.begin_long(&held, b"");
+        if self.strip {
+            held.into()
+        } else {
+            Bytes::new()
+        }
+    }
+
     /// The upstream ended cleanly: what was still held for the client.
     pub fn end(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
@@ -349,6 +384,13 @@ impl Meter {
             Some(early) if self.is_early() => early.max(self.delivered()),
             Some(output) => output,
         };
+        // Of an answer whose output is reported only the prompt is counted.
+        let counts_output = reported.output.is_none() || self.is_early();
+        let short = counts_output && family.hides && self.has_output();
+        let source = match family.exact && !short && !self.tally.is_guessed() {
+            true => Source::Counted,
+            false => Source::Estimated,
+        };
         usage(
             Reported {
                 input: Some(input),
@@ -384,13 +426,6 @@ impl Meter {
         self.read_piece(piece);
     }
 
-        // Of an answer whose output is reported only the prompt is counted.
-        let counts_output = reported.output.is_none() || self.is_early();
-        let short = counts_output && family.hides && self.has_output();
-        let source = match family.exact && !short && !self.tally.is_guessed() {
-            true => Source::Counted,
-            false => Source::Estimated,
-        };
     /// Finds the usage of a body that came in one piece.
     fn look(&mut self) {
         if let (Body::Unread(body), None) = (&self.body, self.reader.reported()) {

@@ -110,7 +110,7 @@ impl Tally {
         if self.waiting.len() <= self.waiting_bytes_max && self.runs.len() <= RUNS_MAX {
             return None;
         }
-        let room = Vec::with_capacity(self.waiting_bytes_max);
+        let room = Vec::with_capacity(self.waiting_bytes_max.next_power_of_two());
         Some(Overdue {
             model: Arc::clone(model),
             names: self.names.as_slice().into(),
@@ -129,6 +129,15 @@ impl Tally {
         counts.total(&self.names, encoding)
     }
 
+    /// Estimates what waits.
+    pub(super) fn let_go(&mut self) {
+        if !self.waiting.is_empty() {
+            let counts = self.counts.get_or_insert_default();
+            counts.guess(&self.names, &self.waiting, &self.runs);
+        }
+        (self.waiting, self.runs) = (Vec::new(), Vec::new());
+    }
+
     /// Some of it found no time to be counted: the total is only about right.
     pub(super) fn is_guessed(&self) -> bool {
         let guessed = |counts: &Arc<Counts>| counts.guessed.load(Ordering::Relaxed) > 0;
@@ -136,7 +145,6 @@ impl Tally {
     }
 
     /// The room that text takes.
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         let kept = |counts: &Arc<Counts>| counts.kept_bytes.load(Ordering::Relaxed);
         let kept = self.counts.as_ref().map_or(0, kept);

@@ -518,3 +518,51 @@ fn an_answer_in_an_unknown_coding_passes_unread() {
     assert!(meter.is_blind() && !meter.first_token_seen());
     assert_eq!((meter.saw_finish(), meter.usage()), (Ending::Unread, None));
 }
+
+#[test]
+fn a_meter_that_lets_go_passes_what_it_held_unedited_and_reads_on() {
+    let content = "water ".repeat(600);
+    let usage = r#","usage":{"prompt_tokens":5,"completion_tokens":9}"#;
+    let event = said(0, &content).replace(r#","usage":null"#, usage);
+    let next = said(0, "on");
+    let plain = |event: &str| event.replace(usage, "").replace(r#","usage":null"#, "");
+    for cut in (0..100)
+        .chain(1950..2150)
+        .chain(event.len() - 70..event.len())
+    {
+        for strip in [false, true] {
+            let mut meter = chat(strip);
+            let mut out = meter.feed(chunk(&event[..cut])).to_vec();
+            out.extend_from_slice(&meter.let_go());
+            assert!(meter.bytes() <= 2 * HELD_BYTES_KEPT_MAX, "cut at {cut}");
+            for piece in [&event[cut..], &next] {
+                out.extend_from_slice(&meter.feed(chunk(piece)));
+            }
+            let expected = match (strip, cut > HELD_BYTES_KEPT_MAX) {
+                (false, _) => event.clone() + &next,
+                (true, false) => plain(&event) + &plain(&next),
+                (true, true) => event.clone() + &plain(&next),
+            };
+            assert!(out == expected.as_bytes(), "cut at {cut}, strip {strip}");
+            assert_eq!(meter.usage().and_then(|usage| usage.input), Some(5));
+            assert_eq!(meter.delivered(), tokens(&(content.clone() + "on")));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_delivered_or_guessed_is_estimated() {
+    for (model, source) in [
+        ("gpt-4o", Source::Counted),
+        ("o3", Source::Estimated),
+        ("gpt-5-mini", Source::Estimated),
+        ("gpt-oss-120b", Source::Estimated),
+    ] {
+        let mut meter = Meter::new(Surface::Chat, model, Form::Events, false);
+        meter.feed(chunk(&said(0, "Hello there")));
+        assert_eq!(meter.settle(|| 7).source, source, "{model}");
+        meter.feed(chunk("data: {\"usage\":{\"completion_tokens\":9}}\n\n"));
+        // The upstream's own output is short of nothing.
+        assert_eq!(meter.settle(|| 7).source, Source::Counted, "{model}");
+    }
+}
