@@ -443,6 +443,9 @@ impl Start<'_> {
             // Another one serves meanwhile, and has the log.
             observer.rotate(false);
             build::warm(&live.pin(), &shared.resolver, vocabulary).await;
+        } else if build::weighs(&settings) {
+            // What the first requests may use is asked before they are sent.
+            build::ready(vocabulary).await;
         }
         connect_ahead(&live, succeeds).await;
         tracing::info!(

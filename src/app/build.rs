@@ -200,13 +200,12 @@ pub(super) async fn warm(
             tokio::spawn(async move { resolver.lookup(&name).await.map(drop) })
         })
         .collect();
-    let counting = tokio::task::spawn_blocking(move || vocabulary.join().is_ok());
     let all = async {
         for lookup in lookups {
             // A name that can't be resolved fails its requests, not the start.
             drop(lookup.await);
         }
-        drop(counting.await);
+        ready(vocabulary).await;
     };
     if tokio::time::timeout(PATIENCE, all).await.is_err() {
         tracing::warn!("some upstreams' names were not resolved within {PATIENCE:?}");
@@ -294,4 +293,26 @@ fn model_list(routes: &Table, upstreams: &Upstreams) -> Option<Bytes> {
     }
     let list = serde_json::json!({"object": "list", "data": models});
     Some(list.to_string().into())
+}
+
+/// Waits for the vocabulary that tokens are counted with: half a second of one CPU from the start of
+/// the process.
+pub(super) async fn ready(vocabulary: std::thread::JoinHandle<()>) {
+    let joined = tokio::task::spawn_blocking(move || vocabulary.join().is_ok()).await;
+    if !joined.unwrap_or(false) {
+        tracing::error!("the vocabulary that tokens are counted with could not be made ready");
+    }
+}
+
+/// Whether requests are weighed before they are sent: something limits their tokens, or may.
+pub(super) fn weighs(settings: &Settings) -> bool {
+    let govern = &settings.govern;
+    govern.teams.is_some()
+        || govern.in_flight_tokens_max > 0
+        || govern.per_address != Default::default()
+        || govern
+            .routes
+            .iter()
+            .any(|(_, terms)| terms.allowance != Default::default())
+        || settings.proxy.estimates
 }

@@ -7,9 +7,11 @@ use super::peek::Body;
 use super::refuse::{SHORT_STREAM, stream_error};
 use super::settle::{self, Booked};
 use super::standing;
-use crate::govern::OpenStream;
+use crate::govern::{Hold, OpenStream};
+use crate::observe::Room;
 use crate::observe::access::End;
-use crate::tokens::meter::{Coding, Ending, Form, Meter};
+use crate::snapshot::Snapshot;
+use crate::tokens::meter::{Coding, Ending, Form, Meter, Overdue};
 use crate::upstream::Outcome;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
@@ -39,6 +41,8 @@ pub struct Reply {
     pub bytes_out: u64,
     /// What was used.
     pub meter: Option<Meter>,
+    /// What that takes of the buffered bytes, once it is much.
+    metered: Option<Hold>,
     /// How it ended, once somebody knows.
     pub end: Option<End<'static>>,
     /// The length that its head announced, where weir doesn't change it.
@@ -178,18 +182,23 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
         }
         if let Some(meter) = reply.meter.as_mut() {
             *piece = meter.feed(std::mem::take(piece));
+            if let Some(overdue) = meter.overdue() {
+                count_aside(overdue, &journey.snapshot);
+            }
+            let bytes = meter.bytes();
+            if bytes > METER_BYTES_FREE || reply.metered.is_some() {
+                let buffers = journey.snapshot.governor.buffers();
+                let hold = reply.metered.get_or_insert_with(|| buffers.hold());
+                if !holds(hold, bytes) {
+                    let held = meter.let_go();
+                    holds(hold, meter.bytes());
+                    *piece = joined(std::mem::take(piece), held);
+                }
+            }
         }
     }
     if end && let Some(last) = last_bytes(journey) {
-        *body = Some(match body.take() {
-            Some(piece) if !piece.is_empty() => {
-                let mut joined = BytesMut::with_capacity(piece.len() + last.len());
-                joined.extend_from_slice(&piece);
-                joined.extend_from_slice(&last);
-                joined.freeze()
-            }
-            _ => last,
-        });
+        *body = Some(joined(body.take().unwrap_or_default(), last));
     }
     if !left {
         journey.reply.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
@@ -198,6 +207,50 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
         settle::complete(journey);
     }
     Ok(())
+}
+
+/// What the meter of an answer may take without being counted among the buffered bytes: of most
+/// streams all that it takes.
+const METER_BYTES_FREE: usize = 32 * 1024;
+const METER_BYTES_STEP: usize = 16 * 1024;
+
+/// Counts what a meter takes among the buffered bytes; `false` when weir may hold no more.
+fn holds(hold: &mut Hold, bytes: usize) -> bool {
+    let counted = match bytes > METER_BYTES_FREE {
+        true => bytes.next_multiple_of(METER_BYTES_STEP),
+        false => 0,
+    };
+    hold.shrink_to(counted);
+    hold.grow_to(counted).is_ok()
+}
+
+/// Two pieces as one.
+fn joined(first: Bytes, second: Bytes) -> Bytes {
+    if first.is_empty() || second.is_empty() {
+        return if second.is_empty() { first } else { second };
+    }
+    let mut joined = BytesMut::with_capacity(first.len() + second.len());
+    joined.extend_from_slice(&first);
+    joined.extend_from_slice(&second);
+    joined.freeze()
+}
+
+/// Has the text of a long answer counted by the thread that serves nobody. Where it has no time, or
+/// weir may hold no more, an estimate must do.
+#[cold]
+fn count_aside(overdue: Overdue, snapshot: &Snapshot) {
+    let (bytes, mut hold) = (overdue.bytes(), snapshot.governor.buffers().hold());
+    if hold.grow_to(bytes).is_err() {
+        return overdue.guess();
+    }
+    let count = move |room| {
+        match room {
+            Room::Enough => overdue.count(),
+            Room::None => overdue.guess(),
+        }
+        drop(hold);
+    };
+    snapshot.observer.aside(bytes, count);
 }
 
 /// Holds a piece of a suspect refusal, or gives all that was held.
@@ -267,9 +320,7 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
         reply.end = Some(End::UpstreamBroke);
         outcome = Outcome::Failed;
         if let Some(told) = stream_error(journey, SHORT_STREAM) {
-            let mut joined = BytesMut::from(&last[..]);
-            joined.extend_from_slice(&told);
-            last = joined.freeze();
+            last = joined(last, told);
         }
     }
     if let Some(current) = journey.attempt.as_mut() {

@@ -1,13 +1,16 @@
 //! What a request will use, for whoever must know before it is sent. A part of `plan`.
 //!
 //! Short bodies are estimated where they are. Long ones, for which that takes milliseconds, go to
-//! threads that serve nobody, a few at once; where too many wait already, a glance must do.
+//! threads that serve nobody, a few at once; where too many wait already, a glance must do. While the
+//! vocabulary is still being made ready, nothing is counted.
 
 use super::plan::Plan;
 use crate::snapshot::Snapshot;
 use crate::tokens::calibration::Key;
 use crate::tokens::count::{family, loaded};
-use crate::tokens::estimate::{Estimate, INLINE_BYTES_MAX, admission, admission_at_a_glance};
+use crate::tokens::estimate::{
+    Estimate, INLINE_BYTES_MAX, admission, admission_at_a_glance, admission_uncounted,
+};
 use crate::tokens::prompt::Api;
 use bytes::Bytes;
 use std::sync::LazyLock;
@@ -27,14 +30,19 @@ pub async fn weigh(snapshot: &Snapshot, plan: &Plan) -> Option<Estimate> {
         provider: &provider.name,
         model: model.unwrap_or_default(),
     };
-    // A vocabulary that is still being made ready would be waited for.
-    let ready = loaded(family(key.model).encoding);
-    let estimate = if body.len() <= INLINE_BYTES_MAX && ready {
-        admission(api, key.model, body)
-    } else {
-        aside(api, key.model, body).await
+    let estimate = match body.len() <= INLINE_BYTES_MAX {
+        true => estimated(api, key.model, body),
+        false => aside(api, key.model, body).await,
     };
     Some(snapshot.calibration.admission(key, estimate))
+}
+
+/// A vocabulary that is still being made ready would have to be waited for.
+fn estimated(api: Api, model: &str, body: &[u8]) -> Estimate {
+    match loaded(family(model).encoding) {
+        true => admission(api, model, body),
+        false => admission_uncounted(api, model, body),
+    }
 }
 
 /// Estimates that are made at once: half of the machine, one at least.
@@ -70,7 +78,7 @@ async fn aside(api: Api, model: &str, body: &Bytes) -> Estimate {
     drop(waiting);
     let (name, bytes) = (model.to_owned(), body.clone());
     let made = tokio::task::spawn_blocking(move || {
-        let estimate = admission(api, &name, &bytes);
+        let estimate = estimated(api, &name, &bytes);
         drop(seat);
         estimate
     });

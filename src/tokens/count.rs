@@ -14,7 +14,7 @@ mod merge;
 mod running;
 mod scan;
 mod vocabulary;
-mod work;
+pub(super) mod work;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ pub(super) mod weigh;
 mod tests;
 
 use self::linear::estimate;
-use self::weigh::Care;
+use self::weigh::{Care, SAMPLES_MAX};
 use super::family::family;
 use super::prompt::{self, Api, Prompt};
 
@@ -21,9 +21,9 @@ use super::prompt::{self, Api, Prompt};
 pub struct Estimate {
     /// Tokens of the prompt.
     pub input: u64,
-    /// Whether `input` is a count in the model's own vocabulary. Else it is about right: within a few
-    /// percent for text to OpenAI's models, as far as the ratio is known for others; prompts with tools,
-    /// images or documents can be far from it until something was learned.
+    /// Whether `input` is a count in the model's own vocabulary, of a prompt that is all text. Else it is
+    /// about right: within a few percent for text to OpenAI's models, as far as the ratio is known for
+    /// others; prompts with tools, images or documents can be far from it until something was learned.
     pub exact: bool,
     /// The most tokens that all answers together may have, as the request says; else what the model
     /// commonly has at most.
@@ -52,9 +52,21 @@ pub const INLINE_BYTES_MAX: usize = 16 * 1024;
 pub const COUNTED_BYTES_MAX: usize = 32 * 1024;
 
 /// Estimates the request `body` for `model`. Whatever the body is, there is an answer; the time is
-/// linear in its length, and a body that can't be read costs no more.
+/// linear in its length, and a body that can't be read costs no more. May have to wait for the vocabulary.
 pub fn admission(api: Api, model: &str, body: &[u8]) -> Estimate {
     seeded(api, model, body, rand::random())
+}
+
+/// As [`admission`], but without the vocabulary, which may not be there yet: text by the linear model
+/// alone, within about a tenth.
+pub fn admission_uncounted(api: Api, model: &str, body: &[u8]) -> Estimate {
+    let care = Care {
+        exact_bytes_max: 0,
+        samples_max: 0,
+        bytes: body.len(),
+        seed: 0,
+    };
+    with_care(api, model, body, care)
 }
 
 /// As [`admission`], where there is no time for it: by the body's beginning alone.
@@ -66,6 +78,7 @@ pub fn admission_at_a_glance(model: &str, body: &[u8]) -> Estimate {
         bytes: body.len() as u64,
         wide_bytes: 0,
         media: false,
+        guessed: false,
         counted: false,
     };
     Estimate {
@@ -89,12 +102,17 @@ pub fn at_a_glance(body: &[u8]) -> u64 {
 
 /// As [`admission`], with chance as an argument.
 fn seeded(api: Api, model: &str, body: &[u8], seed: u64) -> Estimate {
-    let family = family(model);
     let care = Care {
         exact_bytes_max: COUNTED_BYTES_MAX,
+        samples_max: SAMPLES_MAX,
         bytes: body.len(),
         seed,
     };
+    with_care(api, model, body, care)
+}
+
+fn with_care(api: Api, model: &str, body: &[u8], care: Care) -> Estimate {
+    let family = family(model);
     let (prompt, output_max) = prompt::read(api, family, body, care);
     let embeds = matches!(api, Api::Embeddings);
     let (output_said, answers) = match output_max {
@@ -108,7 +126,7 @@ fn seeded(api: Api, model: &str, body: &[u8], seed: u64) -> Estimate {
     };
     Estimate {
         input: family.seeded(&prompt),
-        exact: family.exact && prompt.counted,
+        exact: family.exact && prompt.counted && !prompt.guessed,
         output_max,
         output_said,
         answers,

@@ -22,6 +22,9 @@ pub struct Family {
     pub exact: bool,
     /// The model's tokens for a thousand of [`Family::encoding`], until something is learned.
     pub seed: Ratio,
+    /// Whether its answers have tokens that aren't delivered: thoughts, or marks around them. A count of
+    /// what was delivered is then too low, and to be recorded as an estimate.
+    pub hides: bool,
     /// The tokens of an answer to a request that sets no limit, as admission assumes them.
     pub output_max: u32,
     pub(super) overhead: Overhead,
@@ -156,6 +159,9 @@ fn openai(name: &str, encoding: Encoding) -> Family {
         encoding,
         exact: true,
         seed: SAME,
+        // Those of OpenAI's that think keep their thoughts; gpt-oss delivers them, but not what stands
+        // between its channels.
+        hides: output_max == THOUGHTS,
         output_max,
         overhead,
         image,
@@ -178,7 +184,7 @@ const THOUGHTS: u32 = 16_384;
 /// By the start of the model's name, the first that fits: images, and output when none is asked
 /// for. The images' rules are OpenAI's published figures; where bills are known to differ from
 /// them, the bills'.
-const OPENAI: [(&str, Rule, u32); 17] = [
+const OPENAI: [(&str, Rule, u32); 20] = [
     ("gpt-4o-mini", Rule::tiles(2833, 5667), OUTPUT),
     ("gpt-4.1-mini", Rule::patches(1620), OUTPUT),
     ("gpt-4.1-nano", Rule::patches(2460), OUTPUT),
@@ -186,6 +192,7 @@ const OPENAI: [(&str, Rule, u32); 17] = [
     ("o1", Rule::tiles(75, 150), THOUGHTS),
     ("o3", Rule::tiles(75, 150), THOUGHTS),
     ("computer-use-preview", Rule::tiles(65, 129), OUTPUT),
+    ("gpt-5-chat", Rule::tiles(70, 140), OUTPUT),
     ("gpt-5-mini", Rule::patches(1200), THOUGHTS),
     ("gpt-5-nano", Rule::patches(1500), THOUGHTS),
     ("gpt-5.2", Rule::patches(1200), THOUGHTS),
@@ -193,7 +200,9 @@ const OPENAI: [(&str, Rule, u32); 17] = [
     ("gpt-5.4", Rule::patches(1200), THOUGHTS),
     ("gpt-5", Rule::tiles(70, 140), THOUGHTS),
     ("gpt-4", Rule::FOUR, OUTPUT),
+    ("gpt-3", Rule::FOUR, OUTPUT),
     ("gpt-oss", Rule::FOUR, THOUGHTS),
+    ("codex", Rule::FOUR, THOUGHTS),
     ("gpt-", Rule::FOUR, THOUGHTS),
     ("o", Rule::FOUR, THOUGHTS),
 ];
@@ -214,6 +223,7 @@ const fn other(seed: Ratio, image: Rule, output_max: u32) -> Family {
         encoding: Encoding::O200k,
         exact: false,
         seed,
+        hides: output_max == THOUGHTS,
         output_max,
         overhead: PUBLISHED,
         image,
@@ -401,6 +411,22 @@ mod tests {
         }
         assert!(family("deepseek-reasoner").output_max > family("deepseek-chat").output_max);
         assert!(family("o3").output_max > family("gpt-4o").output_max);
+        for (model, hides) in [
+            ("o3", true),
+            ("o4-mini-2025-04-16", true),
+            ("gpt-5.4-nano", true),
+            ("gpt-oss:20b", true),
+            ("codex-mini-latest", true),
+            ("gpt-6", true),
+            ("gpt-5-chat-latest", false),
+            ("gpt-4o", false),
+            ("gpt-3.5-turbo", false),
+            ("gpt-35-turbo", false),
+            ("chatgpt-4o-latest", false),
+            ("text-embedding-3-small", false),
+        ] {
+            assert_eq!(family(model).hides, hides, "{model}");
+        }
     }
 
     #[test]

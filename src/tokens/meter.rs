@@ -4,7 +4,8 @@
 //! not depend on how the bytes were cut. At most one event is held; of a JSON body only the first
 //! piece, until a second one comes: mostly it is the whole, and a glance at its end will do.
 //! Where the upstream reports usage that is the truth; else what was delivered can be counted.
-//! Prompts are not the meter's business. Called by the proxy's reply step, one meter an attempt.
+//! While an answer passes nothing is counted: what of a long one doesn't fit is [`Overdue`], for another
+//! thread. Prompts are not the meter's business. Called by the proxy's reply step, one meter an attempt.
 //!
 //! ```text
 //! feed ─ events ─┬ of the known shape ──────────── text ─┐
@@ -21,12 +22,15 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 
 pub use self::coding::Coding;
 use self::coding::Decoder;
 use self::outlet::Outlet;
 pub use self::surface::{Form, Surface};
+pub use self::tally::Overdue;
 use self::tally::Tally;
 pub use crate::dialect::answer::Gap;
 
@@ -72,9 +76,10 @@ impl Usage {
 pub enum Source {
     /// The upstream reported them.
     Upstream,
-    /// Counted with the model's own vocabulary.
+    /// Counted with the model's own vocabulary, all of it.
     Counted,
-    /// Counted with the nearest vocabulary.
+    /// Counted with the nearest vocabulary, or not all of it: what nobody delivers (thoughts, the server's
+    /// part of a prompt) or only rules of thumb tell (images, documents, tools) is more or less than that.
     Estimated,
 }
 
@@ -103,7 +108,7 @@ pub struct Meter {
     decoder: Option<Box<Decoder>>,
     body: Body,
     strip: bool,
-    model: Box<str>,
+    model: Arc<str>,
     family: Option<Family>,
     reader: Reader,
     shape: Shape,
@@ -126,10 +131,11 @@ pub struct Meter {
 /// Longer events pass unedited.
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 
-/// Escaped text that waits uncounted; in a stream the counters hold some KiB more.
-const STREAM_WAITING_BYTES_MAX: usize = 1024;
+/// Escaped text that waits uncounted; most answers have less. More is overdue. With the delta that is
+/// one too many it takes 8 KiB.
+const STREAM_WAITING_BYTES_MAX: usize = 7 * 1024;
 /// A body's answer is there at once and its usage near the end, so it waits for that.
-const BODY_WAITING_BYTES_MAX: usize = 64 * 1024;
+const BODY_WAITING_BYTES_MAX: usize = 60 * 1024;
 /// The room for held events that a meter keeps between events.
 const HELD_BYTES_KEPT_MAX: usize = 2048;
 
@@ -262,6 +268,46 @@ impl Meter {
         chunk
     }
 
+    /// Text that is too much to wait here, to be counted on a thread that serves nobody. To be asked
+    /// for after each [`Meter::feed`]; what isn't taken waits on, up to 2 MiB.
+    pub fn overdue(&mut self) -> Option<Overdue> {
+        self.tally.overdue(&self.model)
+    }
+
+    /// The room that it takes beside its own size: text that waits, an event that hasn't ended, a body
+    /// that is unread, the window of what is compressed.
+    pub fn bytes(&self) -> usize {
+        let unread = match &self.body {
+            Body::Unread(body) => body.len(),
+            Body::Awaited | Body::Reading => 0,
+        };
+        let decoder = self.decoder.as_ref().map_or(0, |decoder| decoder.bytes());
+        self.tally.bytes() + self.held.capacity() + unread + decoder
+    }
+
+    /// Lets go of all that can be done without: the event at hand passes unedited, what is compressed
+    /// isn't followed any more, text is estimated. Gives what was held for the client.
+    #[cold]
+    pub fn let_go(&mut self) -> Bytes {
+        if let Some(decoder) = &mut self.decoder {
+            decoder.give_up();
+        }
+        self.read();
+        self.tally.let_go();
+        if self.held.len() <= HELD_BYTES_KEPT_MAX {
+            // It may not have come to its data yet.
+            return Bytes::new();
+        }
+        let held = std::mem::take(&mut self.held);
+        self.long = true;
+        self.begin_long(&held, b"");
+        if self.strip {
+            held.into()
+        } else {
+            Bytes::new()
+        }
+    }
+
     /// The upstream ended cleanly: what was still held for the client.
     pub fn end(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
@@ -344,15 +390,19 @@ impl Meter {
         if whole {
             return usage(reported, Source::Upstream);
         }
-        let source = match family(&mut self.family, &self.model).exact {
-            true => Source::Counted,
-            false => Source::Estimated,
-        };
+        let family = family(&mut self.family, &self.model);
         let input = reported.input.unwrap_or_else(prompt);
         let output = match reported.output {
             None => self.delivered(),
             Some(early) if self.is_early() => early.max(self.delivered()),
             Some(output) => output,
+        };
+        // Of an answer whose output is reported only the prompt is counted.
+        let counts_output = reported.output.is_none() || self.is_early();
+        let short = counts_output && family.hides && self.has_output();
+        let source = match family.exact && !short && !self.tally.is_guessed() {
+            true => Source::Counted,
+            false => Source::Estimated,
         };
         usage(
             Reported {
@@ -478,9 +528,7 @@ impl Meter {
         self.said = true;
         self.unreported = true;
         self.deltas += 1;
-        let (known, model) = (&mut self.family, &self.model);
-        self.tally
-            .add(choice, field, raw, || family(known, model).encoding);
+        self.tally.add(choice, field, raw);
     }
 }
 

@@ -28,7 +28,7 @@ use serde::de::DeserializeSeed;
 use self::request::Request;
 use self::shape::Read;
 use super::estimate::linear::estimate;
-use super::estimate::weigh::{Care, Scale};
+use super::estimate::weigh::{Care, SAMPLES_MAX, Scale};
 use super::family::{Family, family};
 use super::meter::Surface;
 
@@ -91,6 +91,9 @@ pub struct Prompt {
     pub wide_bytes: u64,
     /// Whether it has images, documents or sound.
     pub media: bool,
+    /// Whether more belongs to it than text in messages: media and tools, which are reckoned by rules of
+    /// thumb, or what only the server has (an earlier conversation, a stored prompt).
+    pub guessed: bool,
     /// Whether all text was counted. Else it is partly estimated: it was too long, or wasn't JSON.
     pub counted: bool,
 }
@@ -123,6 +126,7 @@ pub fn prompt_tokens(api: Api, model: &str, body: &[u8]) -> u64 {
 pub fn prompt(api: Api, model: &str, body: &[u8]) -> Prompt {
     let care = Care {
         exact_bytes_max: COUNTED_BYTES_MAX,
+        samples_max: SAMPLES_MAX,
         bytes: body.len(),
         seed: rand::random(),
     };
@@ -162,6 +166,7 @@ fn estimated(body: &[u8], family: Family) -> Prompt {
         bytes: body.len() as u64,
         wide_bytes: wide as u64,
         media: images > 0,
+        guessed: true,
         counted: false,
     }
 }
@@ -174,6 +179,7 @@ struct Tally {
     text: Scale,
     fixed: u64,
     media: bool,
+    guessed: bool,
 }
 
 impl Tally {
@@ -183,7 +189,13 @@ impl Tally {
             text: Scale::new(family.encoding, care),
             fixed: 0,
             media: false,
+            guessed: false,
         }
+    }
+
+    /// Something belongs to the prompt whose tokens nobody here can count.
+    fn guess(&mut self) {
+        self.guessed = true;
     }
 
     fn add(&mut self, tokens: u64) {
@@ -216,6 +228,7 @@ impl Tally {
             bytes,
             wide_bytes,
             media: self.media,
+            guessed: self.guessed || self.media,
             counted: self.text.is_counted(),
         }
     }

@@ -305,9 +305,9 @@ fn frames_that_end_early_get_nothing_put_behind_them() {
 
 // === codings ===
 
-type Compress = fn(&[u8]) -> Vec<u8>;
+pub type Compress = fn(&[u8]) -> Vec<u8>;
 
-const CODINGS: [(&str, Compress); 4] = [
+pub const CODINGS: [(&str, Compress); 4] = [
     ("gzip", gzip),
     ("zstd", |bytes| zstd::encode_all(bytes, 1).expect("memory")),
     ("br", |bytes| {

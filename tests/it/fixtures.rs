@@ -8,11 +8,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::dialects::CODINGS;
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
 use weir::proxy;
 use weir::tokens::count;
-use weir::tokens::meter::{Ending, Form, Media, Meter, Source, Surface};
+use weir::tokens::meter::{Coding, Ending, Form, Media, Meter, Source, Surface, Usage};
 
 /// `input`, `output`, `cached`, `cache_write`, `reasoning`.
 type Counts = [Option<u64>; 5];
@@ -70,13 +71,7 @@ impl Case {
         let media = meter.usage().map(|usage| usage.media);
         let usage = meter.usage().map(|usage| {
             assert_eq!(usage.source, Source::Upstream);
-            [
-                usage.input,
-                usage.output,
-                usage.cached,
-                usage.cache_write,
-                usage.reasoning,
-            ]
+            counts_of(usage)
         });
         let tokens = tokens.then(|| meter.delivered());
         Seen {
@@ -188,6 +183,16 @@ impl Case {
     }
 }
 
+fn counts_of(usage: Usage) -> Counts {
+    [
+        usage.input,
+        usage.output,
+        usage.cached,
+        usage.cache_write,
+        usage.reasoning,
+    ]
+}
+
 fn copy(seen: &Seen) -> Seen {
     Seen {
         bytes: seen.bytes.clone(),
@@ -221,6 +226,12 @@ impl Random {
 
 #[test]
 fn golden_answers_pass_unchanged_and_are_measured_wherever_they_are_cut() {
+    let cases = golden_answers();
+    let cuts: usize = cases.iter().map(Case::check).sum();
+    println!("{} golden answers, {cuts} cuts", cases.len());
+}
+
+fn golden_answers() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut cases = Vec::new();
     for dialect in fs::read_dir(&folder).expect("the golden folders") {
@@ -230,9 +241,8 @@ fn golden_answers_pass_unchanged_and_are_measured_wherever_they_are_cut() {
         }
     }
     cases.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(cases.len() >= 82, "golden files are missing");
-    let cuts: usize = cases.iter().map(Case::check).sum();
-    println!("{} golden answers, {cuts} cuts", cases.len());
+    assert!(cases.len() >= GOLDEN_MIN, "golden files are missing");
+    cases
 }
 
 fn golden(folder: &Path, said: &Path) -> Option<Case> {
@@ -331,16 +341,24 @@ fn counts(usage: &Value) -> Option<Counts> {
 #[test]
 fn recorded_answers_pass_unchanged_and_are_measured_wherever_they_are_cut() {
     let Some(folder) = recordings() else { return };
-    let mut cuts = 0;
-    let mut usages = 0;
     let cases = recorded(&folder);
+    let (mut cuts, mut usages) = (0, 0);
     for case in &cases {
         cuts += case.check();
         usages += usize::from(case.usage.is_some());
     }
     let count = cases.len();
-    println!("{count} recordings byte-exact, {usages} with usage (exact), {cuts} cuts");
+    assert!(count >= RECORDED_MIN, "only {count} recordings");
+    println!("{count} recordings byte-exact, {usages} with usage (exact), {cuts} cuts in two");
 }
+
+/// So many golden answers there are at least.
+const GOLDEN_MIN: usize = 97;
+/// So many recordings there are at least.
+const RECORDED_MIN: usize = 136;
+/// Of them requests in OpenAI's dialects, and answers that are event streams.
+const REQUESTS_MIN: usize = 79;
+const STREAMS_MIN: usize = 65;
 
 #[test]
 fn recorded_requests_are_read_and_edited_without_loss() {
@@ -352,13 +370,9 @@ fn recorded_requests_are_read_and_edited_without_loss() {
         .iter()
         .filter(|entry| text(entry, "api").starts_with("openai-"))
     {
-        let Ok(body) = fs::read(folder.join(text(entry, "request"))) else {
-            continue;
-        };
-        let Ok(value) = serde_json::from_slice::<Map<String, Value>>(&body) else {
-            continue;
-        };
         let name = text(entry, "id");
+        let body = fs::read(folder.join(text(entry, "request"))).expect(&name);
+        let value: Map<String, Value> = serde_json::from_slice(&body).expect(&name);
         let body = Bytes::from(body);
         let asked = request::read(&body).expect(&name);
         let model = value.get("model").and_then(Value::as_str);
@@ -387,6 +401,7 @@ fn recorded_requests_are_read_and_edited_without_loss() {
         }
         read += 1;
     }
+    assert!(read >= REQUESTS_MIN, "only {read} requests");
     println!("{read} recorded requests read and edited");
 }
 
@@ -396,13 +411,29 @@ fn recordings() -> Option<PathBuf> {
     if folder.join("index.json").is_file() {
         return Some(folder);
     }
-    println!("skipped: no recordings at {}", folder.display());
+    let named = std::env::var_os("WEIR_FIXTURES").is_some();
+    let there = folder.exists() || named;
+    assert!(!there, "{} has no index.json", folder.display());
+    skipped(&format!("no recordings at {}", folder.display()));
     None
+}
+
+/// Tells it past the test's captured output, so that nobody takes it for passed.
+fn skipped(why: &str) {
+    use std::io::Write;
+    let told = writeln!(std::io::stderr(), "SKIPPED: {why}");
+    told.expect("standard error");
 }
 
 fn index(folder: &Path) -> Vec<Value> {
     let index = fs::read(folder.join("index.json")).expect("the index");
-    serde_json::from_slice(&index).expect("a list")
+    let index: Vec<Value> = serde_json::from_slice(&index).expect("a list");
+    let count = index.len();
+    assert!(
+        count >= RECORDED_MIN,
+        "the index lists only {count} recordings"
+    );
+    index
 }
 
 fn recorded(folder: &Path) -> Vec<Case> {
@@ -499,11 +530,12 @@ fn a_chunk_that_is_not_edited_is_passed_on_uncopied() {
 #[test]
 fn a_stream_says_the_same_with_other_line_ends_and_with_lines_that_say_nothing() {
     let Some(folder) = recordings() else { return };
-    let mut checked = 0;
+    let (mut streams, mut checked) = (0, 0);
     for case in recorded(&folder) {
         if case.form != Form::Events {
             continue;
         }
+        streams += 1;
         let text = String::from_utf8(case.bytes.to_vec()).expect("UTF-8");
         let unix = text.replace("\r\n", "\n");
         let plain = case.run(false, true, std::iter::once(&case.bytes[..]));
@@ -542,7 +574,8 @@ fn a_stream_says_the_same_with_other_line_ends_and_with_lines_that_say_nothing()
             }
         }
     }
-    println!("{checked} disturbed streams");
+    assert!(streams >= STREAMS_MIN, "only {streams} streams");
+    println!("{streams} streams disturbed in 6 ways, {checked} runs");
 }
 
 // === hostile bytes ===
@@ -562,6 +595,63 @@ fn fuzz_any_bytes_for_long() {
     println!("seed {seed:#x}: {} executions", fuzz(seed, 100_000));
 }
 
+/// Compressed answers pass as they are and say what they say uncompressed, however they are cut; spoilt
+/// ones pass too. What a meter keeps is bounded, and letting go of it in between changes no byte.
+#[test]
+fn fuzz_compressed_answers_say_what_they_say_uncompressed() {
+    let rounds = 600;
+    let mut random = Random(0xc0de);
+    let seeds = golden_answers();
+    let mut followed = 0;
+    for round in 0..rounds {
+        let (name, compress) = CODINGS[round % CODINGS.len()];
+        let case = &seeds[random.below(seeds.len())];
+        let counted = round % 8 == 0;
+        let plain = case.run(false, counted, std::iter::once(&case.bytes[..]));
+        let mut bytes = compress(&case.bytes);
+        let spoilt = random.below(3) == 0;
+        if spoilt {
+            bytes = random.spoilt(&bytes, &case.bytes);
+        }
+        let lets_go = random.below(4) == 0;
+        let largest = [1, 9, 300][random.below(3)];
+        let mut meter = Meter::new(case.surface, &case.model, case.form, false)
+            .decoding(Coding::named(name.as_bytes()));
+        let mut out = Vec::new();
+        for piece in random.pieces(&bytes, largest) {
+            out.extend_from_slice(&meter.feed(Bytes::copy_from_slice(piece)));
+            assert!(
+                meter.bytes() < 24 << 20,
+                "{name}: keeps {} bytes",
+                meter.bytes()
+            );
+            if lets_go && random.below(20) == 0 {
+                out.extend_from_slice(&meter.let_go());
+            }
+        }
+        out.extend_from_slice(&meter.end());
+        let what = format!("round {round}: {name}, {}", case.name);
+        assert!(out == bytes, "{what}: bytes changed");
+        if spoilt || lets_go || meter.is_blind() {
+            assert!(spoilt || lets_go, "{what}: not followed");
+            meter.settle(|| 1);
+            continue;
+        }
+        followed += 1;
+        let usage = meter.usage().map(counts_of);
+        assert_eq!(
+            (usage, meter.saw_finish()),
+            (plain.usage, plain.ending),
+            "{what}"
+        );
+        if let Some(tokens) = plain.tokens {
+            assert_eq!(meter.delivered(), tokens, "{what}");
+        }
+    }
+    assert!(followed > rounds / 3, "only {followed} were followed");
+    println!("{rounds} compressed answers, {followed} of them followed to their end");
+}
+
 fn fuzz(seed: u64, rounds: usize) -> usize {
     const FORMS: [Form; 5] = [
         Form::Body,
@@ -570,15 +660,7 @@ fn fuzz(seed: u64, rounds: usize) -> usize {
         Form::Lines,
         Form::Frames,
     ];
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut seeds = Vec::new();
-    for dialect in fs::read_dir(&folder).expect("the golden folders") {
-        let dialect = dialect.expect("an entry").path();
-        for entry in fs::read_dir(&dialect).into_iter().flatten() {
-            seeds.extend(golden(&dialect, &entry.expect("an entry").path()));
-        }
-    }
-    seeds.sort_by(|a, b| a.name.cmp(&b.name));
+    let seeds = golden_answers();
     let mut random = Random(seed);
     for round in 0..rounds {
         let base = &seeds[random.below(seeds.len())];

@@ -787,3 +787,141 @@ fn upgraded(gateway: &Gateway) -> Client {
     assert_eq!(client.read_head().status, 101);
     client
 }
+
+// === long answers ===
+
+#[test]
+fn a_long_answer_that_breaks_is_counted_to_its_last_word() {
+    let words = ["water", " über", " \\n", "漢字", " 12345", " the"];
+    let long = "over the crest, ".repeat(20_000);
+    let mut stream = vec![chunk(&format!(r#"{{"content":"{long}"}}"#), "null", "")];
+    let mut text = long;
+    for turn in 0..4000 {
+        let word = words[turn * 7 % 11 % words.len()];
+        stream.push(chunk(&format!(r#"{{"content":"{word}"}}"#), "null", ""));
+        text.push_str(&word.replace("\\n", "\n"));
+    }
+    let provider = Provider::start(move |exchange| {
+        exchange.stream();
+        for part in stream.chunks(100) {
+            exchange.chunk(part.concat());
+        }
+        exchange.close();
+    });
+    let gateway = Gateway::start(&config(&provider.url()));
+    gateway.post(CHAT, ASK);
+    let record = &gateway.records(1)[0];
+    assert_tokens(record, prompt("user", "Hi there"), tokens(&text), "counted");
+    gateway.wait_value("weir_buffered_bytes", &[], 0.0);
+}
+
+#[test]
+fn what_cannot_be_counted_is_not_called_counted() {
+    let provider = Provider::start(|exchange| {
+        exchange.stream();
+        exchange.chunk(chunk(r#"{"content":"half an answer"}"#, "null", ""));
+        exchange.close();
+    });
+    let url = provider.url();
+    let gateway = Gateway::start(&format!("model_routes: {{\"*\": \"{url}\"}}\n"));
+    let image = json!([{"type": "image_url", "image_url": {"url": "https://a.test/weir.png"}}]);
+    let file = json!([{"type": "file", "file": {"file_data": "data:application/pdf;base64,QUJD"}}]);
+    let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
+    let chat = |model: &str, content: Value| json!({"model": model, "stream": true, "messages": [{"role": "user", "content": content}]});
+    let with_tools = |mut ask: Value| {
+        ask["tools"] = tools.clone();
+        ask
+    };
+    let response =
+        |more: &str| json!({"model": "gpt-4o", "stream": true, "input": "Hi", more: "resp_1"});
+    const RESPONSES: &str = "/v1/responses";
+    let cases = [
+        (CHAT, chat("gpt-4o", json!("Hi")), "counted"),
+        (CHAT, chat("o3", json!("Hi")), "estimated"),
+        (CHAT, chat("gpt-5", json!("Hi")), "estimated"),
+        (CHAT, chat("gpt-4o", image), "estimated"),
+        (CHAT, chat("gpt-4o", file), "estimated"),
+        (CHAT, with_tools(chat("gpt-4o", json!("Hi"))), "estimated"),
+        (RESPONSES, response("metadata"), "counted"),
+        (RESPONSES, response("previous_response_id"), "estimated"),
+        (RESPONSES, response("conversation"), "estimated"),
+    ];
+    for (at, (path, ask, source)) in cases.into_iter().enumerate() {
+        gateway.post(path, ask.to_string());
+        let record = &gateway.records(at + 1)[at];
+        assert_eq!(record["token_source"], source, "{ask}: {record}");
+    }
+}
+
+// === what a meter holds ===
+
+/// An event of 400 KB, in two halves.
+fn long_event() -> (String, String) {
+    let content = "over the crest, ".repeat(25_000);
+    let event = chunk(
+        &format!(r#"{{"content":"{content}"}}"#),
+        "null",
+        r#","usage":null"#,
+    );
+    let (left, right) = event.split_at(event.len() / 2);
+    (left.to_owned(), right.to_owned())
+}
+
+#[test]
+fn an_event_that_is_held_is_among_the_buffered_bytes() {
+    let gate = Gate::new();
+    let provider = Provider::start({
+        let gate = gate.clone();
+        move |exchange| {
+            let (left, right) = long_event();
+            exchange.stream();
+            exchange.chunk(left);
+            exchange.wait(&gate);
+            exchange.chunk(right);
+            exchange.chunk("data: [DONE]\n\n");
+            exchange.end();
+        }
+    });
+    let gateway = Gateway::start(&config(&provider.url()));
+    let mut client = gateway.client();
+    client.post(CHAT, ASK);
+    eventually("half an event is held", || {
+        let held = gateway.value("weir_buffered_bytes", &[]).unwrap_or(0.0);
+        (held >= 200_000.0).then_some(())
+    });
+    gate.open();
+    let answer = client.answer();
+    let (left, right) = long_event();
+    let expected = format!("{left}{right}data: [DONE]\n\n").replace(r#","usage":null"#, "");
+    assert!(answer.text() == expected, "its usage is taken out");
+    gateway.wait_value("weir_buffered_bytes", &[], 0.0);
+}
+
+#[test]
+fn where_weir_may_hold_no_more_an_event_passes_unedited_and_its_text_is_estimated() {
+    let provider = Provider::start(|exchange| {
+        let (left, right) = long_event();
+        exchange.stream();
+        exchange.chunk(left);
+        exchange.chunk(right);
+        exchange.chunk("data: [DONE]\n\n");
+        exchange.end();
+    });
+    let limits = "limits: {buffered_bytes: 64KiB}";
+    let gateway = Gateway::start(&format!("{}{limits}\n", config(&provider.url())));
+    let answer = gateway.post(CHAT, ASK);
+    let (left, right) = long_event();
+    assert!(
+        answer.text() == format!("{left}{right}data: [DONE]\n\n"),
+        "not a byte differs"
+    );
+    let record = &gateway.records(1)[0];
+    assert_eq!(
+        (&record["end"], &record["token_source"]),
+        (&json!("complete"), &json!("estimated"))
+    );
+    let output = record["output_tokens"].as_u64().unwrap_or(0) as usize;
+    let text = tokens(&"over the crest, ".repeat(25_000));
+    assert!(output.abs_diff(text) < text / 4, "{output}, not {text}");
+    gateway.wait_value("weir_buffered_bytes", &[], 0.0);
+}

@@ -123,6 +123,8 @@ const ENTRIES: &[(&str, Entry)] = &[
     // DeepSeek's and Moonshot's names, beside or instead of the details.
     ("prompt_cache_hit_tokens", Entry::Count(Count::CachedBeside)),
     ("cached_tokens", Entry::Count(Count::CachedBeside)),
+    // Perplexity's.
+    ("reasoning_tokens", Entry::Count(Count::Reasoning)),
 ];
 
 const PROMPT: &[(&str, Entry)] = &[

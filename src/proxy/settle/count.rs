@@ -44,6 +44,10 @@ impl Settled {
             let output = (subject.calibration).output(subject.key, wide, counted, deltas);
             usage.output = Some(output);
         }
+        let told = reported.is_some_and(|reported| reported.input.is_some());
+        if !told && !seen.is_some_and(|prompt| prompt.counted && !prompt.guessed) {
+            usage.source = Source::Estimated;
+        }
         Some(followed(meter, usage, rough))
     }
 

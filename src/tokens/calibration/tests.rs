@@ -12,6 +12,7 @@ fn prompt(text: u64, wide: bool) -> Prompt {
         bytes: text.saturating_mul(4),
         wide_bytes: if wide { text.saturating_mul(3) } else { 0 },
         media: false,
+        guessed: false,
         counted: true,
     }
 }
@@ -237,7 +238,7 @@ fn deltas_are_believed_after_some_streams_and_no_longer_after_one_that_differs()
 #[test]
 fn at_first_each_request_is_wanted_then_fewer_and_fewer() {
     let calibration = Calibration::default();
-    let mut wanted = |requests: u64| (0..requests).filter(|_| calibration.wants(KEY)).count();
+    let wanted = |requests: u64| (0..requests).filter(|_| calibration.wants(KEY)).count();
     assert_eq!(wanted(2 * SEEN_MIN - 1), 2 * 64 - 1);
     // From the 2 × 64th on every second, then every fourth.
     assert_eq!(wanted(SEEN_MIN), 32);

@@ -63,6 +63,11 @@ impl Running {
         }
     }
 
+    /// The room that waiting text takes.
+    pub fn bytes(&self) -> usize {
+        self.tail.capacity()
+    }
+
     /// The bytes that wait.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {

@@ -17,6 +17,6 @@ pub(super) fn spend(_steps: u64) {}
 
 /// The steps of this thread since the last call.
 #[cfg(test)]
-pub(super) fn spent() -> u64 {
+pub(in crate::tokens) fn spent() -> u64 {
     STEPS.replace(0)
 }

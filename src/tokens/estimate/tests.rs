@@ -75,11 +75,29 @@ fn a_large_image_does_not_make_a_short_text_a_long_one() {
     let content = json!([{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]);
     let body = json!({"messages": [{"role": "user", "content": content}]}).to_string();
     let estimate = admission(Api::Chat, "gpt-4o", body.as_bytes());
-    assert!(estimate.exact);
+    assert!(!estimate.exact, "an image's tokens are no count");
     assert_eq!(
         estimate.input,
         prompt_tokens(Api::Chat, "gpt-4o", body.as_bytes())
     );
+}
+
+#[test]
+fn without_a_vocabulary_text_is_estimated_and_the_rest_is_as_it_is_with_one() {
+    use crate::tokens::count::work::spent;
+    let text = mixed(20_000);
+    let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
+    let messages = json!([{"role": "user", "content": text}]);
+    let body = json!({"messages": messages, "tools": tools, "max_tokens": 77, "n": 2}).to_string();
+    spent();
+    let estimate = admission_uncounted(Api::Chat, "gpt-4o", body.as_bytes());
+    assert_eq!(spent(), 0, "steps of counting");
+    let counted = admission(Api::Chat, "gpt-4o", body.as_bytes());
+    assert!(!estimate.exact);
+    assert_eq!((estimate.output_max, estimate.output_said), (154, true));
+    assert_eq!(estimate.prompt.fixed, counted.prompt.fixed);
+    let off = estimate.input.abs_diff(counted.input) * 1000 / counted.input;
+    assert!(off <= 150, "{off} ‰");
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::tokens::count::{Encoding, count};
 pub(in crate::tokens) struct Care {
     /// Bytes that are counted.
     pub exact_bytes_max: usize,
+    /// Samples that are counted of the rest; without any no vocabulary is needed, if nothing else is
+    /// counted.
+    pub samples_max: usize,
     /// Bytes that may follow, which is how far apart samples are.
     pub bytes: usize,
     /// Chance.
@@ -44,6 +47,7 @@ struct Rest {
     until: usize,
     within: bool,
     samples: usize,
+    samples_max: usize,
     stride: usize,
     chance: u64,
 }
@@ -52,7 +56,7 @@ struct Rest {
 /// that to be below a hundredth.
 const SAMPLE_BYTES: usize = 1024;
 /// Samples of a whole text.
-const SAMPLES_MAX: usize = 64;
+pub(in crate::tokens) const SAMPLES_MAX: usize = 64;
 
 // === impl Scale ===
 
@@ -66,11 +70,15 @@ impl Scale {
             until: 0,
             within: false,
             samples: 0,
+            samples_max: care.samples_max,
             stride,
             chance: care.seed | 1,
         };
         // The first sample begins soon: a short rest has one too.
-        rest.until = rest.below(SAMPLE_BYTES);
+        rest.until = match care.samples_max {
+            0 => usize::MAX,
+            _ => rest.below(SAMPLE_BYTES),
+        };
         Self {
             encoding,
             left: care.exact_bytes_max,
@@ -129,7 +137,7 @@ impl Rest {
         self.model += linear::estimate(text.as_bytes());
         let mut at = 0;
         while at < text.len() {
-            let mut end = (at + self.until).min(text.len());
+            let mut end = at.saturating_add(self.until).min(text.len());
             while !text.is_char_boundary(end) {
                 end += 1;
             }
@@ -148,11 +156,11 @@ impl Rest {
 
     /// A sample ends, or one begins.
     fn turn(&mut self) {
-        self.within = !self.within && self.samples < SAMPLES_MAX;
+        self.within = !self.within && self.samples < self.samples_max;
         if self.within {
             self.samples += 1;
             self.until = SAMPLE_BYTES;
-        } else if self.samples < SAMPLES_MAX {
+        } else if self.samples < self.samples_max {
             // On average one a stride; never nearer than half of one.
             let gap = self.stride - SAMPLE_BYTES;
             self.until = gap / 2 + self.below(gap);

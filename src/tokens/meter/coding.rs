@@ -7,10 +7,10 @@
 use std::io::Write;
 
 use brotli::enc::StandardAlloc;
-use brotli::{BrotliDecompressStream, BrotliResult, BrotliState};
+use brotli::{BrotliDecompressStream, BrotliResult, BrotliState, SliceWrapper};
 use flate2::write::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
-use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
+use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 /// How an answer is compressed (RFC 9110, section 8.4.1; RFC 7932; RFC 8878).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ const GROWTH_MAX: u64 = 200;
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// What is made at once.
 const PIECE_BYTES: usize = 16 * 1024;
+/// About what the state of gzip's and deflate's decoders takes, their window of 32 KiB with it.
+const INFLATE_BYTES: usize = 44 * 1024;
 
 // === impl Coding ===
 
@@ -61,7 +63,7 @@ enum Kind {
     Deflate,
     Inflate(Decompress),
     Brotli(Box<Brotli>),
-    Zstd(ZstdDecoder<'static>),
+    Zstd(DCtx<'static>),
     /// Nothing of it is read any more.
     GivenUp,
 }
@@ -107,6 +109,24 @@ impl Decoder {
         }
     }
 
+    /// The room that it takes: more, once the data have said how long their window is.
+    pub(super) fn bytes(&self) -> usize {
+        let state = match &self.kind {
+            Kind::Gzip(decoder) => INFLATE_BYTES + decoder.get_ref().capacity(),
+            Kind::Inflate(_) => INFLATE_BYTES,
+            Kind::Brotli(state) => size_of::<Brotli>() + state.ringbuffer.slice().len(),
+            Kind::Zstd(decoder) => decoder.sizeof(),
+            Kind::Deflate | Kind::GivenUp => 0,
+        };
+        self.room.len() + state
+    }
+
+    /// Nothing of it is read any more.
+    pub(super) fn give_up(&mut self) {
+        self.kind = Kind::GivenUp;
+        self.room = Box::default();
+    }
+
     /// It was given up: it isn't what it says, or grew beyond all measure.
     pub(super) fn is_given_up(&self) -> bool {
         matches!(self.kind, Kind::GivenUp)
@@ -128,8 +148,7 @@ impl Decoder {
                 Kind::Deflate | Kind::GivenUp => return,
             };
             let Some(step) = step.filter(|step| self.grows(step.made)) else {
-                self.kind = Kind::GivenUp;
-                return;
+                return self.give_up();
             };
             read(&self.room[..step.made]);
             bytes = &bytes[step.read..];
@@ -139,7 +158,7 @@ impl Decoder {
             }
             if step.read == 0 && step.made == 0 {
                 // It wants nothing and gives nothing.
-                self.kind = Kind::GivenUp;
+                self.give_up();
             }
         }
     }
@@ -161,7 +180,7 @@ impl Decoder {
                     return;
                 }
                 Ok(taken) if fits && taken > 0 => bytes = &bytes[taken..],
-                _ => self.kind = Kind::GivenUp,
+                _ => self.give_up(),
             }
             self.give_back(made);
         }
@@ -192,10 +211,11 @@ impl std::fmt::Debug for Decoder {
     }
 }
 
-fn zstd() -> std::io::Result<ZstdDecoder<'static>> {
-    let mut decoder = ZstdDecoder::new()?;
-    decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))?;
-    Ok(decoder)
+fn zstd() -> Option<DCtx<'static>> {
+    let mut decoder = DCtx::try_create()?;
+    let limit = DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX);
+    decoder.set_parameter(limit).ok()?;
+    Some(decoder)
 }
 
 fn inflate(decoder: &mut Decompress, bytes: &[u8], room: &mut [u8]) -> Option<Step> {
@@ -231,9 +251,9 @@ fn unbrotli(state: &mut Brotli, bytes: &[u8], room: &mut [u8]) -> Option<Step> {
     Some(Step { read, made, over })
 }
 
-fn unzstd(decoder: &mut ZstdDecoder<'_>, bytes: &[u8], room: &mut [u8]) -> Option<Step> {
+fn unzstd(decoder: &mut DCtx<'_>, bytes: &[u8], room: &mut [u8]) -> Option<Step> {
     let (mut input, mut output) = (InBuffer::around(bytes), OutBuffer::around(room));
-    decoder.run(&mut input, &mut output).ok()?;
+    decoder.decompress_stream(&mut output, &mut input).ok()?;
     let (read, made) = (input.pos(), output.pos());
     let over = read == bytes.len() && made < PIECE_BYTES;
     Some(Step { read, made, over })

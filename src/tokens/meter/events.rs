@@ -128,7 +128,7 @@ impl Meter {
     }
 
     /// Begins to read an event that comes in pieces: what was held of it, and what follows that.
-    fn begin_long(&mut self, held: &[u8], piece: &[u8]) {
+    pub(super) fn begin_long(&mut self, held: &[u8], piece: &[u8]) {
         self.reader.begin_long();
         let (mut data, mut error) = (None, false);
         match self.framer {

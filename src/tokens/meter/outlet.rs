@@ -19,6 +19,8 @@ pub(super) struct Outlet<'a> {
 
 /// Room for edited bytes that is taken at once; it is used again when the client has its bytes.
 const EDITED_BYTES_MIN: usize = 1024;
+/// Room that is kept for that.
+const EDITED_BYTES_KEPT_MAX: usize = 16 * 1024;
 
 // === impl Outlet ===
 
@@ -90,7 +92,12 @@ impl<'a> Outlet<'a> {
             return self.chunk.slice(self.run.0..self.run.1);
         }
         self.copy_run();
-        self.edited.split().freeze()
+        let edited = self.edited.split().freeze();
+        if self.most > EDITED_BYTES_KEPT_MAX {
+            // As much is seldom needed again.
+            *self.edited = BytesMut::new();
+        }
+        edited
     }
 
     fn copy_run(&mut self) {

@@ -161,10 +161,77 @@ fn long_texts_count_as_the_whole_text_would() {
         text.push_str(plain[word]);
     }
     assert_eq!(meter.delivered(), tokens(&text));
+}
+
+#[test]
+fn no_text_is_counted_by_the_thread_that_feeds_it() {
+    use crate::tokens::count::work::spent;
+    let word = |turn: usize| ["water", " über", " \\n", "漢字", " 12345", " the"][turn % 6];
+    let long = "over the crest, ".repeat(60_000);
+    let (mut meter, mut text) = (chat(false), String::new());
+    let (to_count, overdue) = std::sync::mpsc::channel::<Overdue>();
+    let counting = std::thread::spawn(move || overdue.into_iter().for_each(Overdue::count));
+    spent();
+    let mut most = 0;
+    for turn in 0..20_000 {
+        let content = if turn == 10_000 { &long } else { word(turn) };
+        meter.feed(chunk(&said(0, content)));
+        text.push_str(&content.replace("\\n", "\n"));
+        if let Some(overdue) = meter.overdue() {
+            to_count.send(overdue).expect("it is counted");
+        }
+        most = most.max(meter.tally.bytes());
+    }
+    assert_eq!(spent(), 0, "steps of counting");
+    assert!(most <= 96 * 1024, "{most} bytes are kept");
+    drop(to_count);
+    counting.join().expect("all is counted");
+    let usage = meter.settle(|| 7);
+    assert_eq!(usage.output, Some(tokens(&text)));
+    assert_eq!(usage.source, Source::Counted);
+}
+
+#[test]
+fn choices_that_alternate_for_long_are_counted_each_by_itself() {
+    let mut meter = chat(false);
+    for turn in 0..5000 {
+        meter.feed(chunk(&said(turn % 2, ["un", "in"][turn as usize % 2])));
+        if let Some(overdue) = meter.overdue() {
+            overdue.count();
+        }
+    }
+    assert!(meter.tally.bytes() <= 64 * 1024, "{}", meter.tally.bytes());
+    let each = tokens(&"un".repeat(2500)) + tokens(&"in".repeat(2500));
+    assert_eq!(meter.delivered(), each);
+}
+
+#[test]
+fn text_that_finds_no_time_to_be_counted_is_estimated() {
+    let mut meter = chat(false);
+    let text = "over the crest, ".repeat(1000);
+    meter.feed(chunk(&said(0, &text)));
+    meter.overdue().expect("more than may wait").guess();
+    meter.feed(chunk(&said(0, "and down again")));
+    let usage = meter.settle(|| 7);
+    assert_eq!(usage.source, Source::Estimated);
+    let (guessed, counted) = (usage.output.unwrap_or(0), tokens(&text));
     assert!(
-        meter.tally.bytes() <= 2 * STREAM_WAITING_BYTES_MAX,
-        "text is not kept"
+        guessed.abs_diff(counted) < counted / 4,
+        "{guessed}, {counted}"
     );
+}
+
+#[test]
+fn text_that_nobody_takes_is_kept_up_to_a_limit_and_estimated_beyond() {
+    let piece = "over the crest, ".repeat(4096);
+    let mut meter = chat(false);
+    for _ in 0..32 {
+        meter.feed(chunk(&said(0, &piece)));
+    }
+    assert!(!meter.tally.is_guessed(), "at the limit");
+    meter.feed(chunk(&said(0, "!")));
+    assert!(meter.tally.is_guessed(), "one past it");
+    assert!(meter.tally.bytes() <= 4 * EVENT_BYTES_MAX);
 }
 
 #[test]
@@ -450,4 +517,52 @@ fn an_answer_in_an_unknown_coding_passes_unread() {
     assert_eq!(meter.feed(event.clone()), event);
     assert!(meter.is_blind() && !meter.first_token_seen());
     assert_eq!((meter.saw_finish(), meter.usage()), (Ending::Unread, None));
+}
+
+#[test]
+fn a_meter_that_lets_go_passes_what_it_held_unedited_and_reads_on() {
+    let content = "water ".repeat(600);
+    let usage = r#","usage":{"prompt_tokens":5,"completion_tokens":9}"#;
+    let event = said(0, &content).replace(r#","usage":null"#, usage);
+    let next = said(0, "on");
+    let plain = |event: &str| event.replace(usage, "").replace(r#","usage":null"#, "");
+    for cut in (0..100)
+        .chain(1950..2150)
+        .chain(event.len() - 70..event.len())
+    {
+        for strip in [false, true] {
+            let mut meter = chat(strip);
+            let mut out = meter.feed(chunk(&event[..cut])).to_vec();
+            out.extend_from_slice(&meter.let_go());
+            assert!(meter.bytes() <= 2 * HELD_BYTES_KEPT_MAX, "cut at {cut}");
+            for piece in [&event[cut..], &next] {
+                out.extend_from_slice(&meter.feed(chunk(piece)));
+            }
+            let expected = match (strip, cut > HELD_BYTES_KEPT_MAX) {
+                (false, _) => event.clone() + &next,
+                (true, false) => plain(&event) + &plain(&next),
+                (true, true) => event.clone() + &plain(&next),
+            };
+            assert!(out == expected.as_bytes(), "cut at {cut}, strip {strip}");
+            assert_eq!(meter.usage().and_then(|usage| usage.input), Some(5));
+            assert_eq!(meter.delivered(), tokens(&(content.clone() + "on")));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_delivered_or_guessed_is_estimated() {
+    for (model, source) in [
+        ("gpt-4o", Source::Counted),
+        ("o3", Source::Estimated),
+        ("gpt-5-mini", Source::Estimated),
+        ("gpt-oss-120b", Source::Estimated),
+    ] {
+        let mut meter = Meter::new(Surface::Chat, model, Form::Events, false);
+        meter.feed(chunk(&said(0, "Hello there")));
+        assert_eq!(meter.settle(|| 7).source, source, "{model}");
+        meter.feed(chunk("data: {\"usage\":{\"completion_tokens\":9}}\n\n"));
+        // The upstream's own output is short of nothing.
+        assert_eq!(meter.settle(|| 7).source, Source::Counted, "{model}");
+    }
 }

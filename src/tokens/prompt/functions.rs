@@ -53,7 +53,10 @@ impl Shape for Format<'_> {
                 // OpenAI's chat has the first, its Responses the second.
                 "json_schema" | "format" => value(&mut object, self)?,
                 "name" | "description" => value(&mut object, &mut Plain(self.0))?,
-                "schema" => value(&mut object, &mut Written(self.0))?,
+                "schema" => {
+                    self.0.guess();
+                    value(&mut object, &mut Written(self.0))?;
+                }
                 _ => skip(&mut object)?,
             }
         }

@@ -133,8 +133,28 @@ fn part<'de, O: MapAccess<'de>>(
         "source" | "inlineData" | "inline_data" | "fileData" | "file_data" | "file" => {
             Source::add(object, tally, Kind::Document)
         }
-        "input_audio" => Source::add(object, tally, Kind::Sound),
+        "input_audio" => {
+            tally.guess();
+            Source::add(object, tally, Kind::Sound)
+        }
+        // What the server keeps or fetches.
+        "file_id" | "file_url" | "video_url" | "video" => {
+            tally.guess();
+            skip(object)
+        }
+        "type" => value(object, &mut Kept(tally)),
         _ => skip(object),
+    }
+}
+
+/// The type of an item, which may be one that only the server has.
+struct Kept<'t>(&'t mut Tally);
+
+impl Shape for Kept<'_> {
+    fn text(&mut self, kind: &str) {
+        if kind == "item_reference" {
+            self.0.guess();
+        }
     }
 }
 
@@ -193,6 +213,7 @@ impl Shape for Call<'_> {
             match &*key {
                 "function" => value(&mut object, self)?,
                 "name" => {
+                    self.0.guess();
                     self.0.add(CALL);
                     value(&mut object, &mut Plain(self.0))?;
                 }

@@ -54,6 +54,8 @@ enum Field {
     Output,
     /// Answers.
     Choices,
+    /// What only the server has of the prompt.
+    Elsewhere,
     /// An object with more fields of this list, or a list of such.
     Inner,
 }
@@ -87,6 +89,10 @@ fn field(api: Api, key: &str) -> Option<Field> {
         | (DashScope, "input" | "parameters")
         | (Converse, "toolConfig" | "inferenceConfig") => Field::Inner,
         (Gemini, "responseSchema" | "responseJsonSchema") => Field::Schema,
+        (Responses, "previous_response_id" | "conversation" | "prompt")
+        | (Gemini, "cachedContent" | "cached_content")
+        | (Messages, "container" | "mcp_servers")
+        | (Chat, "web_search_options" | "prediction") => Field::Elsewhere,
         _ => return None,
     })
 }
@@ -121,6 +127,7 @@ impl Request {
 
     pub(super) fn into_tally(mut self) -> Tally {
         if self.functions {
+            self.tally.guess();
             self.tally.add(self.tally.family.overhead.functions.into());
         }
         self.tally
@@ -171,7 +178,18 @@ impl Request {
                 Ok(())
             }
             Field::Format => value(object, &mut Format(tally)),
-            Field::Schema => value(object, &mut Written(tally)),
+            Field::Schema => {
+                tally.guess();
+                value(object, &mut Written(tally))
+            }
+            Field::Elsewhere => {
+                let mut said = Said(false);
+                value(object, &mut said)?;
+                if said.0 {
+                    tally.guess();
+                }
+                Ok(())
+            }
             Field::Output => {
                 let mut most = Number::default();
                 value(object, &mut most)?;
@@ -246,6 +264,27 @@ impl Shape for Input<'_> {
 
     fn object<'de, O: MapAccess<'de>>(&mut self, object: O) -> Result<(), O::Error> {
         Document(self.tally).object(object)
+    }
+}
+
+/// Whether there is anything but `null` or the like.
+struct Said(bool);
+
+impl Shape for Said {
+    fn text(&mut self, text: &str) {
+        self.0 |= !text.is_empty();
+    }
+
+    fn object<'de, O: MapAccess<'de>>(&mut self, mut object: O) -> Result<(), O::Error> {
+        self.0 = true;
+        while key(&mut object)?.is_some() {
+            skip(&mut object)?;
+        }
+        Ok(())
+    }
+
+    fn list<'de, L: SeqAccess<'de>>(&mut self, list: L) -> Result<(), L::Error> {
+        each(list, self)
     }
 }
 

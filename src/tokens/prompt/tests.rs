@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::tokens::count::{self, Encoding};
@@ -706,5 +706,95 @@ fn no_dialect_falls_over_garbage_and_work_grows_with_length_alone() {
                 assert!(tokens <= most, "{round} {api:?} {tokens}: {body}");
             }
         }
+    }
+}
+
+#[test]
+fn what_is_more_than_text_in_messages_is_known_to_be_guessed() {
+    let image = "data:image/png;base64,QUJD";
+    let text = json!([{"role": "user", "content": "Hi"}]);
+    let part = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
+    let with = |api_field: &str, field: &str, value: Value| json!({api_field: text, field: value});
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    let call = json!({"messages": [{"role": "assistant", "tool_calls":
+        [{"function": {"name": "f", "arguments": "{}"}}]}]});
+    let cases = [
+        (Api::Chat, json!({"messages": text}), false),
+        (
+            Api::Chat,
+            part(json!({"type": "text", "text": "Hi"})),
+            false,
+        ),
+        (Api::Chat, part(json!({"image_url": {"url": image}})), true),
+        (Api::Chat, part(json!({"file": {"file_id": "f-1"}})), true),
+        (
+            Api::Chat,
+            part(json!({"input_audio": {"data": "QUJD"}})),
+            true,
+        ),
+        (Api::Chat, with("messages", "tools", tools), true),
+        (Api::Chat, with("messages", "tools", json!([])), false),
+        (
+            Api::Chat,
+            with("messages", "web_search_options", json!({})),
+            true,
+        ),
+        (Api::Chat, call, true),
+        (Api::Responses, json!({"input": "Hi"}), false),
+        (
+            Api::Responses,
+            with("input", "previous_response_id", json!("resp_1")),
+            true,
+        ),
+        (
+            Api::Responses,
+            with("input", "previous_response_id", Value::Null),
+            false,
+        ),
+        (
+            Api::Responses,
+            with("input", "conversation", json!("conv_1")),
+            true,
+        ),
+        (
+            Api::Responses,
+            with("input", "conversation", json!({"id": "conv_1"})),
+            true,
+        ),
+        (
+            Api::Responses,
+            with("input", "prompt", json!({"id": "pmpt_1"})),
+            true,
+        ),
+        (
+            Api::Responses,
+            json!({"input": [{"type": "item_reference", "id": "1"}]}),
+            true,
+        ),
+        (
+            Api::Responses,
+            json!({"input": [{"content": [{"type": "input_file", "file_id": "1"}]}]}),
+            true,
+        ),
+        (
+            Api::Messages,
+            part(json!({"type": "document", "source": {"data": "QUJD"}})),
+            true,
+        ),
+        (
+            Api::Messages,
+            with("messages", "container", json!("c")),
+            true,
+        ),
+        (
+            Api::Gemini,
+            with("contents", "cachedContent", json!("cachedContents/1")),
+            true,
+        ),
+        (Api::Embeddings, json!({"input": [1, 2, 3]}), false),
+    ];
+    for (api, body, guessed) in cases {
+        let prompt = prompt(api, "gpt-4o", body.to_string().as_bytes());
+        assert_eq!(prompt.guessed, guessed, "{api:?}: {body}");
     }
 }
