@@ -4,10 +4,12 @@
 //! Lua counts in doubles, which are exact up to 2⁵³: amounts of money go in nanodollars, rounded so
 //! that nobody gets more.
 
-use super::resp::Reply;
+use super::link::Call;
+use redis::{Script, Value};
+use std::sync::LazyLock;
 
-/// The script that all hosts run; a server knows it by its hash.
-pub(super) const SCRIPT: &str = include_str!("draw.lua");
+/// What all hosts run.
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("draw.lua")));
 /// Allowances in one exchange: a few hundred microseconds of the server's time.
 pub(super) const ALLOWANCES_MAX: usize = 256;
 /// What a double can count.
@@ -106,14 +108,12 @@ impl Kind {
     }
 }
 
-/// Keys and arguments of the script, without what the command begins with.
-pub(super) fn words(prefix: &str, opening: &Opening<'_>, asks: &[Ask]) -> Vec<String> {
+/// What is said and asked.
+pub(super) fn call(prefix: &str, opening: &Opening<'_>, asks: &[Ask]) -> Call {
     let shared = ["hosts", "numbers", "waits", "changes"].map(|key| format!("{prefix}:{key}"));
     let own = asks.iter().map(|ask| format!("{prefix}:a:{}", ask.name));
-    let mut words = vec![(shared.len() + asks.len()).to_string()];
-    words.extend(shared);
-    words.extend(own);
-    words.push(opening.host.to_owned());
+    let keys = shared.into_iter().chain(own).collect();
+    let mut words = vec![opening.host.to_owned()];
     words.extend(
         [
             opening.number,
@@ -151,13 +151,19 @@ pub(super) fn words(prefix: &str, opening: &Opening<'_>, asks: &[Ask]) -> Vec<St
         };
         words.extend(numbers.map(|number| number.to_string()));
     }
-    words
+    Call {
+        script: &SCRIPT,
+        keys,
+        arguments: words,
+    }
 }
 
 /// What the script answered to these asks; `None` where it isn't an answer of it.
-pub(super) fn outcome(reply: &Reply, asks: &[Ask]) -> Option<Outcome> {
-    let Reply::List(all) = reply else { return None };
-    if let [Reply::Text(word), Reply::Number(last)] = all.as_slice()
+pub(super) fn outcome(reply: &Value, asks: &[Ask]) -> Option<Outcome> {
+    let Value::Array(all) = reply else {
+        return None;
+    };
+    if let [Value::BulkString(word), Value::Int(last)] = all.as_slice()
         && word == b"old"
     {
         return Some(Outcome::Old(*last));
@@ -165,7 +171,7 @@ pub(super) fn outcome(reply: &Reply, asks: &[Ask]) -> Option<Outcome> {
     let numbers: Vec<i64> = all
         .iter()
         .map(|it| match it {
-            Reply::Number(number) => Some(*number),
+            Value::Int(number) => Some(*number),
             _ => None,
         })
         .collect::<Option<_>>()?;

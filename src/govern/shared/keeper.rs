@@ -258,13 +258,7 @@ impl Keeper {
                 self.succeeded();
             }
             Err(fault) => {
-                let word = match &fault {
-                    Fault::Io(_) => "io",
-                    Fault::Slow => "slow",
-                    Fault::Refused(_) => "refused",
-                    Fault::Malformed(_) | Fault::Unexpected => "malformed",
-                };
-                self.metrics.exchanged(word, began.elapsed());
+                self.metrics.exchanged(fault.word(), began.elapsed());
                 self.failed(&fault);
             }
         }
@@ -296,8 +290,8 @@ impl Keeper {
                 patience_ms: millis(PATIENCE),
                 leaves,
             };
-            let words = draw::words(&self.settings.prefix, &opening, &asks);
-            let reply = timeout(EXCHANGE, link.run(draw::SCRIPT, &words))
+            let call = draw::call(&self.settings.prefix, &opening, &asks);
+            let reply = timeout(EXCHANGE, link.run(&call))
                 .await
                 .unwrap_or(Err(Fault::Slow))?;
             match draw::outcome(&reply, &asks).ok_or(Fault::Unexpected)? {
@@ -322,10 +316,7 @@ impl Keeper {
                 }
             }
         }
-        Err(Fault::Refused(
-            "another host has the same name: remove shared.v1 from the state_dir of one of them"
-                .into(),
-        ))
+        Err(Fault::Twins)
     }
 
     fn succeeded(&mut self) {

@@ -19,7 +19,6 @@ mod keeper;
 mod kept;
 mod lease;
 mod link;
-mod resp;
 pub mod settings;
 mod stock;
 mod words;

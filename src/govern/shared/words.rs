@@ -1,13 +1,14 @@
 //! Words that all hosts know: of each name the last one that any of them said. Used for keys that are
 //! made at run time; what a word means isn't known here. Called by `keeper`.
 
-use super::resp::Reply;
+use super::link::Call;
+use redis::{Script, Value};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use tokio::sync::Notify;
 
 /// The script by which words are told and heard.
-pub(super) const SCRIPT: &str = include_str!("words.lua");
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("words.lua")));
 /// Words that are told in one command.
 pub(super) const WORDS_MAX: usize = 1000;
 
@@ -37,29 +38,25 @@ pub trait Words: fmt::Debug + Send + Sync {
     fn agree(&self, others: &[Word]) -> Result<Vec<Word>, String>;
 }
 
-/// Keys and arguments of the script.
-pub(super) fn words(prefix: &str, ours: &[Word]) -> Vec<String> {
-    let keys = [
-        "2".to_owned(),
-        format!("{prefix}:words"),
-        format!("{prefix}:changes"),
-    ];
+/// What is told.
+pub(super) fn call(prefix: &str, ours: &[Word]) -> Call {
     let told = ours.iter().flat_map(|word| {
         let version = word.version.to_string();
         [word.name.clone(), version, word.text.clone()]
     });
-    keys.into_iter().chain(told).collect()
+    Call {
+        script: &SCRIPT,
+        keys: ["words", "changes"]
+            .map(|key| format!("{prefix}:{key}"))
+            .to_vec(),
+        arguments: told.collect(),
+    }
 }
 
 /// What the script answered: how often words were changed, and all of them; `None` where it isn't an
 /// answer of it.
-pub(super) fn heard(reply: Reply) -> Option<(i64, Vec<Word>)> {
-    let Reply::List(all) = reply else { return None };
-    let mut texts = Vec::with_capacity(all.len());
-    for it in all {
-        let Reply::Text(bytes) = it else { return None };
-        texts.push(String::from_utf8(bytes).ok()?);
-    }
+pub(super) fn heard(reply: Value) -> Option<(i64, Vec<Word>)> {
+    let texts: Vec<String> = redis::from_redis_value(reply).ok()?;
     let (changes, rest) = texts.split_first()?;
     let (words, more) = rest.as_chunks::<3>();
     if !more.is_empty() {

@@ -34,8 +34,8 @@ impl Keeper {
         let mut ours: Vec<Word> = Vec::new();
         for _ in 0..ROUNDS {
             let told = ours.len().min(WORDS_MAX);
-            let command = words::words(&self.settings.prefix, &ours[..told]);
-            let reply = timeout(EXCHANGE, link.run(words::SCRIPT, &command))
+            let call = words::call(&self.settings.prefix, &ours[..told]);
+            let reply = timeout(EXCHANGE, link.run(&call))
                 .await
                 .unwrap_or(Err(Fault::Slow));
             let heard = reply.and_then(|reply| words::heard(reply).ok_or(Fault::Unexpected));
