@@ -9,8 +9,7 @@
 //!                                                  refuse: until the lease is over
 //! ```
 
-mod agreeing;
-
+use super::agreeing::Agreeing;
 use super::draw::{self, ALLOWANCES_MAX, Ask, Kind, Opening, Outcome};
 use super::host::{Now, Speaking};
 use super::kept::Kept;
@@ -21,11 +20,11 @@ use super::words::Words;
 use super::{Sharing, State};
 use crate::observe;
 use ahash::AHashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 /// The task that keeps stocks; see [`Keeper::run`].
@@ -36,12 +35,8 @@ pub struct Keeper {
     metrics: observe::Sharing,
     stocks: AHashMap<usize, Kept>,
     words: Option<Arc<dyn Words>>,
-    /// As the server has counted changes of words when they were last agreed on.
-    agreed: Option<i64>,
-    /// When it was last looked for words of other processes.
-    looked: Instant,
-    /// As it counts them now.
-    changes: i64,
+    /// How words stand, as the server says.
+    stands: watch::Sender<String>,
     link: Option<Link>,
     connecting: Option<JoinHandle<Result<Link, Fault>>>,
     retry: Retry,
@@ -49,6 +44,8 @@ pub struct Keeper {
     beaten: Option<Instant>,
     /// Hosts come back to a server that has forgotten: it grants nothing yet.
     waits: bool,
+    /// Everything has been told to a server that has forgotten, or is about to be.
+    recalled: bool,
     told: bool,
 }
 
@@ -90,9 +87,7 @@ impl Keeper {
             metrics,
             stocks: AHashMap::default(),
             words: None,
-            agreed: None,
-            looked: Instant::now(),
-            changes: 0,
+            stands: watch::Sender::default(),
             link: None,
             connecting: None,
             retry: Retry {
@@ -101,11 +96,12 @@ impl Keeper {
             },
             beaten: None,
             waits: true,
+            recalled: false,
             told: false,
         }
     }
 
-    /// Keeps the words of all hosts alike, too.
+    /// Has the words of all hosts kept alike, too.
     #[must_use]
     pub fn with_words(mut self, words: Arc<dyn Words>) -> Self {
         self.words = Some(words);
@@ -116,10 +112,16 @@ impl Keeper {
     /// on: what isn't used is given back then. Dropping the future leaves all as it is, as a `kill -9`
     /// would.
     pub async fn run(mut self, mut end: oneshot::Receiver<bool>) {
+        // Dropped at the end, and its task with it.
+        let mut beside = JoinSet::new();
+        if let Some(words) = self.words.take() {
+            let (settings, dial) = (self.settings.clone(), Arc::clone(&self.dial));
+            let agreeing = Agreeing::new(words, settings, dial, self.stands.subscribe());
+            beside.spawn(agreeing.run());
+        }
         loop {
             let sharing = self.sharing.clone();
             let pause = self.pause();
-            let news = self.words.as_ref().map(|words| words.news());
             let last = tokio::select! {
                 last = &mut end => Some(last.unwrap_or(false)),
                 link = connected(&mut self.connecting) => {
@@ -128,10 +130,6 @@ impl Keeper {
                     None
                 }
                 () = sharing.0.wake.notified() => None,
-                () = agreeing::said(news.as_ref()) => {
-                    self.agreed = None;
-                    None
-                }
                 () = sleep(pause) => None,
             };
             if let Some(last) = last {
@@ -166,10 +164,6 @@ impl Keeper {
             if !steps.is_empty() || beats {
                 self.exchange(&steps, false).await;
             }
-            self.look_for_words(now);
-            if self.agreed != Some(self.changes) {
-                self.agree().await;
-            }
         }
         if self.sharing.state() == State::Down {
             self.go_on_alone(Instant::now());
@@ -187,6 +181,21 @@ impl Keeper {
                 lease,
                 refilled: None,
             });
+        }
+    }
+
+    /// Where the server has forgotten, it is told of all that requests have asked for lately, also where
+    /// nobody does now.
+    fn recall(&mut self) {
+        if std::mem::replace(&mut self.recalled, self.waits) || !self.waits {
+            return;
+        }
+        for kept in self.stocks.values_mut() {
+            kept.lease.tell_again();
+        }
+        let known = self.sharing.0.known.lock();
+        for stock in known.values().filter_map(Weak::upgrade) {
+            stock.wants_keeping();
         }
     }
 
@@ -299,11 +308,12 @@ impl Keeper {
                 Outcome::Done {
                     hosts,
                     waits_ms,
-                    changes,
+                    words,
                     answers,
                 } => {
                     speaking.heard(now, hosts)?;
                     self.waits = waits_ms > 0;
+                    self.recall();
                     self.metrics.hosts(hosts);
                     let told = Instant::now();
                     for ((place, ask), answer) in places.iter().zip(&asks).zip(answers) {
@@ -311,7 +321,7 @@ impl Keeper {
                             kept.hear(ask, answer, hosts, told);
                         }
                     }
-                    self.changes = changes;
+                    self.stands.send_replace(words);
                     return Ok(());
                 }
             }
@@ -335,7 +345,6 @@ impl Keeper {
 
     fn failed(&mut self, fault: &Fault) {
         self.link = None;
-        self.agreed = None;
         let jitter = rand::random_range(0.75..1.25);
         self.retry.at = Instant::now() + self.retry.pause.mul_f64(jitter);
         self.retry.pause = (self.retry.pause * 2).min(PAUSE_MAX);

@@ -43,6 +43,8 @@ pub(super) struct Lease {
     /// When something was last used.
     used: Option<Instant>,
     heard: Option<Heard>,
+    /// What was told is forgotten.
+    again: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +94,7 @@ impl Lease {
             seen: None,
             used: None,
             heard: None,
+            again: false,
         }
     }
 
@@ -136,6 +139,7 @@ impl Lease {
             let used = answer.told.saturating_sub(before.answer.told);
             self.pace_elsewhere = Self::pace(self.pace_elsewhere, used, elapsed);
         }
+        self.again = false;
         self.heard = Some(Heard {
             answer,
             hosts,
@@ -143,6 +147,11 @@ impl Lease {
             told,
             dry: !met,
         });
+    }
+
+    /// Whoever was told has forgotten.
+    pub(super) fn tell_again(&mut self) {
+        self.again = true;
     }
 
     pub(super) fn answer(&self) -> Option<Answer> {
@@ -243,7 +252,7 @@ impl Lease {
         let age = now.saturating_duration_since(heard.at);
         let changed = heard.told != seen.total || seen.stock() > 0;
         let watched = seen.stock() > 0 && heard.is_short(seen);
-        changed && age >= TELL || watched && age >= TELL_SHORT
+        self.again || changed && age >= TELL || watched && age >= TELL_SHORT
     }
 
     fn may_ask_again(&self, after: Duration, now: Instant) -> bool {

@@ -13,6 +13,7 @@
 //! It knows neither keys nor prices: amounts are numbers. Called by the rest of `govern`; `app` runs
 //! the [`Keeper`].
 
+mod agreeing;
 mod draw;
 mod host;
 mod keeper;
@@ -28,7 +29,7 @@ pub use keeper::Keeper;
 pub use link::{Dial, Stream};
 pub use settings::{OnDown, Server, SharedState};
 pub use stock::{Short, Standing, Stock};
-pub use words::{Word, Words};
+pub use words::{Versions, Word, Words};
 
 use super::accounts::{Account, Keep};
 use ahash::AHashMap;
