@@ -1033,6 +1033,8 @@ fn a_user_who_may_do_what_the_readme_says_is_enough() {
     eventually("a key of the other host", || {
         (status(two, &made) == 200).then_some(())
     });
+    let told = limits(two);
+    assert_eq!(told["teams"][0]["in_flight"]["limit"], 2);
     assert!(!one.log().contains("can't be shared"), "{}", one.log());
 }
 
@@ -1108,4 +1110,98 @@ fn of_ten_thousand_keys_only_what_is_new_travels() {
     println!("one is revoked after {took:?}, {bytes} bytes");
     assert!(bytes < text.len() as u64 / 10, "{bytes} bytes for one key");
     assert_eq!(status(one, &secret(8)), 200);
+}
+
+// === what people see ===
+
+/// As whoever is on the host may look.
+fn limits(weir: &Gateway) -> serde_json::Value {
+    let mut client = Client::connect(weir.admin());
+    client.request("GET", "/api/limits", &[("host", "127.0.0.1")], b"");
+    let answer = client.answer();
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    answer.json()
+}
+
+#[test]
+fn limits_are_told_of_all_hosts_by_one_that_nobody_asked() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let gate = Gate::new();
+    let model = Provider::start({
+        let gate = gate.clone();
+        move |exchange| {
+            exchange.wait(&gate);
+            exchange.json(200, TEN_TOKENS);
+        }
+    });
+    let terms = "budget: {usd: 1, per: total}, limits: {in_flight: 8, requests_per_minute: 60}";
+    let weirs = [(); 2].map(|()| weir(&model, &redis, "refuse", terms));
+    let [one, two] = &weirs;
+    up(&[one, two]);
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let address = one.address();
+            // Who is first may find nothing granted yet.
+            std::thread::spawn(move || {
+                eventually("a request to get in", || {
+                    (ask(&mut Client::connect(address)).status() == 200).then_some(())
+                });
+            })
+        })
+        .collect();
+    model.wait_requests(3);
+    let standing = |weir: &Gateway| limits(weir)["teams"][0].clone();
+    let usd = |value: &serde_json::Value| value.as_f64().expect("US dollars");
+    let here = eventually("what the host has told", || {
+        let there = standing(two);
+        (there["in_flight"]["elsewhere"] == 3).then(|| (standing(one), there))
+    });
+    let (here, there) = here;
+    assert_eq!(
+        (&here["in_flight"]["used"], &there["in_flight"]["used"]),
+        (&3.into(), &3.into())
+    );
+    assert_eq!(
+        (
+            &here["in_flight"]["elsewhere"],
+            &there["in_flight"]["remaining"]
+        ),
+        (&0.into(), &5.into())
+    );
+    assert_eq!(there["in_flight"]["share"], 0);
+    gate.open();
+    for client in clients {
+        client.join().expect("a client");
+    }
+    // A thousandth of the budget each.
+    eventually("what is spent", || {
+        let there = &standing(two)["budgets"][0];
+        let told = [
+            &there["used_usd"],
+            &there["elsewhere_usd"],
+            &there["remaining_usd"],
+        ]
+        .map(usd);
+        let near = |(is, expected): (&f64, f64)| (is - expected).abs() < 1e-9;
+        (told.iter().zip([0.003, 0.003, 0.997]).all(near)).then_some(())
+    });
+    let here = standing(one);
+    assert!(
+        (usd(&here["budgets"][0]["used_usd"]) - 0.003).abs() < 1e-9,
+        "{here}"
+    );
+    assert_eq!(usd(&here["budgets"][0]["elsewhere_usd"]), 0.0);
+    assert!(usd(&here["budgets"][0]["share_usd"]) >= 0.0);
+    eventually("a rate", || {
+        let there = standing(two)["requests"].clone();
+        let remaining = there["remaining"].as_u64().expect("a count");
+        (remaining < 60 && there["share"] == 0 && there["elsewhere"] == 60 - remaining)
+            .then_some(())
+    });
+    // Without the server, as it was heard last: nothing.
+    redis.freeze();
+    assert_eq!(standing(two)["in_flight"]["limit"], 8);
+    redis.thaw();
 }

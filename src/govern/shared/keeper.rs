@@ -164,6 +164,7 @@ impl Keeper {
             if !steps.is_empty() || beats {
                 self.exchange(&steps, false).await;
             }
+            self.answer().await;
         }
         if self.sharing.state() == State::Down {
             self.go_on_alone(Instant::now());
@@ -329,6 +330,27 @@ impl Keeper {
         Err(Fault::Twins)
     }
 
+    /// One of the questions that people have; where nobody can be asked, they are told nothing.
+    async fn answer(&mut self) {
+        let inner = Arc::clone(&self.sharing.0);
+        let Some(mut link) = self.link.take() else {
+            return inner.questions.lock().clear();
+        };
+        let question = inner.questions.lock().pop_front();
+        if let Some(question) = question {
+            let lease = i64::try_from(self.settings.lease.as_millis()).unwrap_or(i64::MAX);
+            let call = question.call(&self.settings.prefix, inner.host.name(), lease);
+            let reply = timeout(EXCHANGE, link.run(&call)).await;
+            let reply = reply.unwrap_or(Err(Fault::Slow));
+            match reply.and_then(|reply| question.answer(reply).ok_or(Fault::Unexpected)) {
+                Ok(()) if inner.questions.lock().is_empty() => {}
+                Ok(()) => inner.wake.notify_one(),
+                Err(fault) => return self.failed(&fault),
+            }
+        }
+        self.link = Some(link);
+    }
+
     fn succeeded(&mut self) {
         self.beaten = Some(Instant::now());
         self.retry.pause = PAUSE_MIN;
@@ -345,6 +367,7 @@ impl Keeper {
 
     fn failed(&mut self, fault: &Fault) {
         self.link = None;
+        self.sharing.0.questions.lock().clear();
         let jitter = rand::random_range(0.75..1.25);
         self.retry.at = Instant::now() + self.retry.pause.mul_f64(jitter);
         self.retry.pause = (self.retry.pause * 2).min(PAUSE_MAX);
