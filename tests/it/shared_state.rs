@@ -655,7 +655,11 @@ const SECRET: &str = "sk-shared-0123456789";
 
 /// A weir with one key, whose team has a budget for exactly a thousand requests.
 fn weir(model: &Provider, redis: &Redis, on_down: &str, more: &str) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&config(model, redis, on_down, more))
+}
+
+fn config(model: &Provider, redis: &Redis, on_down: &str, more: &str) -> String {
+    format!(
         "model_routes: {{m: \"{0}\", without-a-price: \"{0}\"}}\n\
          prices: {{m: {{input: 0, output: 100}}}}\n\
          teams: [{{name: search, {more}, keys: [{{name: ci, sha256: {1}}}]}}]\n\
@@ -664,7 +668,7 @@ fn weir(model: &Provider, redis: &Redis, on_down: &str, more: &str) -> Gateway {
         model.url(),
         sha256(SECRET),
         redis.url(),
-    ))
+    )
 }
 
 const BUDGET_OF_1000: &str = "budget: {usd: 1, per: total}";
@@ -1000,6 +1004,46 @@ fn a_redis_behind_tls_and_a_password_is_reached_by_name_and_a_wrong_password_is_
     assert!(told.contains("WRONGPASS"), "{told}");
     assert!(!bad.log().contains("wr0ng") && !good.log().contains("s3cret"));
     assert_eq!(ask(&mut bad.client()).status(), 429, "by its policy");
+}
+
+#[test]
+fn a_budget_that_is_lowered_while_leases_are_out_is_spent_to_its_new_end() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let model = Provider::json(TEN_TOKENS);
+    let weirs = [(); 2].map(|()| weir(&model, &redis, "refuse", BUDGET_OF_1000));
+    let weirs = weirs.each_ref();
+    ready(&weirs);
+    for number in 0..200 {
+        let answer = ask(&mut weirs[number % 2].client());
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    let lower = config(&model, &redis, "refuse", "budget: {usd: 0.5, per: total}");
+    for weir in weirs {
+        weir.reload(&lower);
+    }
+    spend_all(&weirs, 300);
+    assert_eq!(model.requests().len(), 500);
+}
+
+#[test]
+fn a_host_that_is_upgraded_stays_one_host_with_one_lease() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let model = Provider::json(TEN_TOKENS);
+    let one = Launch::supervised(&config(&model, &redis, "refuse", BUDGET_OF_1000)).start();
+    let two = weir(&model, &redis, "refuse", BUDGET_OF_1000);
+    let weirs = [&one, &two];
+    ready(&weirs);
+    let crowd = Crowd::start(&weirs, 8);
+    crowd.reach(100);
+    assert!(one.upgrade().status.success());
+    let through = crowd.end().0;
+    spend_all(&weirs, 1000 - through);
+    let hosts = redis.ask("ZCARD {weir}:hosts");
+    assert!(hosts.starts_with(":2\r\n"), "{hosts}");
 }
 
 /// A user of a server's, with a password, who may do what weir does and no more.
