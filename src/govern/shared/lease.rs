@@ -119,7 +119,9 @@ impl Lease {
             };
             return self.may_ask_again(again, now).then_some(step);
         }
-        if stock < ahead / 2 && self.may_ask_again(AGAIN, now) {
+        // Who has just stopped gives back, and would draw it again at once.
+        let is_used = self.idle(now) <= IDLE_SHORT;
+        if stock < ahead / 2 && is_used && self.may_ask_again(AGAIN, now) {
             return Some(Step::Draw {
                 need: seen.total,
                 want: seen.total.saturating_add(ahead),
@@ -331,6 +333,19 @@ mod tests {
         };
         assert_eq!(need, 5050);
         assert!((5950..=6150).contains(&want), "{want}");
+    }
+
+    #[test]
+    fn who_has_stopped_draws_nothing_ahead() {
+        let mut lease = Lease::new(Kind::Budget);
+        let mut now = Instant::now();
+        lease.look(seen(0, 1_000_000, 0), now);
+        now += Duration::from_millis(50);
+        let step = lease.look(seen(1_000_000, 1_000_000, 0), now);
+        assert!(matches!(step, Some(Step::Draw { .. })), "{step:?}");
+        now += IDLE_SHORT + Duration::from_millis(1);
+        lease.heard(left(5_000_000), 2, 1_000_000, true, now);
+        assert_eq!(lease.look(seen(1_000_000, 1_000_000, 0), now), None);
     }
 
     #[test]
