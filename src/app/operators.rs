@@ -63,22 +63,29 @@ impl Weir for Operators {
     }
 
     async fn teams(&self) -> Result<Teams, Trouble> {
-        let (snapshot, now) = (self.live.pin(), SystemTime::now());
-        let teams = snapshot.keys.teams().map(|teams| teams.all());
-        let told = teams.into_iter().flatten().map(|team| {
-            let allowance = &team.allowance;
-            let look = snapshot.governor.look(Of::Team(&team.name), allowance, now);
-            Team {
-                team: team.name.to_string(),
-                models: team.models.as_ref().map(|models| models.patterns.clone()),
-                limits: allowed(allowance),
-                budgets: budgets(allowance),
-                standing: standing(look),
-            }
-        });
-        Ok(Teams {
-            teams: told.collect(),
-        })
+        let work = |it: &Snapshot| {
+            let (governor, now) = (&it.governor, SystemTime::now());
+            let teams = it.keys.teams().map(|teams| teams.all());
+            let teams: Vec<_> = teams.into_iter().flatten().collect();
+            let all = teams.iter();
+            let all = all.map(|team| (Of::Team(&team.name), &team.allowance));
+            let fleet = governor.fleet(all, now);
+            let told = teams.into_iter().map(|team| {
+                let allowance = &team.allowance;
+                let look = governor.look(Of::Team(&team.name), allowance, &fleet, now);
+                Team {
+                    team: team.name.to_string(),
+                    models: team.models.as_ref().map(|models| models.patterns.clone()),
+                    limits: allowed(allowance),
+                    budgets: budgets(allowance),
+                    standing: standing(look),
+                }
+            });
+            Ok(Teams {
+                teams: told.collect(),
+            })
+        };
+        self.keys(work).await
     }
 
     async fn keys(&self, query: KeyQuery) -> Result<Keys, Trouble> {

@@ -198,6 +198,24 @@ impl Accounts {
         })
     }
 
+    /// What this host was granted of the account of that name and hasn't used, and what other hosts have
+    /// used as far as is known here; nothing where there is no such account. As [`Accounts::look`].
+    pub fn look_shared(&self, name: &str) -> (i64, i64) {
+        let id = memory::id(name);
+        let own = self.0.known.lock().get(&id).and_then(Weak::upgrade);
+        let of = |row: &Row| {
+            let total = row.total.load(Ordering::Relaxed);
+            let granted = row.granted.load(Ordering::Relaxed);
+            let elsewhere = row.elsewhere.load(Ordering::Relaxed);
+            (granted.saturating_sub(total).max(0), elsewhere)
+        };
+        match (own, self.0.memory.find(id)) {
+            (Some(inner), _) => of(inner.row()),
+            (None, Some(row)) => of(self.0.memory.at(row)),
+            (None, None) => (0, 0),
+        }
+    }
+
     /// Gives back what processes held that are gone, and says which accounts are still wanted. Called
     /// every second or so, by every process.
     pub fn sweep(&self) {

@@ -4,11 +4,12 @@
 use super::Governor;
 use super::budget::Span;
 use super::limits::Bounds;
-use super::rate::{Moment, Rate};
-use super::scope::{Id, Measure, purse_name, sum_name};
+use super::rate::{Cells, Moment, Rate};
+use super::scope::{Id, Measure, drawn_name, purse_name, sum_name};
 use super::settings::{Allowance, Budget, Period, Terms};
+use super::shared::{Fleet, Kind};
 use crate::types::Money;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// Whose limits.
@@ -22,7 +23,7 @@ pub enum Of<'a> {
     Model(&'a str),
 }
 
-/// How limits stand, all processes together; `None` where there is no limit.
+/// How limits stand, all processes and hosts together; `None` where there is no limit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Look {
     /// Requests in a minute.
@@ -46,6 +47,8 @@ pub struct Fill {
     pub remaining: u64,
     /// Until all that may come at once may come again.
     pub full_in: Duration,
+    /// Where other hosts share it.
+    pub part: Option<Part<u64>>,
 }
 
 /// How places stand.
@@ -55,6 +58,8 @@ pub struct Taken {
     pub max: u64,
     /// So many are taken.
     pub taken: u64,
+    /// Where other hosts share them.
+    pub part: Option<Part<u64>>,
 }
 
 /// How a budget stands in its current period.
@@ -68,34 +73,55 @@ pub struct Spending {
     pub used: Money,
     /// When the next period begins.
     pub ends: Option<SystemTime>,
+    /// Where other hosts share it.
+    pub part: Option<Part<Money>>,
+}
+
+/// What others have of a shared allowance, and what this host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<T> {
+    /// Used by other hosts; of a rate, had by them. It counts in what is used.
+    pub elsewhere: T,
+    /// Granted to this host, and not used yet. It counts in what is left.
+    pub share: T,
 }
 
 impl Governor {
-    /// How the limits of an allowance stand.
-    pub fn look(&self, of: Of<'_>, allowance: &Allowance, now: SystemTime) -> Look {
-        let id = match of {
-            Of::Key(team, key) => Id::Key(team.into(), key.into()),
-            Of::Team(team) => Id::Team(team.into()),
-            Of::Model(model) => Id::Model(model.into()),
+    /// How these allowances stand on other hosts, where some share them. Blocks for a moment; what can't be
+    /// heard then is as this host heard it last.
+    pub fn fleet<'a>(
+        &self,
+        all: impl Iterator<Item = (Of<'a>, &'a Allowance)>,
+        now: SystemTime,
+    ) -> Fleet {
+        let Some(sharing) = self.scopes.sharing() else {
+            return Fleet::default();
         };
+        let mut names = Vec::new();
+        for (of, allowance) in all {
+            let (id, bounds) = (Id::from(of), Bounds::from(allowance));
+            let rate = |rate: Option<Rate>| rate.map(|_| Kind::Rate { burst: 0 });
+            let places = |max: u64| (max > 0).then_some(Kind::Slots);
+            for (kind, measure) in [
+                (rate(bounds.requests), Measure::Requests),
+                (rate(bounds.tokens), Measure::Tokens),
+                (places(bounds.in_flight), Measure::InFlight),
+                (places(bounds.in_flight_tokens), Measure::InFlightTokens),
+            ] {
+                names.extend(kind.map(|kind| (sum_name(&id, measure), kind)));
+            }
+            let spans = allowance.budgets.iter().map(|it| Span::of(it.per, now));
+            names.extend(spans.map(|span| (purse_name(&id, &span), Kind::Budget)));
+        }
+        sharing.fleet(&names)
+    }
+
+    /// How the limits of an allowance stand; `fleet` as [`Governor::fleet`] has said of it.
+    pub fn look(&self, of: Of<'_>, allowance: &Allowance, fleet: &Fleet, now: SystemTime) -> Look {
+        let id = Id::from(of);
         let bounds = Bounds::from(allowance);
-        let rate = |rate: Option<Rate>, measure| {
-            let rate = rate?;
-            let numbers = self.accounts.look_at_rate(&sum_name(&id, measure));
-            let level = rate.level(numbers.bucket(), Moment::from(now));
-            Some(Fill {
-                per_minute: rate.count(),
-                remaining: level.remaining,
-                full_in: level.full_in,
-            })
-        };
-        let places = |max, measure| {
-            let taken = || u64::try_from(self.sum(&id, measure)).unwrap_or_default();
-            (max > 0).then(|| Taken {
-                max,
-                taken: taken(),
-            })
-        };
+        let rate = |rate: Option<Rate>, measure| Some(self.fill(&id, measure, rate?, fleet, now));
+        let places = |max, measure| (max > 0).then(|| self.taken(&id, measure, max, fleet));
         let budgets = allowance.budgets.iter();
         Look {
             requests: rate(bounds.requests, Measure::Requests),
@@ -103,7 +129,7 @@ impl Governor {
             in_flight: places(bounds.in_flight, Measure::InFlight),
             in_flight_tokens: places(bounds.in_flight_tokens, Measure::InFlightTokens),
             budgets: budgets
-                .map(|budget| self.spending(&id, budget, now))
+                .map(|budget| self.spending(&id, budget, fleet, now))
                 .collect(),
         }
     }
@@ -120,10 +146,12 @@ impl Governor {
             in_flight: Some(Taken {
                 max: in_flight_max as u64,
                 taken: (self.in_flight() + elsewhere) as u64,
+                part: None,
             }),
             in_flight_tokens: (tokens_max > 0).then(|| Taken {
                 max: tokens_max,
                 taken: tokens().unwrap_or_default(),
+                part: None,
             }),
             ..Look::default()
         }
@@ -139,14 +167,82 @@ impl Governor {
         self.accounts.look(&name).unwrap_or_default()
     }
 
-    fn spending(&self, id: &Id, budget: &Budget, now: SystemTime) -> Spending {
+    fn fill(&self, id: &Id, measure: Measure, rate: Rate, fleet: &Fleet, now: SystemTime) -> Fill {
+        let level = |numbers: &Cells| rate.level(numbers.bucket(), Moment::from(now));
+        let here = level(&self.accounts.look_at_rate(&sum_name(id, measure)));
+        let mut fill = Fill {
+            per_minute: rate.count(),
+            remaining: here.remaining,
+            full_in: here.full_in,
+            part: None,
+        };
+        if self.scopes.sharing().is_some() {
+            let name = sum_name(id, measure);
+            let (share, _) = self.accounts.look_shared(&drawn_name(&name));
+            let share = u64::try_from(share).unwrap_or_default();
+            let mut elsewhere = 0;
+            if let Some(full_in_us) = fleet.told(&name) {
+                let full_in = Duration::from_micros(full_in_us.unsigned_abs());
+                let full_at = Moment::from(now).plus(full_in).unix_ns();
+                let all = level(&Cells {
+                    full_at: AtomicI64::new(full_at),
+                    ..Cells::default()
+                });
+                elsewhere = (here.remaining.saturating_sub(all.remaining)).saturating_sub(share);
+                fill.remaining = (all.remaining + share).min(here.remaining);
+                fill.full_in = all.full_in;
+            }
+            fill.part = Some(Part { elsewhere, share });
+        }
+        fill
+    }
+
+    fn taken(&self, id: &Id, measure: Measure, max: u64, fleet: &Fleet) -> Taken {
+        let name = sum_name(id, measure);
+        let whole = |count: i64| u64::try_from(count).unwrap_or_default();
+        let part = self.scopes.sharing().map(|_| {
+            let (share, elsewhere) = self.accounts.look_shared(&name);
+            Part {
+                elsewhere: whole(fleet.told(&name).unwrap_or(elsewhere)),
+                share: whole(share),
+            }
+        });
+        Taken {
+            max,
+            taken: whole(self.sum(id, measure)) + part.map_or(0, |part| part.elsewhere),
+            part,
+        }
+    }
+
+    fn spending(&self, id: &Id, budget: &Budget, fleet: &Fleet, now: SystemTime) -> Spending {
         let span = Span::of(budget.per, now);
-        let used = self.accounts.look(&purse_name(id, &span));
+        let name = purse_name(id, &span);
+        let used = self.accounts.look(&name).unwrap_or_default();
+        let part = self.scopes.sharing().map(|_| {
+            let (share, elsewhere) = self.accounts.look_shared(&name);
+            let elsewhere = elsewhere.max(fleet.told(&name).unwrap_or_default());
+            Part {
+                elsewhere: Money::from_pico(elsewhere),
+                share: Money::from_pico(share),
+            }
+        });
+        let elsewhere = part.map_or(Money::ZERO, |part| part.elsewhere);
         Spending {
             per: budget.per,
             limit: budget.limit,
-            used: Money::from_pico(used.unwrap_or_default()),
+            used: Money::from_pico(used.saturating_add(elsewhere.pico())),
             ends: span.ends(),
+            part,
+        }
+    }
+}
+
+impl From<Of<'_>> for Id {
+    fn from(of: Of<'_>) -> Self {
+        match of {
+            Of::Key(team, key) => Self::Key(team.into(), key.into()),
+            Of::Team(team) => Self::Team(team.into()),
+            Of::Model(model) => Self::Model(model.into()),
         }
     }
 }

@@ -165,6 +165,11 @@ pub(super) fn sum_name(scope: impl fmt::Display, measure: Measure) -> String {
     format!("{scope}|{}", measure.as_str())
 }
 
+/// The name of the account of what this host has drawn of a rate of that name.
+pub(super) fn drawn_name(name: &str) -> String {
+    format!("{name}|drawn")
+}
+
 /// The name of the account of what a scope spends in a period.
 pub(super) fn purse_name(scope: impl fmt::Display, span: &Span) -> String {
     format!("{scope}|budget|{}", span.name())
@@ -184,6 +189,10 @@ impl Scopes {
     /// From now on other hosts share them: all but the host's own.
     pub(super) fn share(&mut self, sharing: Sharing) {
         self.sharing = Some(sharing);
+    }
+
+    pub(super) fn sharing(&self) -> Option<&Sharing> {
+        self.sharing.as_ref()
     }
 
     pub(super) fn scope(&self, id: Id) -> Arc<Scope> {
@@ -244,7 +253,7 @@ impl Scope {
         let stock = self.stocks[measure as usize].get_or_init(|| {
             let name = self.name_of(measure);
             let account = match kind {
-                Kind::Rate { .. } => self.accounts.account(&format!("{name}|drawn"), Keep::Weeks),
+                Kind::Rate { .. } => self.accounts.account(&drawn_name(&name), Keep::Weeks),
                 Kind::Budget | Kind::Slots => self.sum(measure).clone(),
             };
             sharing.stock(&name, kind, limit, account, Keep::Weeks)

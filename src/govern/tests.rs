@@ -548,6 +548,7 @@ async fn what_cant_be_let_in_in_time_doesnt_wait() {
 #[test]
 fn whoever_looks_sees_how_limits_stand_and_takes_nothing() {
     use super::look::{Fill, Of, Taken};
+    use super::shared::Fleet;
     let team = Allowance {
         requests_per_minute: 10,
         in_flight: 5,
@@ -561,18 +562,26 @@ fn whoever_looks_sees_how_limits_stand_and_takes_nothing() {
     };
     let governor = governor();
     let now = SystemTime::now();
-    let look = || governor.look(Of::Team("search"), &team, now);
+    let look = || governor.look(Of::Team("search"), &team, &Fleet::default(), now);
     let fill = |remaining, seconds| {
         Some(Fill {
             per_minute: 10,
             remaining,
             full_in: Duration::from_secs(seconds),
+            part: None,
         })
     };
     let before = look();
     assert_eq!(before.requests, fill(10, 0));
     assert_eq!(before.tokens, None);
-    assert_eq!(before.in_flight, Some(Taken { max: 5, taken: 0 }));
+    assert_eq!(
+        before.in_flight,
+        Some(Taken {
+            max: 5,
+            taken: 0,
+            part: None
+        })
+    );
     assert_eq!(before.budgets[0].used, Money::ZERO);
     assert!(before.budgets[0].ends.is_some_and(|ends| ends > now));
     assert_eq!(look(), before, "looking changes nothing");
@@ -586,15 +595,30 @@ fn whoever_looks_sees_how_limits_stand_and_takes_nothing() {
     governor.admit(&mut grant, &ask, now.into()).unwrap();
     let during = look();
     assert_eq!(during.requests, fill(9, 6));
-    assert_eq!(during.in_flight, Some(Taken { max: 5, taken: 1 }));
+    assert_eq!(
+        during.in_flight,
+        Some(Taken {
+            max: 5,
+            taken: 1,
+            part: None
+        })
+    );
     let tokens = Taken {
         max: 1000,
         taken: 40,
+        part: None,
     };
     assert_eq!(during.in_flight_tokens, Some(tokens));
     assert_eq!(during.budgets[0].used, Money::from_pico(30));
     let host = governor.look_at_host();
-    assert_eq!(host.in_flight, Some(Taken { max: 0, taken: 1 }));
+    assert_eq!(
+        host.in_flight,
+        Some(Taken {
+            max: 0,
+            taken: 1,
+            part: None
+        })
+    );
     drop(grant);
     assert_eq!(look().in_flight, before.in_flight);
 }

@@ -2650,7 +2650,7 @@ fn a_shared_state_is_a_url_or_a_mapping_and_its_password_is_never_told() {
         ),
         (
             "shared_state: {url: \"redis://cache\", prefix: \"a b\"}",
-            "weir.yaml:1: shared_state.prefix: found \"a b\"; allowed: 1 to 100 visible ASCII characters",
+            "weir.yaml:1: shared_state.prefix: found \"a b\"; allowed: 1 to 100 visible ASCII characters, none of them { or }",
         ),
         (
             "on_shared_state_down: local\nshared_state: {url: \"redis://cache\", on_down: refuse}",

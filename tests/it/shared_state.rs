@@ -175,6 +175,22 @@ impl Clients {
     }
 }
 
+/// The clients come again until `all` got through: who asks just as another host gives back what is left
+/// is refused, and finds it later. One more time they find nothing.
+async fn rest(stocks: &[Stock], through: u64, all: u64) {
+    rest_of(stocks, COST, through, all).await;
+}
+
+async fn rest_of(stocks: &[Stock], amount: i64, mut through: u64, all: u64) {
+    let again = || Clients::of(stocks, 8, amount, |got| !got).through();
+    let due = Instant::now() + DEADLINE;
+    while through < all {
+        assert!(Instant::now() < due, "{through}: the rest is found");
+        through += again().await;
+    }
+    assert_eq!((through, again().await), (all, 0));
+}
+
 async fn two_hosts(redis: &Redis, on_down: OnDown) -> ([Host; 2], [Stock; 2]) {
     let hosts = [(); 2].map(|()| Host::start(settings(redis, on_down)));
     for host in &hosts {
@@ -207,8 +223,8 @@ fn two_hosts_spend_a_budget_together_to_its_last_unit_and_no_further() {
             "{through} through, {:?} by host, {trips} round trips",
             used(&stocks)
         );
-        assert_eq!(through, 1000);
         assert!(trips < 200, "{trips} round trips for 1000 requests");
+        rest(&stocks, through, 1000).await;
     });
 }
 
@@ -309,7 +325,7 @@ fn what_a_host_that_died_had_used_stays_used_and_the_rest_of_its_lease_comes_bac
         assert!(spend(&here, BUDGET / 10).await);
         // Nanodollars. What it uses after its last word, half a second at most, dies with it.
         let word = format!(" {}", BUDGET / 10 / 1000);
-        until("its word", || redis.ask("HVALS weir:a:a").contains(&word)).await;
+        until("its word", || redis.ask("HVALS {weir}:a:a").contains(&word)).await;
         one.die();
         assert!(
             !spend(&there, BUDGET / 10 * 9).await,
@@ -358,9 +374,9 @@ fn two_processes_of_a_host_are_one_host() {
             .each_ref()
             .map(|it| it.stock(Kind::Budget, BUDGET));
         let through = Clients::until_refused(&stocks, 63).through().await;
+        rest(&stocks, through, 1000).await;
         assert_eq!(stocks[0].account().total(), stocks[1].account().total());
-        assert_eq!(through, 1000);
-        let hosts = redis.ask("ZCARD weir:hosts");
+        let hosts = redis.ask("ZCARD {weir}:hosts");
         assert!(hosts.starts_with(":2\r\n"), "{hosts}");
     });
 }
@@ -379,9 +395,8 @@ fn a_budget_begins_with_what_the_host_had_used_of_it_before_it_shared() {
             .map(|host| host.stock(Kind::Budget, BUDGET));
         // It tells before the other draws.
         let word = format!(" {}", BUDGET / 2 / 1000);
-        until("its word", || redis.ask("HVALS weir:a:a").contains(&word)).await;
-        let through = Clients::until_refused(&stocks, 16).through().await;
-        assert_eq!(through, 500);
+        until("its word", || redis.ask("HVALS {weir}:a:a").contains(&word)).await;
+        rest(&stocks, 0, 500).await;
     });
 }
 
@@ -401,6 +416,78 @@ fn what_an_answer_costs_beyond_its_reservation_counts_on_all_hosts() {
         }
         assert!(there.standing().elsewhere > BUDGET * 2);
         assert!(!spend(&here, COST).await);
+    });
+}
+
+// === a Redis that forgets ===
+
+#[test]
+fn a_server_that_has_forgotten_hears_of_budgets_that_nobody_uses_any_more() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    runtime().block_on(async {
+        let hosts = [(); 2].map(|()| Host::start(settings(&redis, OnDown::Refuse)));
+        for host in &hosts {
+            host.wait(State::Up).await;
+        }
+        let here = hosts[0].stock(Kind::Budget, BUDGET);
+        assert!(spend(&here, BUDGET / 10 * 4).await);
+        until_told(&redis, &here).await;
+        redis.ask("FLUSHALL");
+        // Another host, which has never heard of it.
+        let there = hosts[1].stock(Kind::Budget, BUDGET);
+        assert_eq!(finish(&[there]).await, 600);
+    });
+}
+
+#[test]
+fn what_a_server_short_of_memory_throws_away_is_remembered_by_hosts() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    runtime().block_on(async {
+        let (_hosts, [here, there]) = two_hosts(&redis, OnDown::Refuse).await;
+        assert!(spend(&here, BUDGET / 10 * 4).await);
+        until_told(&redis, &here).await;
+        assert!(spend(&there, COST).await);
+        until_told(&redis, &there).await;
+        assert!(redis.ask("DEL {weir}:a:a").starts_with(":1"));
+        assert_eq!(finish(&[there]).await, 599);
+    });
+}
+
+/// Until the host has given back all that it didn't use, and the server knows that.
+async fn until_told(redis: &Redis, stock: &Stock) {
+    // Nanodollars: granted, used, and used for good.
+    let used = stock.account().total() / 1000;
+    let word = format!("{used} {used} {used}");
+    let mut since = Instant::now();
+    until("its last word", || {
+        let is_told = redis.ask("HVALS {weir}:a:a").contains(&word);
+        if !is_told {
+            since = Instant::now();
+        }
+        // That nothing comes after it is no event.
+        since.elapsed() > Duration::from_secs(1)
+    })
+    .await;
+}
+
+// === servers of other kinds ===
+
+#[test]
+fn what_one_script_touches_is_in_one_part_of_a_cluster() {
+    let Some(redis) = Redis::start(&["--cluster-enabled", "yes"]) else {
+        return;
+    };
+    redis.ask("CLUSTER ADDSLOTSRANGE 0 16383");
+    eventually("a cluster of one", || {
+        (redis.ask("CLUSTER INFO").contains("cluster_state:ok")).then_some(())
+    });
+    runtime().block_on(async {
+        let (_hosts, stocks) = two_hosts(&redis, OnDown::Refuse).await;
+        assert!(spend(&stocks[0], COST).await && spend(&stocks[1], COST).await);
     });
 }
 
@@ -495,7 +582,7 @@ fn two_hosts_share_a_rate() {
         // One a minute comes back, so that within a test it is the burst alone.
         let stocks = hosts.each_ref().map(|host| host.stock(rate, 1));
         let through = Clients::of(&stocks, 64, 1, |got| !got).through().await;
-        assert_eq!(through, 100);
+        rest_of(&stocks, 1, through, 100).await;
         assert!(!spend(&stocks[0], 1).await);
         let wait = stocks[0].wait_for(1);
         assert!(
@@ -574,7 +661,11 @@ const SECRET: &str = "sk-shared-0123456789";
 
 /// A weir with one key, whose team has a budget for exactly a thousand requests.
 fn weir(model: &Provider, redis: &Redis, on_down: &str, more: &str) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&config(model, redis, on_down, more))
+}
+
+fn config(model: &Provider, redis: &Redis, on_down: &str, more: &str) -> String {
+    format!(
         "model_routes: {{m: \"{0}\", without-a-price: \"{0}\"}}\n\
          prices: {{m: {{input: 0, output: 100}}}}\n\
          teams: [{{name: search, {more}, keys: [{{name: ci, sha256: {1}}}]}}]\n\
@@ -583,7 +674,7 @@ fn weir(model: &Provider, redis: &Redis, on_down: &str, more: &str) -> Gateway {
         model.url(),
         sha256(SECRET),
         redis.url(),
-    ))
+    )
 }
 
 const BUDGET_OF_1000: &str = "budget: {usd: 1, per: total}";
@@ -652,6 +743,23 @@ impl Crowd {
     }
 }
 
+/// Crowds that come again until so many got through: a client whose unit is just given back by another host
+/// is refused, and finds it later. One more finds nothing.
+#[track_caller]
+fn spend_all(weirs: &[&Gateway], all: u64) {
+    let mut through = 0;
+    let due = std::time::Instant::now() + DEADLINE;
+    while through < all {
+        assert!(
+            std::time::Instant::now() < due,
+            "{through}: the rest is spent"
+        );
+        through += Crowd::start(weirs, 8).end().0;
+    }
+    assert_eq!(through, all);
+    assert_eq!(Crowd::start(weirs, 8).end().0, 0, "nothing is left");
+}
+
 fn up(weirs: &[&Gateway]) {
     for weir in weirs {
         weir.wait_value("weir_shared_state_up", &[], 1.0);
@@ -686,7 +794,7 @@ fn sixty_four_clients_of_two_weirs_spend_a_budget_exactly() {
     let (through, longest) = Crowd::start(&weirs, 64).end();
     let trips = redis.scripts() - before;
     println!("{through} through, {trips} round trips, longest refusal {longest} ms");
-    assert_eq!(through, 1000);
+    spend_all(&weirs, 1000 - through);
     assert_eq!(model.requests().len(), 1000);
     // 1,000 took a second or two; a beat is told twice a second.
     assert!(trips < 500, "{trips} round trips");
@@ -902,4 +1010,249 @@ fn a_redis_behind_tls_and_a_password_is_reached_by_name_and_a_wrong_password_is_
     assert!(told.contains("WRONGPASS"), "{told}");
     assert!(!bad.log().contains("wr0ng") && !good.log().contains("s3cret"));
     assert_eq!(ask(&mut bad.client()).status(), 429, "by its policy");
+}
+
+#[test]
+fn a_budget_that_is_lowered_while_leases_are_out_is_spent_to_its_new_end() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let model = Provider::json(TEN_TOKENS);
+    let weirs = [(); 2].map(|()| weir(&model, &redis, "refuse", BUDGET_OF_1000));
+    let weirs = weirs.each_ref();
+    ready(&weirs);
+    for number in 0..200 {
+        let answer = ask(&mut weirs[number % 2].client());
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    let lower = config(&model, &redis, "refuse", "budget: {usd: 0.5, per: total}");
+    for weir in weirs {
+        weir.reload(&lower);
+    }
+    spend_all(&weirs, 300);
+    assert_eq!(model.requests().len(), 500);
+}
+
+#[test]
+fn a_host_that_is_upgraded_stays_one_host_with_one_lease() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let model = Provider::json(TEN_TOKENS);
+    let one = Launch::supervised(&config(&model, &redis, "refuse", BUDGET_OF_1000)).start();
+    let two = weir(&model, &redis, "refuse", BUDGET_OF_1000);
+    let weirs = [&one, &two];
+    ready(&weirs);
+    for number in 0..100 {
+        let answer = ask(&mut weirs[number % 2].client());
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    assert!(one.upgrade().status.success());
+    spend_all(&weirs, 900);
+    let hosts = redis.ask("ZCARD {weir}:hosts");
+    assert!(hosts.starts_with(":2\r\n"), "{hosts}");
+}
+
+/// A user of a server's, with a password, who may do what weir does and no more.
+const USER: &str = "ACL SETUSER weir on >s3cret ~{weir}:* -@all +@scripting +@read +@write +time";
+
+#[test]
+fn a_user_who_may_do_what_the_readme_says_is_enough() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let readme = include_str!("../../README.md");
+    let rights = USER.split_once("~").expect("rights").1;
+    assert!(readme.contains(rights), "{rights}");
+    assert!(redis.ask(USER).starts_with("+OK"));
+    let model = Provider::json(TEN_TOKENS);
+    let weirs = [(); 2].map(|()| {
+        Gateway::start(&format!(
+            "model_routes: {{m: \"{}\"}}\n\
+             teams: [{{name: search, limits: {{in_flight: 2}}, keys: [{{name: ci, sha256: {}}}]}}]\n\
+             shared_state: \"redis://weir:s3cret@{}\"\n\
+             state_dir: \"{{folder}}/state\"\n",
+            model.url(),
+            sha256(SECRET),
+            redis.address(),
+        ))
+    });
+    let [one, two] = &weirs;
+    up(&[one, two]);
+    assert_eq!(ask(&mut one.client()).status(), 200);
+    let made = made(&directly(one, &["new", "--team", "search", "--name", "a"]));
+    eventually("a key of the other host", || {
+        (status(two, &made) == 200).then_some(())
+    });
+    let told = limits(two);
+    assert_eq!(told["teams"][0]["in_flight"]["limit"], 2);
+    assert!(!one.log().contains("can't be shared"), "{}", one.log());
+}
+
+// === keys ===
+
+#[test]
+fn where_keys_cant_be_shared_limits_are() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let model = Provider::json(TEN_TOKENS);
+    // Somebody else's.
+    redis.ask("HSET {weir}:changes a b");
+    let weirs = [(); 2].map(|()| weir(&model, &redis, "refuse", BUDGET_OF_1000));
+    let [one, two] = &weirs;
+    for weir in [one, two] {
+        let told = weir.wait_log("keys can't be shared");
+        assert!(told.contains("WRONGTYPE"), "{told}");
+    }
+    ready(&[one, two]);
+    let key = made(&directly(one, &["new", "--team", "search", "--name", "a"]));
+    // And those of one host can't be written for as long as somebody else has them.
+    let lock = std::fs::File::create(two.folder().join("state/keys.lock")).expect("the lock");
+    lock.lock().expect("locked");
+    redis.ask("DEL {weir}:changes");
+    two.wait_log("another process has");
+    spend_all(&[one, two], 1000);
+    for weir in [one, two] {
+        assert!(!weir.log().contains("allowances can't be shared"));
+    }
+    drop(lock);
+    eventually("the key", || (status(two, &key) == 429).then_some(()));
+}
+
+#[test]
+fn of_many_keys_only_what_is_new_travels() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let model = Provider::json(TEN_TOKENS);
+    let no_limits = "limits: {requests_per_minute: 0}";
+    let weirs = [(); 2].map(|()| weir(&model, &redis, "local", no_limits));
+    let [one, two] = &weirs;
+    up(&[one, two]);
+    let secret = |number: usize| format!("weir-secret-{number}");
+    let keys: Vec<String> = (0..2_000)
+        .map(|number| {
+            format!(
+                r#"{{"team":"search","name":"k{number}","sha256":{},"created":"2026-11-01T00:00:00Z"}}"#,
+                serde_json::json!(sha256(&secret(number)))
+            )
+        })
+        .collect();
+    let text = format!(r#"{{"version":1,"keys":[{}]}}"#, keys.join(","));
+    let began = std::time::Instant::now();
+    std::fs::write(one.folder().join("state/keys.json"), &text).expect("keys");
+    eventually("the last key", || {
+        (status(two, &secret(1_999)) == 200).then_some(())
+    });
+    println!(
+        "2,000 keys, {} bytes, after {:?}",
+        text.len(),
+        began.elapsed()
+    );
+    let before = redis.bytes();
+    let began = std::time::Instant::now();
+    assert!(directly(two, &["revoke", "search/k7"]).status.success());
+    eventually("a key that was revoked", || {
+        (status(one, &secret(7)) == 401).then_some(())
+    });
+    let took = began.elapsed();
+    let bytes = redis.bytes() - before;
+    println!("one is revoked after {took:?}, {bytes} bytes");
+    assert!(bytes < text.len() as u64 / 5, "{bytes} bytes for one key");
+    assert_eq!(status(one, &secret(8)), 200);
+}
+
+// === what people see ===
+
+/// As whoever is on the host may look.
+fn limits(weir: &Gateway) -> serde_json::Value {
+    let mut client = Client::connect(weir.admin());
+    client.request("GET", "/api/limits", &[("host", "127.0.0.1")], b"");
+    let answer = client.answer();
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    answer.json()
+}
+
+#[test]
+fn limits_are_told_of_all_hosts_by_one_that_nobody_asked() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let gate = Gate::new();
+    let model = Provider::start({
+        let gate = gate.clone();
+        move |exchange| {
+            exchange.wait(&gate);
+            exchange.json(200, TEN_TOKENS);
+        }
+    });
+    let terms = "budget: {usd: 1, per: total}, limits: {in_flight: 8, requests_per_minute: 60}";
+    let weirs = [(); 2].map(|()| weir(&model, &redis, "refuse", terms));
+    let [one, two] = &weirs;
+    up(&[one, two]);
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let address = one.address();
+            // Who is first may find nothing granted yet.
+            std::thread::spawn(move || {
+                eventually("a request to get in", || {
+                    (ask(&mut Client::connect(address)).status() == 200).then_some(())
+                });
+            })
+        })
+        .collect();
+    model.wait_requests(3);
+    let standing = |weir: &Gateway| limits(weir)["teams"][0].clone();
+    let usd = |value: &serde_json::Value| value.as_f64().expect("US dollars");
+    let here = eventually("what the host has told", || {
+        let there = standing(two);
+        (there["in_flight"]["elsewhere"] == 3).then(|| (standing(one), there))
+    });
+    let (here, there) = here;
+    assert_eq!(
+        (&here["in_flight"]["used"], &there["in_flight"]["used"]),
+        (&3.into(), &3.into())
+    );
+    assert_eq!(
+        (
+            &here["in_flight"]["elsewhere"],
+            &there["in_flight"]["remaining"]
+        ),
+        (&0.into(), &5.into())
+    );
+    assert_eq!(there["in_flight"]["share"], 0);
+    gate.open();
+    for client in clients {
+        client.join().expect("a client");
+    }
+    // A thousandth of the budget each.
+    eventually("what is spent", || {
+        let there = &standing(two)["budgets"][0];
+        let told = [
+            &there["used_usd"],
+            &there["elsewhere_usd"],
+            &there["remaining_usd"],
+        ]
+        .map(usd);
+        let near = |(is, expected): (&f64, f64)| (is - expected).abs() < 1e-9;
+        (told.iter().zip([0.003, 0.003, 0.997]).all(near)).then_some(())
+    });
+    let here = standing(one);
+    assert!(
+        (usd(&here["budgets"][0]["used_usd"]) - 0.003).abs() < 1e-9,
+        "{here}"
+    );
+    assert_eq!(usd(&here["budgets"][0]["elsewhere_usd"]), 0.0);
+    assert!(usd(&here["budgets"][0]["share_usd"]) >= 0.0);
+    eventually("a rate", || {
+        let there = standing(two)["requests"].clone();
+        let remaining = there["remaining"].as_u64().expect("a count");
+        (remaining < 60 && there["share"] == 0 && there["elsewhere"] == 60 - remaining)
+            .then_some(())
+    });
+    // Without the server, as it was heard last: nothing.
+    redis.freeze();
+    assert_eq!(standing(two)["in_flight"]["limit"], 8);
+    redis.thaw();
 }

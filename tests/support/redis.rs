@@ -80,6 +80,20 @@ impl Redis {
             .sum()
     }
 
+    /// Bytes that it has received and sent.
+    #[track_caller]
+    pub fn bytes(&self) -> u64 {
+        let told = self.ask("INFO stats");
+        let count = |name: &str| {
+            let line = told.lines().find(|line| line.starts_with(name))?;
+            line.split_once(':')?.1.trim().parse::<u64>().ok()
+        };
+        ["total_net_input_bytes:", "total_net_output_bytes:"]
+            .into_iter()
+            .filter_map(count)
+            .sum()
+    }
+
     /// What it answers to a command that is written as a line.
     #[track_caller]
     pub fn ask(&self, command: &str) -> String {

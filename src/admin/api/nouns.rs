@@ -164,6 +164,12 @@ pub struct Rate {
     pub remaining: u64,
     /// Until all of it is there again, in seconds.
     pub resets_seconds: f64,
+    /// Had by other hosts that share it; missing where none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<u64>,
+    /// Granted to this host, and not used yet; counts as remaining.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<u64>,
 }
 
 /// How places stand.
@@ -177,6 +183,12 @@ pub struct Places {
     /// How many are left; missing where there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remaining: Option<u64>,
+    /// Of those that are taken, how many are on other hosts that share them; missing where none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<u64>,
+    /// Granted to this host, and not taken yet; counts as remaining.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<u64>,
 }
 
 /// How a budget stands. What requests in flight may cost counts as used.
@@ -190,12 +202,18 @@ pub struct Spending {
     pub used_usd: f64,
     /// How much is left.
     pub remaining_usd: f64,
+    /// Of what is used, how much was on other hosts that share it; missing where none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elsewhere_usd: Option<f64>,
+    /// Granted to this host, and not used yet; counts as left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_usd: Option<f64>,
     /// When it begins anew; missing where it never does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ends: Option<Moment>,
 }
 
-/// How limits stand now, all processes of this weir together; only what has a limit is told.
+/// How limits stand now, all processes of this weir and all hosts that share them together; only what has a limit is told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Standing {
     /// Requests per minute.

@@ -10,7 +10,8 @@ use crate::govern::settings::{Allowance, Period as Per};
 use crate::snapshot::Snapshot;
 use std::time::SystemTime;
 
-/// All limits, or those of a team. Waits for the disk: keys made at run time have limits, too.
+/// All limits, or those of a team. Waits for the disk, where keys made at run time are, and for what other
+/// hosts say.
 pub(super) fn limits(snapshot: &Snapshot, team: Option<&str>) -> Result<Limits, Trouble> {
     let (governor, keys, now) = (&snapshot.governor, &snapshot.keys, SystemTime::now());
     let asked = |name: &str| team.is_none_or(|team| team == name);
@@ -21,37 +22,40 @@ pub(super) fn limits(snapshot: &Snapshot, team: Option<&str>) -> Result<Limits, 
         models: Vec::new(),
     };
     let teams = keys.teams().map(|teams| teams.all());
-    for team in teams.into_iter().flatten() {
-        if asked(&team.name) && is_limited(&team.allowance) {
-            let look = governor.look(Of::Team(&team.name), &team.allowance, now);
-            told.teams.push(TeamStanding {
-                team: team.name.to_string(),
-                standing: standing(look),
-            });
-        }
+    let teams = teams.into_iter().flatten().filter(|it| asked(&it.name));
+    let teams: Vec<_> = teams.filter(|it| is_limited(&it.allowance)).collect();
+    let listed = super::keys::listed(keys, team)?.into_iter();
+    let callers = listed.filter_map(|it| keys.named(&it.team, &it.name));
+    let callers: Vec<_> = callers.filter(|it| is_limited(&it.key.allowance)).collect();
+    let mut routes = governor.limited_routes();
+    routes.retain(|(_, terms)| team.is_none() && is_limited(&terms.allowance));
+
+    let of_teams = teams.iter().map(|it| (Of::Team(&it.name), &it.allowance));
+    let of_keys = callers.iter();
+    let of_keys = of_keys.map(|it| (Of::Key(&it.team.name, &it.key.name), &it.key.allowance));
+    let of_routes = routes.iter();
+    let of_routes = of_routes.map(|(model, terms)| (Of::Model(model), &terms.allowance));
+    let fleet = governor.fleet(of_teams.chain(of_keys).chain(of_routes), now);
+    let look =
+        |of: Of<'_>, allowance: &Allowance| standing(governor.look(of, allowance, &fleet, now));
+    for team in &teams {
+        told.teams.push(TeamStanding {
+            team: team.name.to_string(),
+            standing: look(Of::Team(&team.name), &team.allowance),
+        });
     }
-    for listed in super::keys::listed(keys, team)? {
-        let Some(caller) = keys.named(&listed.team, &listed.name) else {
-            continue;
-        };
-        let allowance = &caller.key.allowance;
-        if is_limited(allowance) {
-            let look = governor.look(Of::Key(&listed.team, &listed.name), allowance, now);
-            told.keys.push(KeyStanding {
-                team: listed.team,
-                key: listed.name,
-                standing: standing(look),
-            });
-        }
+    for caller in &callers {
+        let (team, key) = (&caller.team.name, &caller.key);
+        told.keys.push(KeyStanding {
+            team: team.to_string(),
+            key: key.name.to_string(),
+            standing: look(Of::Key(team, &key.name), &key.allowance),
+        });
     }
-    for (model, terms) in governor.limited_routes() {
-        if team.is_none() && is_limited(&terms.allowance) {
-            let look = governor.look(Of::Model(&model), &terms.allowance, now);
-            told.models.push(ModelStanding {
-                model,
-                standing: standing(look),
-            });
-        }
+    for (model, terms) in &routes {
+        let standing = look(Of::Model(model), &terms.allowance);
+        let model = model.clone();
+        told.models.push(ModelStanding { model, standing });
     }
     Ok(told)
 }
@@ -113,6 +117,8 @@ fn rate(fill: Fill) -> Rate {
         limit: fill.per_minute,
         remaining: fill.remaining,
         resets_seconds: fill.full_in.as_secs_f64(),
+        elsewhere: fill.part.map(|part| part.elsewhere),
+        share: fill.part.map(|part| part.share),
     }
 }
 
@@ -122,6 +128,8 @@ fn places(taken: Taken) -> Places {
         limit,
         used: taken.taken,
         remaining: limit.map(|limit| limit.saturating_sub(taken.taken)),
+        elsewhere: taken.part.map(|part| part.elsewhere),
+        share: taken.part.map(|part| part.share),
     }
 }
 
@@ -132,6 +140,8 @@ fn spending(spent: Spent) -> Spending {
         usd: spent.limit.usd(),
         used_usd: spent.used.usd(),
         remaining_usd: left.max(0.0),
+        elsewhere_usd: spent.part.map(|part| part.elsewhere.usd()),
+        share_usd: spent.part.map(|part| part.share.usd()),
         ends: spent.ends.map(Moment),
     }
 }

@@ -43,12 +43,13 @@ pub(super) fn sharing(file: &File, check: &mut Check<'_>) -> Option<settings::Sh
         Some(OnDown::Refuse) | None => settings::OnDown::Refuse,
     };
     let prefix = form.prefix.as_ref().map_or("weir", |prefix| &prefix.0);
-    let plain = |byte: u8| byte.is_ascii_graphic();
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}');
     if prefix.is_empty() || prefix.len() > PREFIX_BYTES_MAX || !prefix.bytes().all(plain) {
         let path = path.key("prefix");
-        check
-            .findings
-            .wrong(&path, "1 to 100 visible ASCII characters");
+        check.findings.wrong(
+            &path,
+            "1 to 100 visible ASCII characters, none of them { or }",
+        );
     }
     let lease = form.lease.map_or(Duration::from_secs(15), |lease| lease.0);
     if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {

@@ -7,12 +7,16 @@
 //!       └────────────── a younger word of another host ◀────────────────────────┘
 //! ```
 //!
+//! An agreement reads what this host has, and takes time in proportion to it; what is told and heard is
+//! only what is new.
+//!
 //! A host that was away tells and hears all that was said meanwhile; one that comes anew, with no keys,
 //! gets those of the others. Whoever takes the file of the keys away has revoked them, on all hosts.
 
 use super::file::{self, Entry, Fault};
 use super::store::{KeyStore, StoreFault, key_of};
-use crate::govern::shared::{Word, Words};
+use crate::govern::shared::{Versions, Word, Words};
+use ahash::AHashMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,70 +47,85 @@ impl Words for KeyStore {
         *self.agreed().lock() != file::stamp(self.folder())
     }
 
-    fn agree(&self, others: &[Word]) -> Result<Vec<Word>, String> {
-        let ours = self.agree_at(others, SystemTime::now());
+    fn agree(&self, others: &[Word], known: &Versions) -> Result<Vec<Word>, String> {
+        let ours = self.agree_at(others, known, SystemTime::now());
         ours.map_err(|fault| StoreFault::from(fault).to_string())
     }
 }
 
 impl KeyStore {
-    fn agree_at(&self, others: &[Word], now: SystemTime) -> Result<Vec<Word>, Fault> {
+    fn agree_at(
+        &self,
+        others: &[Word],
+        theirs: &Versions,
+        now: SystemTime,
+    ) -> Result<Vec<Word>, Fault> {
         let folder = self.folder();
         let lock = file::lock(folder)?;
-        let mut entries = file::read(folder)?;
+        let mut keys = Keyed::new(file::read(folder)?);
         let mut known: Known = file::other(folder, NAME)?.unwrap_or_default();
-        let before = known.clone();
-        learn(&mut known, &entries, now);
-        let changed = take_over(&mut known, &mut entries, others, now);
-        if changed {
-            file::write(folder, entries, &lock)?;
+        let learnt = learn(&mut known, &keys, now);
+        let taken = take_over(&mut known, &mut keys, others, now);
+        if taken.keys {
+            file::write(folder, keys.entries(), &lock)?;
+            // At once: who has a key that was revoked waits for nothing that comes after.
+            self.look();
         }
         // Whoever ends here says once more what it has just heard: that changes nothing.
-        if known != before {
+        if learnt || taken.words {
             file::write_other(folder, NAME, &known)?;
         }
         *self.agreed().lock() = file::stamp(folder);
         drop(lock);
-        if changed {
-            self.look();
-        }
-        Ok(unknown_to(others, &known))
+        let mut ours = unknown_to(theirs, &known);
+        ours.extend(outlived(others, &known, now));
+        Ok(ours)
     }
 }
 
-/// What was made, changed or revoked here since the last agreement are new words.
-fn learn(known: &mut Known, entries: &[Entry], now: SystemTime) {
+/// The keys of the file in their order, found by `TEAM/NAME`.
+struct Keyed {
+    entries: Vec<Option<Entry>>,
+    places: AHashMap<String, usize>,
+}
+
+/// What has changed.
+#[derive(Default)]
+struct Taken {
+    keys: bool,
+    words: bool,
+}
+
+/// What was made, changed or revoked here since the last agreement are new words; true where there are.
+fn learn(known: &mut Known, keys: &Keyed, now: SystemTime) -> bool {
     let next = |before: i64| micros(now).max(before.saturating_add(1));
+    let mut learnt = false;
     for (name, said) in known.iter_mut() {
-        let is_there = entries.iter().any(|entry| name_of(entry) == *name);
-        if said.entry.is_some() && !is_there {
+        let entry = keys.find(name);
+        if said.entry.as_ref() != entry {
             said.version = next(said.version);
-            said.entry = None;
+            said.entry = entry.cloned();
+            learnt = true;
         }
     }
-    for entry in entries {
-        let said = known.entry(name_of(entry)).or_insert(Said {
-            version: 0,
-            entry: None,
+    for entry in keys.entries.iter().flatten() {
+        known.entry(name_of(entry)).or_insert_with(|| {
+            learnt = true;
+            Said {
+                version: next(0),
+                entry: Some(entry.clone()),
+            }
         });
-        if said.entry.as_ref() != Some(entry) {
-            said.version = next(said.version);
-            said.entry = Some(entry.clone());
-        }
     }
-    let forgotten = micros(now - REVOKED);
+    let (forgotten, before) = (micros(now - REVOKED), known.len());
     known.retain(|_, said| said.entry.is_some() || said.version > forgotten);
+    learnt || known.len() < before
 }
 
-/// Takes younger words of others; true where keys have changed by that.
-fn take_over(
-    known: &mut Known,
-    entries: &mut Vec<Entry>,
-    others: &[Word],
-    now: SystemTime,
-) -> bool {
+/// Takes younger words of others.
+fn take_over(known: &mut Known, keys: &mut Keyed, others: &[Word], now: SystemTime) -> Taken {
     let forgotten = micros(now - REVOKED);
-    let mut changed = false;
+    let mut taken = Taken::default();
     for word in others {
         let version = known.get(&word.name).map_or(i64::MIN, |said| said.version);
         if word.version <= version {
@@ -123,18 +142,12 @@ fn take_over(
         if entry.is_none() && word.version <= forgotten {
             continue;
         }
-        let place = entries.iter().position(|it| name_of(it) == word.name);
-        match (place, &entry) {
-            (Some(place), Some(entry)) => entries[place] = entry.clone(),
-            (Some(place), None) => drop(entries.remove(place)),
-            (None, Some(entry)) => entries.push(entry.clone()),
-            (None, None) => {}
-        }
-        changed |= place.is_some() || entry.is_some();
+        taken.keys |= keys.set(&word.name, entry.clone());
+        taken.words = true;
         let version = word.version;
         known.insert(word.name.clone(), Said { version, entry });
     }
-    changed
+    taken
 }
 
 /// The outer `None` is what isn't understood.
@@ -146,8 +159,8 @@ fn read(word: &Word) -> Option<Option<Entry>> {
     sound.then_some(entry)
 }
 
-fn unknown_to(others: &[Word], known: &Known) -> Vec<Word> {
-    let theirs: BTreeMap<&str, i64> = others.iter().map(|it| (&*it.name, it.version)).collect();
+/// What this host has said that the server doesn't know.
+fn unknown_to(theirs: &Versions, known: &Known) -> Vec<Word> {
     let new = known.iter().filter(|(name, said)| {
         let version = theirs.get(name.as_str());
         version.is_none_or(|version| *version < said.version)
@@ -160,6 +173,55 @@ fn unknown_to(others: &[Word], known: &Known) -> Vec<Word> {
         })
     });
     words.collect()
+}
+
+/// Keys that were revoked so long ago that the server need not remember it.
+fn outlived(others: &[Word], known: &Known, now: SystemTime) -> Vec<Word> {
+    let forgotten = micros(now - REVOKED);
+    let old = others.iter().filter(|word| {
+        word.text == "null" && word.version <= forgotten && !known.contains_key(&word.name)
+    });
+    let words = old.map(|word| Word {
+        text: String::new(),
+        ..word.clone()
+    });
+    words.collect()
+}
+
+// === impl Keyed ===
+
+impl Keyed {
+    fn new(entries: Vec<Entry>) -> Self {
+        let names = entries.iter().map(name_of);
+        Self {
+            places: names.zip(0..).collect(),
+            entries: entries.into_iter().map(Some).collect(),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&Entry> {
+        let place = self.places.get(name)?;
+        self.entries.get(*place)?.as_ref()
+    }
+
+    /// Puts an entry in the place of the one of its name, or takes that away; false where nothing changes.
+    fn set(&mut self, name: &str, entry: Option<Entry>) -> bool {
+        if self.find(name) == entry.as_ref() {
+            return false;
+        }
+        match self.places.get(name) {
+            Some(place) => self.entries[*place] = entry,
+            None => {
+                self.places.insert(name.to_owned(), self.entries.len());
+                self.entries.push(entry);
+            }
+        }
+        true
+    }
+
+    fn entries(self) -> Vec<Entry> {
+        self.entries.into_iter().flatten().collect()
+    }
 }
 
 fn name_of(entry: &Entry) -> String {
@@ -211,20 +273,26 @@ mod tests {
         names
     }
 
+    fn versions(words: &[Word]) -> Versions {
+        let versions = words.iter().map(|it| (it.name.clone(), it.version));
+        versions.collect()
+    }
+
+    /// What a host says that hears these words of a server that has no others.
+    fn agree(store: &KeyStore, others: &[Word]) -> Vec<Word> {
+        store.agree(others, &versions(others)).unwrap()
+    }
+
     #[test]
     fn hosts_agree_whoever_speaks_first() {
         let (one, two) = (store("one"), store("two"));
         create(&one, "a");
         create(&two, "b");
-        let said = one.agree(&[]).unwrap();
+        let said = agree(&one, &[]);
         assert_eq!(said.len(), 1);
-        let said = two.agree(&said).unwrap();
-        assert!(
-            one.agree(&said)
-                .unwrap()
-                .iter()
-                .all(|word| word.name == "search/a")
-        );
+        let said = agree(&two, &said);
+        let theirs = agree(&one, &said);
+        assert!(theirs.iter().all(|word| word.name == "search/a"));
         assert_eq!(
             (names(&one), names(&two)),
             (names(&two), vec!["a".into(), "b".into()])
@@ -233,14 +301,14 @@ mod tests {
 
         two.revoke(Some(&teams()), "search", "a").unwrap();
         assert!(two.have_changed());
-        let before = one.agree(&[]).unwrap();
-        let said = two.agree(&before).unwrap();
+        let before = agree(&one, &[]);
+        let said = agree(&two, &before);
         assert_eq!(said.len(), 1, "only what is new");
-        one.agree(&said).unwrap();
+        agree(&one, &said);
         assert_eq!(names(&one), ["b"]);
         // Somebody who was away says what was true before.
-        one.agree(&before).unwrap();
-        two.agree(&before).unwrap();
+        agree(&one, &before);
+        agree(&two, &before);
         assert_eq!(
             (names(&one), names(&two)),
             (vec!["b".into()], vec!["b".into()])
@@ -248,6 +316,66 @@ mod tests {
         for store in [one, two] {
             std::fs::remove_dir_all(store.folder()).unwrap();
         }
+    }
+
+    #[test]
+    fn of_ten_thousand_keys_only_the_new_ones_are_told_and_their_order_stays() {
+        let (one, two) = (store("many"), store("few"));
+        create(&one, "k");
+        let [entry] = &file::read(one.folder()).unwrap()[..] else {
+            panic!("one key");
+        };
+        let named = |number| Entry {
+            name: format!("k{number}"),
+            ..entry.clone()
+        };
+        let entries: Vec<Entry> = (0..10_000).map(named).collect();
+        let lock = file::lock(one.folder()).unwrap();
+        file::write(one.folder(), entries.clone(), &lock).unwrap();
+        drop(lock);
+        let said = agree(&one, &[]);
+        assert_eq!(said.len(), 10_000);
+        assert_eq!(agree(&two, &said), []);
+        assert_eq!(names(&two).len(), 10_000);
+        let theirs = versions(&said);
+        two.revoke(Some(&teams()), "search", "k5000").unwrap();
+        let new = two.agree(&[], &theirs).unwrap();
+        assert_eq!((new.len(), new[0].text.as_str()), (1, "null"));
+        one.agree(&new, &theirs).unwrap();
+        let left = file::read(one.folder()).unwrap();
+        let expected = entries.iter().filter(|entry| entry.name != "k5000");
+        assert!(left.iter().eq(expected));
+        for store in [one, two] {
+            std::fs::remove_dir_all(store.folder()).unwrap();
+        }
+    }
+
+    #[test]
+    fn that_a_key_was_revoked_is_forgotten_everywhere_after_months() {
+        let one = store("old");
+        create(&one, "a");
+        let said = agree(&one, &[]);
+        let of = |age: Duration| Word {
+            version: micros(SystemTime::now() - age),
+            text: "null".into(),
+            ..said[0].clone()
+        };
+        let day = Duration::from_secs(24 * 3600);
+        let (fresh, old) = (of(REVOKED - day), of(REVOKED + day));
+        let called = |name: &str, word: &Word| Word {
+            name: name.into(),
+            ..word.clone()
+        };
+        let (fresh, ancient) = (called("search/b", &fresh), called("search/c", &old));
+        let mut theirs = versions(&said);
+        theirs.insert(fresh.name.clone(), fresh.version);
+        let told = one.agree(&[fresh, ancient, old], &theirs).unwrap();
+        let [forgotten] = &told[..] else {
+            panic!("{told:?}");
+        };
+        assert_eq!((&*forgotten.name, &*forgotten.text), ("search/c", ""));
+        assert_eq!(names(&one), ["a"], "what is known is younger");
+        std::fs::remove_dir_all(one.folder()).unwrap();
     }
 
     #[test]
@@ -259,13 +387,13 @@ mod tests {
             version: i64::MAX,
             text: text.into(),
         };
-        let ours = one.agree(&[]).unwrap();
+        let ours = agree(&one, &[]);
         let others = [
             word("search/a", "no json"),
             word("search/a", "{}"),
             word("search/other", &ours[0].text),
         ];
-        one.agree(&others).unwrap();
+        agree(&one, &others);
         assert_eq!(names(&one), ["a"]);
         std::fs::remove_dir_all(one.folder()).unwrap();
     }

@@ -4,10 +4,12 @@
 //! Lua counts in doubles, which are exact up to 2⁵³: amounts of money go in nanodollars, rounded so
 //! that nobody gets more.
 
-use super::resp::Reply;
+use super::link::Call;
+use redis::{Script, Value};
+use std::sync::LazyLock;
 
-/// The script that all hosts run; a server knows it by its hash.
-pub(super) const SCRIPT: &str = include_str!("draw.lua");
+/// What all hosts run.
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("draw.lua")));
 /// Allowances in one exchange: a few hundred microseconds of the server's time.
 pub(super) const ALLOWANCES_MAX: usize = 256;
 /// What a double can count.
@@ -42,7 +44,9 @@ pub(super) struct Ask {
     pub(super) give: i64,
     pub(super) need: i64,
     pub(super) want: i64,
-    /// What is remembered: others' use, or where a rate stood (µs).
+    /// Of what is used, what is so for good; 0 for a rate.
+    pub(super) settled: i64,
+    /// What is remembered: what others have used for good, or where a rate stood (µs).
     pub(super) told: i64,
 }
 
@@ -57,6 +61,8 @@ pub(super) struct Answer {
     pub(super) told: i64,
     /// What others have and don't use; of a rate the time until more is there (µs).
     pub(super) idle: i64,
+    /// What others have used for good; 0 for a rate.
+    pub(super) settled: i64,
 }
 
 /// Begins an exchange.
@@ -79,8 +85,8 @@ pub(super) enum Outcome {
         hosts: i64,
         /// Nothing is granted for so long: hosts come back to a server that has forgotten.
         waits_ms: i64,
-        /// How often keys were changed.
-        changes: i64,
+        /// How words stand; see `words`.
+        words: String,
         answers: Vec<Answer>,
     },
 }
@@ -89,7 +95,7 @@ const WINDOW_US: i64 = 60_000_000;
 
 impl Kind {
     /// The letter that the script knows it by.
-    const fn letter(self) -> &'static str {
+    pub(super) const fn letter(self) -> &'static str {
         match self {
             Self::Budget => "b",
             Self::Slots => "s",
@@ -98,7 +104,7 @@ impl Kind {
     }
 
     /// How many of ours are one of the server's.
-    const fn unit(self) -> i64 {
+    pub(super) const fn unit(self) -> i64 {
         match self {
             Self::Budget => 1000,
             Self::Slots | Self::Rate { .. } => 1,
@@ -106,14 +112,20 @@ impl Kind {
     }
 }
 
-/// Keys and arguments of the script, without what the command begins with.
-pub(super) fn words(prefix: &str, opening: &Opening<'_>, asks: &[Ask]) -> Vec<String> {
-    let shared = ["hosts", "numbers", "waits", "changes"].map(|key| format!("{prefix}:{key}"));
-    let own = asks.iter().map(|ask| format!("{prefix}:a:{}", ask.name));
-    let mut words = vec![(shared.len() + asks.len()).to_string()];
-    words.extend(shared);
-    words.extend(own);
-    words.push(opening.host.to_owned());
+/// A name on the server. What stands in braces decides which part of a cluster has it: the same for all
+/// that one script touches.
+pub(super) fn key(prefix: &str, name: &str) -> String {
+    format!("{{{prefix}}}:{name}")
+}
+
+/// What is said and asked.
+pub(super) fn call(prefix: &str, opening: &Opening<'_>, asks: &[Ask]) -> Call {
+    let shared = ["hosts", "numbers", "waits", "changes"].map(|it| key(prefix, it));
+    let own = asks
+        .iter()
+        .map(|ask| key(prefix, &format!("a:{}", ask.name)));
+    let keys = shared.into_iter().chain(own).collect();
+    let mut words = vec![opening.host.to_owned()];
     words.extend(
         [
             opening.number,
@@ -137,7 +149,8 @@ pub(super) fn words(prefix: &str, opening: &Opening<'_>, asks: &[Ask]) -> Vec<St
                 down(ask.has),
                 up(ask.need),
                 up(ask.want),
-                up(ask.told),
+                down(ask.settled),
+                down(ask.told),
             ],
             Kind::Rate { burst } => [
                 ask.limit.max(1),
@@ -147,49 +160,61 @@ pub(super) fn words(prefix: &str, opening: &Opening<'_>, asks: &[Ask]) -> Vec<St
                 ask.need,
                 ask.want,
                 ask.told,
+                0,
             ],
         };
         words.extend(numbers.map(|number| number.to_string()));
     }
-    words
+    Call {
+        script: &SCRIPT,
+        keys,
+        arguments: words,
+    }
 }
 
 /// What the script answered to these asks; `None` where it isn't an answer of it.
-pub(super) fn outcome(reply: &Reply, asks: &[Ask]) -> Option<Outcome> {
-    let Reply::List(all) = reply else { return None };
-    if let [Reply::Text(word), Reply::Number(last)] = all.as_slice()
+pub(super) fn outcome(reply: &Value, asks: &[Ask]) -> Option<Outcome> {
+    let Value::Array(all) = reply else {
+        return None;
+    };
+    if let [Value::BulkString(word), Value::Int(last)] = all.as_slice()
         && word == b"old"
     {
         return Some(Outcome::Old(*last));
     }
-    let numbers: Vec<i64> = all
-        .iter()
-        .map(|it| match it {
-            Reply::Number(number) => Some(*number),
-            _ => None,
-        })
-        .collect::<Option<_>>()?;
-    let (&[hosts, waits_ms, changes], rest) = numbers.split_first_chunk::<3>()?;
-    let (answers, more) = rest.as_chunks::<4>();
+    let (head, rest) = all.split_first_chunk::<3>()?;
+    let [
+        Value::Int(hosts),
+        Value::Int(waits_ms),
+        Value::BulkString(words),
+    ] = head
+    else {
+        return None;
+    };
+    let number = |it: &Value| match it {
+        Value::Int(number) => Some(*number),
+        _ => None,
+    };
+    let rest: Vec<i64> = rest.iter().map(number).collect::<Option<_>>()?;
+    let (answers, more) = rest.as_chunks::<5>();
     if answers.len() != asks.len() || !more.is_empty() {
         return None;
     }
-    let answers = asks
-        .iter()
-        .zip(answers)
-        .map(|(ask, &[has, left, told, idle])| {
-            let ours = |amount: i64| amount.saturating_mul(ask.kind.unit());
-            Answer {
-                has: ours(has),
-                left: ours(left),
-                told: ours(told),
-                idle: ours(idle),
-            }
-        });
+    let answers = asks.iter().zip(answers);
+    let answers = answers.map(|(ask, &[has, left, told, idle, settled])| {
+        let ours = |amount: i64| amount.saturating_mul(ask.kind.unit());
+        Answer {
+            has: ours(has),
+            left: ours(left),
+            told: ours(told),
+            idle: ours(idle),
+            settled: ours(settled),
+        }
+    });
     Some(Outcome::Done {
-        hosts: hosts.max(1),
-        waits_ms,
-        changes,
+        hosts: (*hosts).max(1),
+        waits_ms: *waits_ms,
+        words: String::from_utf8(words.clone()).ok()?,
         answers: answers.collect(),
     })
 }

@@ -9,8 +9,7 @@
 //!                                                  refuse: until the lease is over
 //! ```
 
-mod agreeing;
-
+use super::agreeing::Agreeing;
 use super::draw::{self, ALLOWANCES_MAX, Ask, Kind, Opening, Outcome};
 use super::host::{Now, Speaking};
 use super::kept::Kept;
@@ -21,11 +20,11 @@ use super::words::Words;
 use super::{Sharing, State};
 use crate::observe;
 use ahash::AHashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 /// The task that keeps stocks; see [`Keeper::run`].
@@ -36,12 +35,8 @@ pub struct Keeper {
     metrics: observe::Sharing,
     stocks: AHashMap<usize, Kept>,
     words: Option<Arc<dyn Words>>,
-    /// As the server has counted changes of words when they were last agreed on.
-    agreed: Option<i64>,
-    /// When it was last looked for words of other processes.
-    looked: Instant,
-    /// As it counts them now.
-    changes: i64,
+    /// How words stand, as the server says.
+    stands: watch::Sender<String>,
     link: Option<Link>,
     connecting: Option<JoinHandle<Result<Link, Fault>>>,
     retry: Retry,
@@ -49,6 +44,8 @@ pub struct Keeper {
     beaten: Option<Instant>,
     /// Hosts come back to a server that has forgotten: it grants nothing yet.
     waits: bool,
+    /// Everything has been told to a server that has forgotten, or is about to be.
+    recalled: bool,
     told: bool,
 }
 
@@ -90,9 +87,7 @@ impl Keeper {
             metrics,
             stocks: AHashMap::default(),
             words: None,
-            agreed: None,
-            looked: Instant::now(),
-            changes: 0,
+            stands: watch::Sender::default(),
             link: None,
             connecting: None,
             retry: Retry {
@@ -101,11 +96,12 @@ impl Keeper {
             },
             beaten: None,
             waits: true,
+            recalled: false,
             told: false,
         }
     }
 
-    /// Keeps the words of all hosts alike, too.
+    /// Has the words of all hosts kept alike, too.
     #[must_use]
     pub fn with_words(mut self, words: Arc<dyn Words>) -> Self {
         self.words = Some(words);
@@ -116,10 +112,16 @@ impl Keeper {
     /// on: what isn't used is given back then. Dropping the future leaves all as it is, as a `kill -9`
     /// would.
     pub async fn run(mut self, mut end: oneshot::Receiver<bool>) {
+        // Dropped at the end, and its task with it.
+        let mut beside = JoinSet::new();
+        if let Some(words) = self.words.take() {
+            let (settings, dial) = (self.settings.clone(), Arc::clone(&self.dial));
+            let agreeing = Agreeing::new(words, settings, dial, self.stands.subscribe());
+            beside.spawn(agreeing.run());
+        }
         loop {
             let sharing = self.sharing.clone();
             let pause = self.pause();
-            let news = self.words.as_ref().map(|words| words.news());
             let last = tokio::select! {
                 last = &mut end => Some(last.unwrap_or(false)),
                 link = connected(&mut self.connecting) => {
@@ -128,10 +130,6 @@ impl Keeper {
                     None
                 }
                 () = sharing.0.wake.notified() => None,
-                () = agreeing::said(news.as_ref()) => {
-                    self.agreed = None;
-                    None
-                }
                 () = sleep(pause) => None,
             };
             if let Some(last) = last {
@@ -166,10 +164,7 @@ impl Keeper {
             if !steps.is_empty() || beats {
                 self.exchange(&steps, false).await;
             }
-            self.look_for_words(now);
-            if self.agreed != Some(self.changes) {
-                self.agree().await;
-            }
+            self.answer().await;
         }
         if self.sharing.state() == State::Down {
             self.go_on_alone(Instant::now());
@@ -187,6 +182,21 @@ impl Keeper {
                 lease,
                 refilled: None,
             });
+        }
+    }
+
+    /// Where the server has forgotten, it is told of all that requests have asked for lately, also where
+    /// nobody does now.
+    fn recall(&mut self) {
+        if std::mem::replace(&mut self.recalled, self.waits) || !self.waits {
+            return;
+        }
+        for kept in self.stocks.values_mut() {
+            kept.lease.tell_again();
+        }
+        let known = self.sharing.0.known.lock();
+        for stock in known.values().filter_map(Weak::upgrade) {
+            stock.wants_keeping();
         }
     }
 
@@ -258,13 +268,7 @@ impl Keeper {
                 self.succeeded();
             }
             Err(fault) => {
-                let word = match &fault {
-                    Fault::Io(_) => "io",
-                    Fault::Slow => "slow",
-                    Fault::Refused(_) => "refused",
-                    Fault::Malformed(_) | Fault::Unexpected => "malformed",
-                };
-                self.metrics.exchanged(word, began.elapsed());
+                self.metrics.exchanged(fault.word(), began.elapsed());
                 self.failed(&fault);
             }
         }
@@ -296,8 +300,8 @@ impl Keeper {
                 patience_ms: millis(PATIENCE),
                 leaves,
             };
-            let words = draw::words(&self.settings.prefix, &opening, &asks);
-            let reply = timeout(EXCHANGE, link.run(draw::SCRIPT, &words))
+            let call = draw::call(&self.settings.prefix, &opening, &asks);
+            let reply = timeout(EXCHANGE, link.run(&call))
                 .await
                 .unwrap_or(Err(Fault::Slow))?;
             match draw::outcome(&reply, &asks).ok_or(Fault::Unexpected)? {
@@ -305,11 +309,12 @@ impl Keeper {
                 Outcome::Done {
                     hosts,
                     waits_ms,
-                    changes,
+                    words,
                     answers,
                 } => {
                     speaking.heard(now, hosts)?;
                     self.waits = waits_ms > 0;
+                    self.recall();
                     self.metrics.hosts(hosts);
                     let told = Instant::now();
                     for ((place, ask), answer) in places.iter().zip(&asks).zip(answers) {
@@ -317,15 +322,33 @@ impl Keeper {
                             kept.hear(ask, answer, hosts, told);
                         }
                     }
-                    self.changes = changes;
+                    self.stands.send_replace(words);
                     return Ok(());
                 }
             }
         }
-        Err(Fault::Refused(
-            "another host has the same name: remove shared.v1 from the state_dir of one of them"
-                .into(),
-        ))
+        Err(Fault::Twins)
+    }
+
+    /// One of the questions that people have; where nobody can be asked, they are told nothing.
+    async fn answer(&mut self) {
+        let inner = Arc::clone(&self.sharing.0);
+        let Some(mut link) = self.link.take() else {
+            return inner.questions.lock().clear();
+        };
+        let question = inner.questions.lock().pop_front();
+        if let Some(question) = question {
+            let lease = i64::try_from(self.settings.lease.as_millis()).unwrap_or(i64::MAX);
+            let call = question.call(&self.settings.prefix, inner.host.name(), lease);
+            let reply = timeout(EXCHANGE, link.run(&call)).await;
+            let reply = reply.unwrap_or(Err(Fault::Slow));
+            match reply.and_then(|reply| question.answer(reply).ok_or(Fault::Unexpected)) {
+                Ok(()) if inner.questions.lock().is_empty() => {}
+                Ok(()) => inner.wake.notify_one(),
+                Err(fault) => return self.failed(&fault),
+            }
+        }
+        self.link = Some(link);
     }
 
     fn succeeded(&mut self) {
@@ -344,7 +367,7 @@ impl Keeper {
 
     fn failed(&mut self, fault: &Fault) {
         self.link = None;
-        self.agreed = None;
+        self.sharing.0.questions.lock().clear();
         let jitter = rand::random_range(0.75..1.25);
         self.retry.at = Instant::now() + self.retry.pause.mul_f64(jitter);
         self.retry.pause = (self.retry.pause * 2).min(PAUSE_MAX);

@@ -57,12 +57,14 @@ impl Kept {
             give: 0,
             need,
             want,
-            told: answer.map_or_else(|| account.elsewhere(), |answer| answer.told),
+            settled: account.settled(),
+            told: account.elsewhere(),
         };
         if let Kind::Rate { .. } = kind {
             ask.give = before.saturating_sub(seen.granted).max(0);
             ask.need = need.saturating_sub(seen.granted).max(0);
             ask.want = want.saturating_sub(seen.granted).max(0);
+            ask.settled = 0;
             ask.told = answer.map_or(0, |answer| answer.told);
         }
         ask
@@ -84,7 +86,10 @@ impl Kept {
                     i64::MIN
                 };
                 account.grant(answer.has.max(kept));
-                account.set_elsewhere(answer.told);
+                account.set_elsewhere(match ask.kind {
+                    Kind::Budget => answer.settled,
+                    _ => answer.told,
+                });
                 answer.has >= ask.need && (answer.has > ask.has || ask.want <= ask.has)
             }
         };

@@ -43,6 +43,8 @@ pub(super) struct Lease {
     /// When something was last used.
     used: Option<Instant>,
     heard: Option<Heard>,
+    /// What was told is forgotten.
+    again: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +94,7 @@ impl Lease {
             seen: None,
             used: None,
             heard: None,
+            again: false,
         }
     }
 
@@ -116,7 +119,9 @@ impl Lease {
             };
             return self.may_ask_again(again, now).then_some(step);
         }
-        if stock < ahead / 2 && self.may_ask_again(AGAIN, now) {
+        // Who has just stopped gives back, and would draw it again at once.
+        let is_used = self.idle(now) <= IDLE_SHORT;
+        if stock < ahead / 2 && is_used && self.may_ask_again(AGAIN, now) {
             return Some(Step::Draw {
                 need: seen.total,
                 want: seen.total.saturating_add(ahead),
@@ -136,6 +141,7 @@ impl Lease {
             let used = answer.told.saturating_sub(before.answer.told);
             self.pace_elsewhere = Self::pace(self.pace_elsewhere, used, elapsed);
         }
+        self.again = false;
         self.heard = Some(Heard {
             answer,
             hosts,
@@ -143,6 +149,11 @@ impl Lease {
             told,
             dry: !met,
         });
+    }
+
+    /// Whoever was told has forgotten.
+    pub(super) fn tell_again(&mut self) {
+        self.again = true;
     }
 
     pub(super) fn answer(&self) -> Option<Answer> {
@@ -243,7 +254,7 @@ impl Lease {
         let age = now.saturating_duration_since(heard.at);
         let changed = heard.told != seen.total || seen.stock() > 0;
         let watched = seen.stock() > 0 && heard.is_short(seen);
-        changed && age >= TELL || watched && age >= TELL_SHORT
+        self.again || changed && age >= TELL || watched && age >= TELL_SHORT
     }
 
     fn may_ask_again(&self, after: Duration, now: Instant) -> bool {
@@ -322,6 +333,19 @@ mod tests {
         };
         assert_eq!(need, 5050);
         assert!((5950..=6150).contains(&want), "{want}");
+    }
+
+    #[test]
+    fn who_has_stopped_draws_nothing_ahead() {
+        let mut lease = Lease::new(Kind::Budget);
+        let mut now = Instant::now();
+        lease.look(seen(0, 1_000_000, 0), now);
+        now += Duration::from_millis(50);
+        let step = lease.look(seen(1_000_000, 1_000_000, 0), now);
+        assert!(matches!(step, Some(Step::Draw { .. })), "{step:?}");
+        now += IDLE_SHORT + Duration::from_millis(1);
+        lease.heard(left(5_000_000), 2, 1_000_000, true, now);
+        assert_eq!(lease.look(seen(1_000_000, 1_000_000, 0), now), None);
     }
 
     #[test]

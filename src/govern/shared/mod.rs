@@ -13,28 +13,31 @@
 //! It knows neither keys nor prices: amounts are numbers. Called by the rest of `govern`; `app` runs
 //! the [`Keeper`].
 
+mod agreeing;
 mod draw;
+mod fleet;
 mod host;
 mod keeper;
 mod kept;
 mod lease;
 mod link;
-mod resp;
 pub mod settings;
 mod stock;
 mod words;
 
 pub use draw::Kind;
+pub use fleet::Fleet;
 pub use keeper::Keeper;
 pub use link::{Dial, Stream};
 pub use settings::{OnDown, Server, SharedState};
 pub use stock::{Short, Standing, Stock};
-pub use words::{Word, Words};
+pub use words::{Versions, Word, Words};
 
 use super::accounts::{Account, Keep};
 use ahash::AHashMap;
 use host::Host;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -55,6 +58,8 @@ struct Inner {
     known: Mutex<AHashMap<String, Weak<stock::Inner>>>,
     /// Those that the keeper has to look after and doesn't know yet.
     fresh: Mutex<Vec<Arc<stock::Inner>>>,
+    /// What people want to know.
+    questions: Mutex<VecDeque<fleet::Question>>,
     wake: Notify,
     state: AtomicU8,
     /// What is done when it is down: [`OnDown::Local`].
@@ -85,6 +90,7 @@ impl Sharing {
             host: Host::open(state_dir)?,
             known: Mutex::default(),
             fresh: Mutex::default(),
+            questions: Mutex::default(),
             wake: Notify::new(),
             state: AtomicU8::new(State::Unknown as u8),
             local: AtomicBool::new(false),
