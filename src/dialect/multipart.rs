@@ -25,6 +25,8 @@ pub struct Form {
     pub model_at: Range<usize>,
     /// The field `stream` says `true`.
     pub stream: bool,
+    /// How many answers are asked for (`n`).
+    pub choices: Option<u64>,
 }
 
 /// Why a form can't be understood safely.
@@ -57,6 +59,13 @@ pub fn read(body: &[u8], boundary: &str) -> Result<Form, FormError> {
     if !length.contains(&boundary.len()) || !boundary.bytes().all(good) || boundary.ends_with(' ') {
         return Err(FormError::Boundary);
     }
+    // To a reader that stops at the end of a value the body is another one.
+    if matches!(body.trim_ascii_start(), [b'{' | b'[', ..]) {
+        return Err(FormError::Malformed {
+            at: 0,
+            what: "JSON before the first delimiter",
+        });
+    }
     let mut form = Form::default();
     let mut seen_stream = false;
     let delimiter = format!("\r\n--{boundary}");
@@ -88,6 +97,10 @@ pub fn read(body: &[u8], boundary: &str) -> Result<Form, FormError> {
                     return Err(FormError::DuplicateField("stream"));
                 }
                 form.stream = body[content].trim_ascii().eq_ignore_ascii_case(b"true");
+            }
+            Some(b"n") => {
+                let number = crate::dialect::json::whole(body[content].trim_ascii());
+                form.choices = form.choices.max(number);
             }
             _ => {}
         }

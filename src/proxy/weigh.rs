@@ -32,7 +32,8 @@ pub async fn weigh(snapshot: &Snapshot, plan: &Plan) -> Option<Estimate> {
     let estimate = if body.len() <= INLINE_BYTES_MAX && ready {
         admission(api, key.model, body)
     } else {
-        aside(api, key.model, body).await
+        let answers = plan.body.choices().unwrap_or(1).max(1);
+        aside(api, key.model, body, answers).await
     };
     Some(snapshot.calibration.admission(key, estimate))
 }
@@ -62,9 +63,9 @@ impl Drop for Waiting {
     }
 }
 
-async fn aside(api: Api, model: &str, body: &Bytes) -> Estimate {
+async fn aside(api: Api, model: &str, body: &Bytes, answers: u64) -> Estimate {
     let Some(waiting) = Waiting::join() else {
-        return admission_at_a_glance(model, body);
+        return admission_at_a_glance(model, body, answers);
     };
     let seat = SEATS.acquire().await;
     drop(waiting);
@@ -76,5 +77,5 @@ async fn aside(api: Api, model: &str, body: &Bytes) -> Estimate {
     });
     // A runtime that ends makes none.
     made.await
-        .unwrap_or_else(|_| admission_at_a_glance(model, body))
+        .unwrap_or_else(|_| admission_at_a_glance(model, body, answers))
 }

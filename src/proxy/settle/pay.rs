@@ -34,7 +34,14 @@ impl Bill {
 impl Told<'_> {
     /// Settles tokens and money of the limits that the request was under.
     pub(super) fn pay(&self, stake: &mut Stake, bill: &Bill) {
+        let untold = self.plan.is_some_and(|plan| plan.untold);
         let spent = match bill.usage {
+            // What was delivered isn't what was made.
+            Some(usage)
+                if untold && usage.source != meter::Source::Upstream && self.may_have_cost() =>
+            {
+                Spent::AsThought
+            }
             Some(usage) => Spent::Used {
                 tokens: (usage.input.unwrap_or(0)).saturating_add(usage.output.unwrap_or(0)),
                 cached: usage.cached.unwrap_or(0),
