@@ -150,6 +150,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         model,
     });
     auth::permit_named(&snapshot, &journey.arrival, plan)?;
+    auth::one_model(&journey.arrival, plan)?;
     let found = found.map_err(|missing| match (missing, &plan.model) {
         (NotFound::Model, Some(model)) => Refusal::ModelNotFound(model.clone()),
         _ if surface.metered().is_some() && !snapshot.routes.models.is_empty() => Refusal::NoModel,
@@ -221,7 +222,8 @@ async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Re
 /// Nobody can tell what the request uses: its answer doesn't say it, or weir can't read it there.
 fn is_unmetered(plan: &Plan, method: &Method) -> bool {
     let hidden = match plan.surface {
-        Surface::Hidden => true,
+        // Hugging Face's models are asked where others are listed.
+        Surface::Hidden | Surface::Models => true,
         Surface::Other => plan.model.is_some(),
         _ => false,
     };

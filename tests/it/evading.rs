@@ -300,6 +300,7 @@ fn what_cant_be_metered_is_refused_to_whom_it_is_metered_for() {
                 r#"{"contents":[]}"#,
             ),
             ("/generate", r#"{"inputs":"a"}"#),
+            ("/models/org/name", r#"{"inputs":"a"}"#),
         ] {
             assert_eq!(
                 ask(&weir, path, body),
@@ -494,6 +495,28 @@ fn the_model_in_a_path_is_the_one_that_counts() {
         r#"{"model":"m","messages":[]}"#,
     );
     assert_eq!(unpriced, no(403, "unpriced_model"));
+}
+
+#[test]
+fn a_query_names_no_other_model_than_the_body() {
+    let provider = provider();
+    let weir = gateway(&provider, "", METERED[0]);
+    let body = r#"{"model":"m","messages":[],"max_tokens":1}"#;
+    for query in [
+        "model=long",
+        "Model=long",
+        "%6dodel=long",
+        "model=m&deployment=long",
+    ] {
+        let path = format!("{CHAT}?{query}");
+        assert_eq!(
+            ask(&weir, &path, body),
+            no(400, "invalid_request"),
+            "{query}"
+        );
+    }
+    assert!(provider.requests().is_empty());
+    assert_eq!(ask(&weir, &format!("{CHAT}?model=m&x=long"), body), yes());
 }
 
 // === how it is written ===

@@ -186,6 +186,23 @@ pub(super) fn permit_named(
     Ok(())
 }
 
+/// Who is asked by name may not be two: LiteLLM believes a query rather than the body.
+///
+/// # Errors
+/// The query of a request to an API that has its model elsewhere names another one.
+pub(super) fn one_model(arrival: &Arrival, plan: &Plan) -> Result<(), Refusal> {
+    let is_api = plan.surface.metered().is_some() && !plan.upgrade && arrival.caller.is_some();
+    let query = arrival.query.as_deref().filter(|_| is_api);
+    let mut named = query
+        .into_iter()
+        .flat_map(models_in_query)
+        .map(percent_decoded);
+    match named.any(|name| Some(&*name) != plan.model.as_deref()) {
+        true => Err(Refusal::invalid("its query names another model")),
+        false => Ok(()),
+    }
+}
+
 /// What names no model that weir can see (files, batches, searches, forms of other kinds) may still use
 /// one: a caller whose models are listed needs a pattern for its path.
 ///
