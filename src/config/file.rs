@@ -275,6 +275,10 @@ pub(super) struct Limits {
     /// What becomes of requests under a budget that have no price: `refuse`, or `allow`, which serves
     /// them for nothing. Default: `refuse`.
     pub(super) unpriced: Option<Unpriced>,
+    /// What becomes of requests under a budget or a limit of tokens that nobody can meter (WebSockets,
+    /// answers that are made in the background, batches): `refuse`, or `allow`, which charges what was
+    /// reserved for them. Default: `refuse`.
+    pub(super) unmetered: Option<Unmetered>,
     /// Where requests wait for a limit, on routes with `on_limit: wait`.
     pub(super) queue: Option<Queue>,
 }
@@ -290,6 +294,14 @@ words! {
 words! {
     /// What becomes of what has no price.
     Unpriced {
+        Refuse = "refuse",
+        Allow = "allow",
+    }
+}
+
+words! {
+    /// What becomes of what can't be metered.
+    Unmetered {
         Refuse = "refuse",
         Allow = "allow",
     }

@@ -221,6 +221,14 @@ pub fn rounded_up(value: &[u8]) -> Option<u64> {
     })
 }
 
+/// As [`whole`], also of one that is written as a text.
+pub fn number(value: &[u8]) -> Option<u64> {
+    match string(value) {
+        Some(text) => whole(text.trim().as_bytes()),
+        None => whole(value),
+    }
+}
+
 /// `true` or `false`.
 pub fn boolean(value: &[u8]) -> Option<bool> {
     match value {

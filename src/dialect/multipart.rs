@@ -63,6 +63,13 @@ pub fn read(body: &[u8], boundary: &str) -> Result<Form, FormError> {
     if !length.contains(&boundary.len()) || !boundary.bytes().all(good) || boundary.ends_with(' ') {
         return Err(FormError::Boundary);
     }
+    // To a reader that stops at the end of a value the body is another one.
+    if matches!(body.trim_ascii_start(), [b'{' | b'[', ..]) {
+        return Err(FormError::Malformed {
+            at: 0,
+            what: "JSON before the first delimiter",
+        });
+    }
     let mut form = Form::default();
     let mut seen_stream = false;
     let delimiter = format!("\r\n--{boundary}");
@@ -95,7 +102,10 @@ pub fn read(body: &[u8], boundary: &str) -> Result<Form, FormError> {
                 }
                 form.stream = body[content].trim_ascii().eq_ignore_ascii_case(b"true");
             }
-            Some(b"n") => form.choices = json::whole(body[content].trim_ascii()),
+            Some(b"n") => {
+                let number = json::whole(body[content].trim_ascii());
+                form.choices = form.choices.max(number);
+            }
             Some(b"file") if form.file_at.is_empty() => form.file_at = content,
             Some(b"image" | b"image[]" | b"mask") => form.pictures += 1,
             _ => {}

@@ -164,11 +164,24 @@ impl Grant {
 
     /// True where [`Governor::admit`](super::Governor::admit) has something to ask.
     pub fn is_limited(&self) -> bool {
+        !self.limited.is_empty() || self.has_budget()
+    }
+
+    /// True where somebody's tokens or money are counted; what the host may carry isn't somebody's.
+    pub(super) fn counts_tokens(&self) -> bool {
+        let counts = |it: &Limited| {
+            let tokens = it.bounds.tokens.is_some() || it.bounds.in_flight_tokens > 0;
+            it.whose != Whose::Host && tokens
+        };
+        self.limited.iter().any(counts) || self.has_budget()
+    }
+
+    fn has_budget(&self) -> bool {
         let budgets = |caller: &Caller| {
             let (key, team) = (&caller.key.allowance, &caller.team.allowance);
             !key.budgets.is_empty() || !team.budgets.is_empty()
         };
-        !self.limited.is_empty() || self.stake.caller.as_ref().is_some_and(budgets)
+        self.stake.caller.as_ref().is_some_and(budgets)
     }
 
     /// What is set aside for it.

@@ -9,7 +9,7 @@ use super::grant::{Grant, Limited, NotTaken, Reserved, Seat, Stake, Taken};
 use super::keys::Caller;
 use super::rate::{Late, Moment, Rate};
 use super::scope::{Id, Measure, NoPlace, Sums, Whose, purse_name};
-use super::settings::{Allowance, Budget, Period, Unpriced};
+use super::settings::{Allowance, Budget, Period, Unmetered, Unpriced};
 use super::shared::{PATIENCE, Short};
 use crate::types::Money;
 use std::net::IpAddr;
@@ -80,6 +80,8 @@ pub enum Denied {
     },
     /// It is under a budget and has no price.
     Unpriced,
+    /// It is under a budget or a limit of tokens, and nobody can tell its tokens.
+    Unmetered,
     /// As many wait as may wait.
     QueueFull {
         /// After this long it may be worth a try.
@@ -179,6 +181,18 @@ impl Governor {
             ..Allowance::default()
         };
         self.limit(&mut grant.limited, Whose::Host, &host, || Id::Host);
+    }
+
+    /// Whether a request may be served whose tokens nobody can tell. Asked when the grant is
+    /// [aimed](Self::aim).
+    ///
+    /// # Errors
+    /// It is under a limit that counts them.
+    pub fn admit_unmetered(&self, grant: &Grant) -> Result<(), Denied> {
+        match self.settings.read().unmetered {
+            Unmetered::Refuse if grant.counts_tokens() => Err(Denied::Unmetered),
+            Unmetered::Refuse | Unmetered::Allow => Ok(()),
+        }
     }
 
     /// Asks leave for what a request asks for, under all limits that it was [aimed](Self::aim) at. Where
@@ -469,7 +483,7 @@ impl Denied {
             }
             Self::InFlight | Self::Full { .. } | Self::NoAccount { .. } => Some(FULL),
             Self::Budget { wait, .. } => wait,
-            Self::TooLarge { .. } | Self::Unpriced => None,
+            Self::TooLarge { .. } | Self::Unpriced | Self::Unmetered => None,
         }
     }
 }

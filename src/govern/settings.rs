@@ -22,6 +22,9 @@ pub struct Settings {
     pub cached_tokens_count: bool,
     /// `limits.unpriced`: what becomes of a request under a budget whose model has no price.
     pub unpriced: Unpriced,
+    /// `limits.unmetered`: what becomes of a request under a budget or a limit of tokens whose tokens nobody
+    /// can tell.
+    pub unmetered: Unmetered,
     /// `limits.queue`: where requests wait for routes that say so.
     pub queue: Queue,
     /// `limits.drains`: answers that are read on after their clients have left; 0 = none.
@@ -43,6 +46,16 @@ pub enum Unpriced {
     #[default]
     Refuse,
     /// It is served, and costs nothing.
+    Allow,
+}
+
+/// What becomes of a request under a budget or a limit of tokens that can't be metered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unmetered {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is served, and costs what was reserved for it.
     Allow,
 }
 

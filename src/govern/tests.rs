@@ -2,7 +2,9 @@
 
 use super::grant::{Standing, Tier};
 use super::scope::{Measure, Whose};
-use super::settings::{Allowance, Budget, Credential, Key, Period, RateLimit, Team, Unpriced};
+use super::settings::{
+    Allowance, Budget, Credential, Key, Period, RateLimit, Team, Unmetered, Unpriced,
+};
 use super::*;
 use crate::types::Money;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,6 +20,7 @@ fn settings() -> Settings {
         per_address: Allowance::default(),
         cached_tokens_count: true,
         unpriced: Unpriced::Refuse,
+        unmetered: Unmetered::Refuse,
         queue: settings::Queue {
             size: 10,
             timeout: Duration::from_secs(10),

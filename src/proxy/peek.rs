@@ -9,7 +9,7 @@ use super::refuse::Refusal;
 use super::replay::{self, Deadlines, Slot, Terms};
 use crate::dialect::multipart;
 use crate::dialect::openai::request::{self, Asked, AskedError};
-use crate::govern::{Caller, Hold};
+use crate::govern::{Caller, Grant, Hold};
 use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora_proxy::Session;
@@ -50,7 +50,7 @@ pub struct Held {
 #[derive(Debug)]
 pub enum Kind {
     /// A JSON object, or something that names nothing.
-    Json(Asked),
+    Json(Box<Asked>),
     /// `multipart/form-data`.
     Form(multipart::Form),
 }
@@ -72,12 +72,19 @@ pub async fn body(
     }
     let media = Media::of(session);
     let restricted = (journey.arrival.caller.as_ref()).is_some_and(Caller::is_restricted);
-    let wanted = surface.prompt().is_some() || !snapshot.routes.models.is_empty() || restricted;
+    let limited = journey.grant.as_ref().is_some_and(Grant::is_limited);
+    let metered = surface.metered().is_some();
+    let wanted = surface.prompt().is_some()
+        || !snapshot.routes.models.is_empty()
+        || restricted
+        || limited && metered;
     let empty = session.is_body_empty();
     if !empty && wants_continue(session) && session.write_continue_response().await.is_err() {
         return Err(Refusal::ClientLeft);
     }
-    if session.is_upgrade_req() || !empty && (media == Media::Opaque || !wanted) {
+    if session.is_upgrade_req()
+        || !empty && (media == Media::Opaque && !speaks_json(surface) || !wanted)
+    {
         return Ok(Body::Streamed {
             bytes_max,
             length,
@@ -103,6 +110,19 @@ pub async fn body(
     };
     let (plain, hold) = decompressed(session, &bytes, hold, bytes_max).await?;
     let kind = read_kind(plain.as_ref().unwrap_or(&bytes), media, surface)?;
+    if let Kind::Json(asked) = &kind
+        && let Some(odd) = asked.odd
+    {
+        // An API that weir doesn't know may have fields of its own; which model is meant matters to whoever
+        // may not use all.
+        let matters = match odd {
+            AskedError::NotNames(_) | AskedError::DuplicateField("model") => restricted || limited,
+            _ => false,
+        };
+        if matters || metered && !matches!(odd, AskedError::NotNames(_)) {
+            return Err(Refusal::from(odd));
+        }
+    }
     Ok(Body::Held(Held {
         bytes,
         plain,
@@ -206,25 +226,31 @@ impl Media {
 }
 
 fn read_kind(body: &[u8], media: Media, surface: Surface) -> Result<Kind, Refusal> {
+    let is_json = media == Media::Json || speaks_json(surface);
     if let Media::Form(boundary) = media {
         let form = multipart::read(body, &boundary).map_err(Refusal::from)?;
         return Ok(Kind::Form(form));
     }
     if body.is_empty() {
-        return Ok(Kind::Json(Asked::default()));
+        return Ok(Kind::Json(Box::default()));
     }
     match request::read(body) {
-        Ok(asked) => Ok(Kind::Json(asked)),
-        // Where the body isn't said to be JSON and the path isn't known to want it, what can't be
-        // read is the upstream's affair. A field that is there twice never is: servers differ in
-        // which one they believe.
-        Err(AskedError::InvalidJson { .. } | AskedError::TooDeep)
-            if media == Media::Unknown && surface.prompt().is_none() =>
-        {
-            Ok(Kind::Json(Asked::default()))
+        Ok(asked) => Ok(Kind::Json(Box::new(asked))),
+        // Where neither type nor path say that it is JSON, what can't be read is the upstream's affair. A
+        // field that is there twice never is: servers differ in which one they believe.
+        Err(AskedError::InvalidJson { .. } | AskedError::TooDeep) if !is_json => {
+            Ok(Kind::Json(Box::default()))
         }
         Err(error) => Err(Refusal::from(error)),
     }
+}
+
+/// Its requests are JSON: many of its servers don't look at the type that a body is said to have. Sound and
+/// pictures are sent as they are, too.
+fn speaks_json(surface: Surface) -> bool {
+    use crate::tokens::meter::Surface::{Audio, Images};
+    let metered = surface.metered();
+    metered.is_some_and(|surface| !matches!(surface, Audio | Images))
 }
 
 /// Decompresses a body under the same cap.
@@ -310,6 +336,22 @@ impl Body {
                 ..
             }) => form.model.as_deref(),
             Self::Streamed { .. } => None,
+        }
+    }
+
+    /// Other models that may answer instead.
+    pub fn others(&self) -> &[String] {
+        self.asked().map_or(&[], |asked| &asked.others)
+    }
+
+    /// How many answers it asks for, where it says so.
+    pub fn choices(&self) -> Option<u64> {
+        match self {
+            Self::Held(Held {
+                kind: Kind::Form(form),
+                ..
+            }) => form.choices,
+            _ => self.asked().and_then(|asked| asked.choices),
         }
     }
 

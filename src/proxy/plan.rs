@@ -1,6 +1,7 @@
 //! Second step: may this request go on, which model does it name, and where can it go?
 
 mod auth;
+mod untold;
 
 pub use auth::{CREDENTIALS, without_keys, without_subprotocol_keys};
 
@@ -8,6 +9,7 @@ use super::journey::Journey;
 use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
 pub use super::surface::Surface;
+use super::surface::plain;
 use super::{reckon, replay, weigh};
 use crate::govern::{Denied, Moment};
 use crate::route::{Found, NotFound};
@@ -46,6 +48,8 @@ pub struct Plan {
     pub body: Body,
     /// It asks for another protocol (WebSocket).
     pub upgrade: bool,
+    /// It asks for an answer that doesn't tell what was used; see `untold`.
+    pub untold: bool,
     /// When the request's last byte (that weir waits for) was here.
     pub ready: Instant,
     /// What it will use, where somebody wants to know.
@@ -98,6 +102,12 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
     if has_dot_segment(&journey.arrival.path) {
         return Err(Refusal::invalid("its path has a `.` or `..` segment"));
     }
+    if Surface::is_disguised(&journey.arrival.path) {
+        return Err(Refusal::invalid(
+            "its path has a `/` that is encoded, or a `\\` or `;`, where servers differ in what they read; \
+             write it plainly",
+        ));
+    }
     auth::identify(session, journey)?;
     let now = Moment::from(journey.arrival.time);
     let (client, caller) = (journey.arrival.client, journey.arrival.caller.as_ref());
@@ -112,7 +122,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
     let upgrade = session.is_upgrade_req();
     let body = peek::body(session, journey, surface).await?;
     let ready = Instant::now();
-    let model = named_model(journey, &body, upgrade);
+    let model = named_model(journey, surface, &body, upgrade);
     let found = snapshot
         .routes
         .find(&journey.arrival.path, model.as_deref());
@@ -121,6 +131,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         _ => None,
     };
     // What is refused from here on is told with the model that it named.
+    let untold = untold::is_untold(session.req_header(), surface, body.asked());
     let plan = journey.plan.insert(Plan {
         surface,
         label,
@@ -132,12 +143,14 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         detour: Detour::default(),
         body,
         upgrade,
+        untold,
         ready,
         estimate: None,
         overhead: None,
         model,
     });
     auth::permit_named(&snapshot, &journey.arrival, plan)?;
+    auth::one_model(&journey.arrival, plan)?;
     let found = found.map_err(|missing| match (missing, &plan.model) {
         (NotFound::Model, Some(model)) => Refusal::ModelNotFound(model.clone()),
         _ if surface.metered().is_some() && !snapshot.routes.models.is_empty() => Refusal::NoModel,
@@ -177,6 +190,9 @@ async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Re
     let terms = snapshot.terms(found);
     let model = terms.and_then(|terms| Some((plan.label.as_ref()?, &terms.allowance)));
     governor.aim(grant, model);
+    if is_unmetered(plan, &journey.arrival.method) {
+        governor.admit_unmetered(grant)?;
+    }
     if grant.is_limited() || snapshot.corridor.estimates {
         plan.estimate = weigh::weigh(&snapshot, plan).await;
     }
@@ -203,6 +219,17 @@ async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Re
     }
 }
 
+/// Nobody can tell what the request uses: its answer doesn't say it, or weir can't read it there.
+fn is_unmetered(plan: &Plan, method: &Method) -> bool {
+    let hidden = match plan.surface {
+        // Hugging Face's models are asked where others are listed.
+        Surface::Hidden | Surface::Models => true,
+        Surface::Other => plan.model.is_some(),
+        _ => false,
+    };
+    plan.upgrade || plan.untold || hidden && !reckon::IDLE.contains(method)
+}
+
 fn local(written: Result<()>) -> Result<Step, Refusal> {
     if let Err(error) = written {
         tracing::debug!(%error, "a client left before its answer");
@@ -210,43 +237,42 @@ fn local(written: Result<()>) -> Result<Step, Refusal> {
     Ok(Step::Answered)
 }
 
-/// The model that a request names: in its body, its path, or (where there is no body yet, as for a
+/// The model that a request names: in its path, its body, or (where there is no body yet, as for a
 /// WebSocket) its query.
-fn named_model(journey: &Journey, body: &Body, upgrade: bool) -> Option<String> {
+fn named_model(journey: &Journey, surface: Surface, body: &Body, upgrade: bool) -> Option<String> {
     let arrival = &journey.arrival;
+    let in_path = model_in_path(&arrival.path).map(|model| percent_decoded(model).into_owned());
+    if in_path.is_some() || surface.has_model_in_path(&arrival.path) {
+        // There servers don't ask the body.
+        return in_path;
+    }
     if let Some(model) = body.model().filter(|model| !model.is_empty()) {
         return Some(model.to_owned());
     }
-    if let Some(model) = model_in_path(&arrival.path) {
-        return Some(percent_decoded(model).into_owned());
-    }
     let query = arrival.query.as_deref().filter(|_| upgrade)?;
-    let value = auth::values(query, "model").next()?;
+    let value = auth::models_in_query(query).next()?;
     Some(percent_decoded(value).into_owned())
 }
 
-/// The model that a path names, as it stands there: Azure's
-/// `/openai/deployments/{model}/…`, Gemini's `/v1beta/models/{model}:method`.
+/// The model that a path names, as it stands there: Azure's `/openai/deployments/{model}/…`, Google's
+/// `…/models/{model}:method`, Bedrock's `/model/{model}/converse`.
 pub fn model_in_path(path: &str) -> Option<&str> {
-    if let Some(rest) = path.strip_prefix("/openai/deployments/") {
-        let (model, _) = rest.split_once('/')?;
-        return Some(model).filter(|model| !model.is_empty());
+    let plain = plain(path);
+    let deployed = (plain.strip_prefix("/openai/deployments/")).is_some_and(|it| it.contains('/'));
+    let last = plain.rsplit('/').next().unwrap_or_default();
+    let by_method = last.contains(':') && plain.contains("/models/");
+    let invoked = || Surface::of(&plain).has_model_in_path(&plain) && !last.contains(':');
+    match deployed || by_method || invoked() {
+        true => auth::models_in_path(path).last(),
+        false => None,
     }
-    let rest = path
-        .strip_prefix("/v1beta/models/")
-        .or_else(|| path.strip_prefix("/v1/models/"))?;
-    let (model, _method) = rest.rsplit_once(':')?;
-    Some(model).filter(|model| !model.is_empty())
 }
 
 /// True for a path that means another one once dots are resolved (RFC 3986, section 5.2.4): a prefix
 /// of `target_map` and a base URL's path must hold for what the upstream makes of it.
 fn has_dot_segment(path: &str) -> bool {
-    let is_dots = |segment: &str| {
-        let plain = segment.replace("%2e", ".").replace("%2E", ".");
-        plain == "." || plain == ".."
-    };
-    path.contains(['.', '%']) && path.split(['/', '\\']).any(is_dots)
+    let is_dots = |segment: &str| segment == "." || segment == "..";
+    path.contains(['.', '%']) && percent_decoded(path).split(['/', '\\']).any(is_dots)
 }
 
 fn percent_decoded(text: &str) -> Cow<'_, str> {
@@ -264,9 +290,15 @@ fn models(snapshot: &Snapshot, journey: &Journey) -> Option<Result<bytes::Bytes,
         None if caller.is_some() => bytes::Bytes::from_static(NO_MODELS),
         None => return None,
     };
-    let path = &journey.arrival.path;
-    let path = path.strip_prefix("/v1").unwrap_or(path);
-    let model = path.strip_prefix("/models/").map(percent_decoded);
+    let segments: Vec<&str> = journey.arrival.path.split('/').collect();
+    let mut segments = segments.into_iter().filter(|segment| !segment.is_empty());
+    // The first of them is `models`, after `v1` where that is there; however it is written.
+    let first = segments.next().unwrap_or_default();
+    if plain(first) == "v1" {
+        segments.next();
+    }
+    let name = segments.collect::<Vec<_>>().join("/");
+    let model = Some(percent_decoded(&name)).filter(|name| !name.is_empty());
     if model.is_none() && caller.is_none() {
         return Some(Ok(list));
     }
@@ -311,6 +343,8 @@ mod tests {
             "/a/%2e%2E/b",
             "/a/.%2e",
             "/a\\..\\b",
+            "/a/x%2F..%2fb",
+            "/a/x%5c..",
         ] {
             assert!(has_dot_segment(path), "{path}");
         }
@@ -330,6 +364,13 @@ mod tests {
                 Some("gemini-2.5-pro"),
             ),
             ("/v1beta/models/a:b:c", Some("a:b")),
+            ("/openai/Deployments/a/embeddings", Some("a")),
+            ("/x/v1/publishers/google/Models/g:predict", Some("g")),
+            (
+                "/model/us.anthropic.claude%3A0/converse",
+                Some("us.anthropic.claude%3A0"),
+            ),
+            ("/model/m/invoke-with-response-stream", Some("m")),
             ("/v1beta/models/gemini", None),
             ("/v1/models", None),
         ] {

@@ -7,90 +7,97 @@ use super::plan::Plan;
 use crate::govern::Ask;
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::at_a_glance;
+use crate::tokens::family::family;
 use crate::tokens::media::{self, Sound};
 use crate::tokens::meter::{self, Media, Source, Usage};
+use crate::tokens::prompt::length::{Length, invoked_length};
 use crate::tokens::settings::Price;
 use crate::types::Money;
 use http::Method;
 
 /// Reckons with the dearest of a request's candidates.
 ///
-/// Where a request says how long its answer may be, that bounds what it costs. Where it doesn't, the
-/// model's `max_output` of the price list does; only of a model that has none an answer may cost more
-/// than was thought.
+/// Where a request says how long its answer may be, that bounds what it costs, up to the model's
+/// `max_output` of the price list; where it doesn't say so, that does. Of a model that has none, an answer
+/// is thought as long as answers of its kind commonly are at most, and may cost more.
 pub fn reckon(snapshot: &Snapshot, plan: &Plan, arrival: &Arrival) -> Ask {
     // Reading and deleting cost nothing, and neither does the number of a prompt's tokens.
-    let idle = plan.model.is_none() && IDLE.contains(&arrival.method);
-    if !plan.surface.may_cost() {
-        return Ask {
-            tokens: 0,
-            cost: Some(Money::ZERO),
-        };
+    let idle = plan.model.is_none() && !plan.upgrade && IDLE.contains(&arrival.method);
+    let (mut tokens, mut cost) = (0, Some(Money::ZERO));
+    if idle || !plan.surface.spends() {
+        return Ask { tokens, cost };
     }
-    let thought = Thought::of(plan);
-    let mut cost = Some(Money::ZERO);
-    let mut tokens = 0;
     for choice in &plan.candidates {
         let endpoint = snapshot.upstreams.endpoint(choice.endpoint);
         let provider = &snapshot.upstreams.provider(endpoint.provider).name;
-        let model = choice.model.as_deref().or(plan.model.as_deref());
-        let price = model.and_then(|model| snapshot.prices.find(provider, model));
-        let own = price.map(|price| thought.at_most(price));
-        cost = cost.zip(own).map(|(cost, own)| cost.max(own));
-        let usage = thought.complete(None, price);
-        tokens = tokens.max(usage.map_or(0, |usage| usage.tokens()));
+        let named = choice.model.as_deref().or(plan.model.as_deref());
+        let others = plan.body.others().iter().map(|other| Some(&**other));
+        for model in std::iter::once(named).chain(others) {
+            let thought = Thought::of(plan, model);
+            let price = model.and_then(|model| snapshot.prices.find(provider, model));
+            let own = price.map(|price| price.at_most(&thought.most(Some(price))));
+            cost = cost.zip(own).map(|(cost, own)| cost.max(own));
+            if thought.complete(None, price).is_some() {
+                tokens = tokens.max(thought.most(price).tokens());
+            }
+        }
     }
-    Ask {
-        tokens,
-        cost: if idle { Some(Money::ZERO) } else { cost },
-    }
+    Ask { tokens, cost }
 }
 
-const IDLE: [Method; 4] = [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE];
+/// Methods of requests that read or delete.
+pub const IDLE: [Method; 4] = [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE];
 
 /// What a request may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Thought {
     usage: Usage,
-    /// How many answers are asked for, where it isn't said how long they may be.
-    answers: Option<u64>,
+    /// How many answers with text are asked for.
+    answers: u64,
+    /// It is said how long they may be.
+    said: bool,
     /// Sound or pictures are asked for: tokens may be another word for what is paid by the piece.
     media: bool,
 }
 
 impl Thought {
-    /// By what the request says.
-    pub fn of(plan: &Plan) -> Self {
+    /// By what the request says, of the model that is asked for it.
+    pub fn of(plan: &Plan, model: Option<&str>) -> Self {
         let body = &plan.body;
         let asked = body.asked();
         let prompt = || asked.and(body.plain()).map_or(0, |body| at_a_glance(body));
         let surface = plan.surface.metered();
-        let (usage, answers) = match (plan.estimate, surface) {
-            (Some(estimate), _) => (
-                anything(estimate.input, estimate.output_max, estimate.is_text()),
-                (!estimate.output_said).then_some(estimate.answers),
-            ),
-            (None, Some(meter::Surface::Audio)) => (media::heard(sound(plan)), None),
+        let (mut answers, mut said) = (0, true);
+        let usage = match (plan.estimate, surface) {
+            (Some(estimate), _) => {
+                (answers, said) = (estimate.answers, estimate.output_said);
+                anything(estimate.input, estimate.output_max, estimate.is_text())
+            }
+            (None, Some(meter::Surface::Audio)) => media::heard(sound(plan)),
             (None, Some(meter::Surface::Speech)) => {
                 let body = body.plain().map_or(&b""[..], |body| body);
-                (media::read_out(body, prompt()), None)
+                media::read_out(body, prompt())
             }
             (None, Some(meter::Surface::Images)) => {
-                let form = body.form();
-                let made = asked.and_then(|asked| asked.choices);
-                let made = made.or_else(|| form?.choices).unwrap_or(1);
-                let shown = form.map_or(0, |form| form.pictures);
-                (media::pictures(prompt(), shown, made), None)
+                let made = body.choices().unwrap_or(1).max(1);
+                let shown = body.form().map_or(0, |form| form.pictures);
+                media::pictures(prompt(), shown, made)
             }
             // An API whose prompts nobody can read.
             (None, _) => {
-                let output = asked.and_then(|asked| asked.max_tokens).unwrap_or(0);
-                (anything(prompt(), output, false), None)
+                let length = model.map(|model| length(plan, model));
+                answers = length.map_or(0, |length| length.answers);
+                said = length.is_none_or(|length| length.each.is_some());
+                let each = length.zip(model).map_or(0, |(length, model)| {
+                    length.each.unwrap_or(family(model).output_max.into())
+                });
+                anything(prompt(), each.saturating_mul(answers), false)
             }
         };
         Self {
             usage,
             answers,
+            said,
             media: plan.surface.is_media(),
         }
     }
@@ -153,13 +160,18 @@ impl Thought {
         (reported.is_some() || guessed || known).then_some(usage)
     }
 
-    /// What it costs at most.
-    pub fn at_most(&self, price: &Price) -> Money {
-        let mut usage = self.complete(None, Some(price)).unwrap_or(self.usage);
-        if let Some(answers) = self.answers.filter(|_| price.output_max > 0) {
-            usage.output = Some(price.output_max.saturating_mul(answers));
+    /// The most that may be used of a model with this price: answers are no longer than it can give.
+    pub fn most(&self, price: Option<&Price>) -> Usage {
+        let mut usage = self.complete(None, price).unwrap_or(self.usage);
+        let longest = price.map_or(0, |price| price.output_max);
+        if longest > 0 && self.answers > 0 {
+            let longest = longest.saturating_mul(self.answers);
+            usage.output = Some(match (self.said, usage.output) {
+                (true, Some(output)) => output.min(longest),
+                _ => longest,
+            });
         }
-        price.at_most(&usage)
+        usage
     }
 }
 
@@ -180,4 +192,15 @@ fn sound(plan: &Plan) -> Sound<'_> {
     let form = body.form().filter(|form| !form.file_at.is_empty());
     let file = form.and_then(|form| body.plain()?.get(form.file_at.clone()));
     file.map_or(Sound::Bytes(body.length()), Sound::File)
+}
+
+/// How long the answers of an API may be whose prompts nobody can read.
+fn length(plan: &Plan, model: &str) -> Length {
+    match (plan.surface.metered(), plan.body.plain()) {
+        (Some(meter::Surface::Invoke), Some(body)) => invoked_length(model, body),
+        _ => Length {
+            each: None,
+            answers: plan.body.choices().unwrap_or(1).max(1),
+        },
+    }
 }

@@ -11,7 +11,7 @@ use super::plan::Surface;
 use super::replay::{BODY_LATE, ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
 use super::reply::mark;
 use crate::dialect::multipart::FormError;
-use crate::dialect::openai::request::AskedError;
+use crate::dialect::openai::request::{AskedError, OTHERS_MAX};
 use crate::egress::{ConnectError, RoadError};
 use crate::govern::Denied;
 use crate::govern::keys::KeyFault;
@@ -316,6 +316,12 @@ impl From<AskedError> for Refusal {
             AskedError::NotAString(field) => {
                 Self::InvalidRequest(format!("`{field}` must be a string"))
             }
+            AskedError::NotNames(field) => Self::InvalidRequest(format!(
+                "`{field}` must be a list of at most {OTHERS_MAX} names of models"
+            )),
+            AskedError::OtherCase(field) => Self::InvalidRequest(format!(
+                "it has a field that some servers take for `{field}` and others don't; write `{field}`"
+            )),
             AskedError::TooDeep => Self::InvalidJson("it is nested too deep".into()),
         }
     }

@@ -32,7 +32,10 @@ pub async fn weigh(snapshot: &Snapshot, plan: &Plan) -> Option<Estimate> {
     };
     let estimate = match body.len() <= INLINE_BYTES_MAX {
         true => estimated(api, key.model, body),
-        false => aside(api, key.model, body).await,
+        false => {
+            let answers = plan.body.choices().unwrap_or(1).max(1);
+            aside(api, key.model, body, answers).await
+        }
     };
     Some(snapshot.calibration.admission(key, estimate))
 }
@@ -70,9 +73,9 @@ impl Drop for Waiting {
     }
 }
 
-async fn aside(api: Api, model: &str, body: &Bytes) -> Estimate {
+async fn aside(api: Api, model: &str, body: &Bytes, answers: u64) -> Estimate {
     let Some(waiting) = Waiting::join() else {
-        return admission_at_a_glance(model, body);
+        return admission_at_a_glance(model, body, answers);
     };
     let seat = SEATS.acquire().await;
     drop(waiting);
@@ -84,5 +87,5 @@ async fn aside(api: Api, model: &str, body: &Bytes) -> Estimate {
     });
     // A runtime that ends makes none.
     made.await
-        .unwrap_or_else(|_| admission_at_a_glance(model, body))
+        .unwrap_or_else(|_| admission_at_a_glance(model, body, answers))
 }

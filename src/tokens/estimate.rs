@@ -14,6 +14,7 @@ mod tests;
 use self::linear::estimate;
 use self::weigh::{Care, SAMPLES_MAX};
 use super::family::family;
+use super::prompt::length::length;
 use super::prompt::{self, Api, Prompt};
 
 /// What a request will use, at most as far as that can be said.
@@ -30,7 +31,7 @@ pub struct Estimate {
     pub output_max: u64,
     /// Whether the request says that.
     pub output_said: bool,
-    /// How many answers it asks for.
+    /// How many answers with text it asks for.
     pub answers: u64,
     /// What it was made of, for [`Calibration`](super::calibration::Calibration).
     pub(super) prompt: Prompt,
@@ -69,8 +70,8 @@ pub fn admission_uncounted(api: Api, model: &str, body: &[u8]) -> Estimate {
     with_care(api, model, body, care)
 }
 
-/// As [`admission`], where there is no time for it: by the body's beginning alone.
-pub fn admission_at_a_glance(model: &str, body: &[u8]) -> Estimate {
+/// As [`admission`], where there is no time for it: by the body's beginning alone, and so many `answers`.
+pub fn admission_at_a_glance(model: &str, body: &[u8], answers: u64) -> Estimate {
     let family = family(model);
     let prompt = Prompt {
         text: at_a_glance(body),
@@ -84,9 +85,9 @@ pub fn admission_at_a_glance(model: &str, body: &[u8]) -> Estimate {
     Estimate {
         input: family.seeded(&prompt),
         exact: false,
-        output_max: family.output_max.into(),
+        output_max: answers.saturating_mul(family.output_max.into()),
         output_said: false,
-        answers: 1,
+        answers,
         prompt,
     }
 }
@@ -113,22 +114,18 @@ fn seeded(api: Api, model: &str, body: &[u8], seed: u64) -> Estimate {
 
 fn with_care(api: Api, model: &str, body: &[u8], care: Care) -> Estimate {
     let family = family(model);
-    let (prompt, output_max) = prompt::read(api, family, body, care);
-    let embeds = matches!(api, Api::Embeddings);
-    let (output_said, answers) = match output_max {
-        Ok(_) => (true, 1),
-        Err(answers) => (embeds, answers),
+    let (prompt, prompts) = prompt::read(api, family, body, care);
+    let said = length(api, body);
+    let answers = match api {
+        Api::Embeddings => 0,
+        _ => prompts.saturating_mul(said.answers),
     };
-    let output_max = match output_max {
-        _ if embeds => 0,
-        Ok(output_max) => output_max,
-        Err(answers) => answers.saturating_mul(family.output_max.into()),
-    };
+    let each = said.each.unwrap_or(family.output_max.into());
     Estimate {
         input: family.seeded(&prompt),
         exact: family.exact && prompt.counted && !prompt.guessed,
-        output_max,
-        output_said,
+        output_max: answers.saturating_mul(each),
+        output_said: answers == 0 || said.each.is_some(),
         answers,
         prompt,
     }

@@ -13,6 +13,7 @@
 
 mod functions;
 pub(in crate::tokens) mod image;
+pub mod length;
 mod media;
 mod messages;
 mod request;
@@ -22,7 +23,9 @@ mod written;
 #[cfg(test)]
 mod tests;
 
-use memchr::{memchr, memmem};
+use std::borrow::Cow;
+
+use memchr::memmem;
 use serde::de::DeserializeSeed;
 
 use self::request::Request;
@@ -116,8 +119,8 @@ pub const COUNTED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The tokens of the prompt in the request `body` for `model`.
 ///
-/// Whatever the body is, there is an answer: a body without any known field, or one that isn't
-/// JSON (half a surrogate pair in a string, for one), is estimated without its images' data.
+/// Whatever the body is, there is an answer: a body without any known field, or one that isn't JSON to
+/// anybody, is estimated without its images' data.
 pub fn prompt_tokens(api: Api, model: &str, body: &[u8]) -> u64 {
     prompt(api, model, body).tokens()
 }
@@ -133,31 +136,68 @@ pub fn prompt(api: Api, model: &str, body: &[u8]) -> Prompt {
     read(api, family(model), body, care).0
 }
 
-/// The prompt of a request, and the most tokens that its answers may have; `Err` where it doesn't say
-/// so, with the number of answers.
-pub(super) fn read(
-    api: Api,
-    family: Family,
-    body: &[u8],
-    care: Care,
-) -> (Prompt, Result<u64, u64>) {
-    let mut request = Request::new(api, Tally::new(family, care));
-    let read = Read(&mut request).deserialize(&mut serde_json::Deserializer::from_slice(body));
-    let output_max = request.output_max();
-    match read {
-        Ok(()) if request.is_known() => (request.into_tally().prompt(), output_max),
-        _ => (estimated(body, family), output_max),
+/// The prompt of a request, and how many prompts it is that will be answered with text.
+pub(super) fn read(api: Api, family: Family, body: &[u8], care: Care) -> (Prompt, u64) {
+    let parsed = |body: &[u8]| {
+        let mut request = Request::new(api, Tally::new(family, care));
+        let mut json = serde_json::Deserializer::from_slice(body);
+        Read(&mut request).deserialize(&mut json).ok()?;
+        Some(request)
+    };
+    let request = parsed(body).or_else(|| parsed(&mended(body)?));
+    let prompts = request.as_ref().map_or(1, Request::prompts);
+    match request.filter(Request::is_known) {
+        Some(request) => (request.into_tally().prompt(), prompts),
+        None => (estimated(body, family), prompts),
+    }
+}
+
+/// What lenient servers read, as everybody reads it: half a surrogate pair and what isn't UTF-8 is U+FFFD, a
+/// control character a space. `None` where there is nothing of it.
+fn mended(body: &[u8]) -> Option<Vec<u8>> {
+    let unit = |at: usize| {
+        let digits = body.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        let hex = digits.iter().all(u8::is_ascii_hexdigit);
+        let digits = std::str::from_utf8(digits).ok().filter(|_| hex)?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut mended, mut changed, mut at) = (Vec::with_capacity(body.len()), false, 0);
+    while let Some(byte) = body.get(at) {
+        let (kept, instead): (usize, Option<&[u8]>) = match (byte, unit(at)) {
+            (b'\\', Some(0xd800..0xdc00)) if matches!(unit(at + 6), Some(0xdc00..0xe000)) => {
+                (12, None)
+            }
+            (b'\\', Some(0xd800..0xe000)) => (6, Some(b"\\ufffd")),
+            (b'\\', _) => (2, None),
+            (0..b' ', _) => (1, Some(b" ")),
+            _ => (1, None),
+        };
+        let end = (at + kept).min(body.len());
+        changed |= instead.is_some_and(|instead| instead != &body[at..end]);
+        mended.extend_from_slice(instead.unwrap_or(&body[at..end]));
+        at = end;
+    }
+    match String::from_utf8_lossy(&mended) {
+        Cow::Owned(text) => Some(text.into_bytes()),
+        Cow::Borrowed(_) => changed.then_some(mended),
     }
 }
 
 fn estimated(body: &[u8], family: Family) -> Prompt {
     const DATA: &[u8] = b";base64,";
-    let (mut text, mut images, mut rest) = (0, 0, body);
-    while let Some(at) = memmem::find(rest, DATA) {
-        let data = &rest[at + DATA.len()..];
-        text += estimate(&rest[..at]);
+    let (mut text, mut images, mut rest, mut from) = (0, 0, body, 0);
+    while let Some(at) = memmem::find(&rest[from..], DATA) {
+        let begin = from + at + DATA.len();
+        let length = rest[begin..].iter().position(|byte| !is_base64(*byte));
+        let end = length.map_or(rest.len(), |length| begin + length);
+        if rest.get(end).is_some_and(|byte| *byte != b'"') {
+            // A text that only looks like it.
+            from = end;
+            continue;
+        }
+        text += estimate(&rest[..begin]);
         images += 1;
-        rest = memchr(b'"', data).map_or(&[], |end| &data[end..]);
+        (rest, from) = (&rest[end..], 0);
     }
     let wide = body.iter().filter(|byte| !byte.is_ascii()).count();
     Prompt {
@@ -169,6 +209,11 @@ fn estimated(body: &[u8], family: Family) -> Prompt {
         guessed: true,
         counted: false,
     }
+}
+
+/// A digit of base64, of either alphabet; its `/` may be written with a backslash.
+fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"+/=-_\\".contains(&byte)
 }
 
 // === the tally ===

@@ -453,6 +453,7 @@ limits:
   per_address: {requests_per_minute: 60, requests_burst: 10, tokens_per_minute: 1000, tokens_burst: 500, in_flight: 5, in_flight_tokens: 1000}
   cached_tokens: count
   unpriced: refuse
+  unmetered: refuse
   queue: {size: 1000, timeout: 10s}
 timeouts: {client_header: 10s, client_body: 60s, connect: 5s, first_byte: 300s, idle: 120s, total: 0s, keepalive: 75s, drain: 1h, idle_close_delay: 10s}
 upgrade: {ready: 60s, probation: 3s, generations: 8}
@@ -743,7 +744,7 @@ fn an_unknown_key_is_told_with_the_nearest_one() {
         "port: 1\nlimits:\n  bodybytes: 1MiB\n",
         "weir.yaml:3: limits.bodybytes: found an unknown key; allowed: connections, connections_per_client, \
          header_bytes, \
-         body_bytes, buffered_bytes, in_flight, drains, in_flight_tokens, per_address, cached_tokens, unpriced, queue (did you mean `body_bytes`?)",
+         body_bytes, buffered_bytes, in_flight, drains, in_flight_tokens, per_address, cached_tokens, unpriced, unmetered, queue (did you mean `body_bytes`?)",
     );
     let text = told("providers:\n  - name: a\n    base_url: http://a\n    apikey: sk-secret\n");
     assert!(
@@ -2404,6 +2405,7 @@ limits:
   per_address: {requests_per_minute: 60, requests_burst: 10, tokens_per_minute: 100, in_flight: 3}
   cached_tokens: ignore
   unpriced: allow
+  unmetered: allow
   queue: {size: 7, timeout: 2s}
 model_routes:
   a: {url: http://a, limits: {requests_per_minute: 5}, on_limit: wait}
@@ -2419,6 +2421,8 @@ model_routes:
     assert_eq!((address.tokens_per_minute, address.in_flight), (100, 3));
     assert_eq!(govern.in_flight_tokens_max, 5000);
     assert!(!govern.cached_tokens_count);
+    let allow = weir::govern::settings::Unmetered::Allow;
+    assert_eq!(govern.unmetered, allow);
     assert_eq!((govern.queue.size, govern.queue.timeout.as_secs()), (7, 2));
     let [(route, terms)] = &govern.routes[..] else {
         panic!("one route has terms: {:?}", govern.routes);

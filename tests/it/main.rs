@@ -22,6 +22,7 @@ mod dialling;
 mod dns;
 mod edge;
 mod egress;
+mod evading;
 mod fixtures;
 mod forwarding;
 mod h2_hostile;

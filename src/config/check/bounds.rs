@@ -3,7 +3,7 @@
 use super::allowance::{allowance, terms};
 use super::{Check, teams};
 use crate::config::file::{
-    CachedTokens, File, Limits, Queue, RateLimit, Timeouts, Unpriced, Upgrade,
+    CachedTokens, File, Limits, Queue, RateLimit, Timeouts, Unmetered, Unpriced, Upgrade,
 };
 use crate::config::path::Path;
 use crate::config::units::{Size, Span, Whole};
@@ -93,6 +93,10 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
             unpriced: match limits.unpriced {
                 None | Some(Unpriced::Refuse) => govern::Unpriced::Refuse,
                 Some(Unpriced::Allow) => govern::Unpriced::Allow,
+            },
+            unmetered: match limits.unmetered {
+                None | Some(Unmetered::Refuse) => govern::Unmetered::Refuse,
+                Some(Unmetered::Allow) => govern::Unmetered::Allow,
             },
             queue: govern::Queue {
                 size: count(queue.size, 1000),

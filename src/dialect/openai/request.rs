@@ -3,6 +3,7 @@
 //! Reads the members at depth 1 and copies nothing; a body is changed only where the model's name
 //! is mapped or where usage is asked for. Called with the whole body by `proxy`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -15,15 +16,18 @@ use crate::dialect::replaced;
 pub struct Asked {
     /// The model, if the body names one (`null` names none).
     pub model: Option<Named>,
-    /// `stream` is `true`.
+    /// Other models that may answer instead: `models` of OpenRouter, `fallbacks` of LiteLLM.
+    pub others: Vec<String>,
+    /// `stream` is `true`, or what servers without a strict schema take for it (`1`, `"true"`).
     pub stream: bool,
+    /// `background` likewise: the answer only says that there will be one.
+    pub background: bool,
     /// The client itself asks for usage in the stream.
     pub include_usage: bool,
-    /// The most tokens that the answer may have: `max_completion_tokens`, else `max_tokens`,
-    /// else `max_output_tokens`.
-    pub max_tokens: Option<u64>,
-    /// How many answers are asked for (`n`).
+    /// How many answers are asked for: the larger of `n` and `best_of`.
     pub choices: Option<u64>,
+    /// What an API for models can't let pass, and another may.
+    pub odd: Option<AskedError>,
     options: Options,
 }
 
@@ -57,8 +61,12 @@ pub enum AskedError {
     InvalidJson { at: usize, what: &'static str },
     /// A field that decides something is there twice; servers differ in which one they believe.
     DuplicateField(&'static str),
+    /// A field is written as only some servers read it: in other case than this.
+    OtherCase(&'static str),
     /// The field must be a string.
     NotAString(&'static str),
+    /// The field must be a list of at most [`OTHERS_MAX`] names.
+    NotNames(&'static str),
     /// Brackets are nested deeper than [`json::DEPTH_MAX`].
     TooDeep,
 }
@@ -89,15 +97,45 @@ pub fn read(body: &[u8]) -> Result<Asked, AskedError> {
     fields.asked(body)
 }
 
+/// More other models than this are refused.
+pub const OTHERS_MAX: usize = 64;
+
+/// Fields that decide something. Servers in Go match names without regard to case and believe the last.
+const DECIDING: [&str; 17] = [
+    "model",
+    "models",
+    "fallbacks",
+    "stream",
+    "stream_options",
+    "background",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+    "best_of",
+    "options",
+    "parameters",
+    "generationConfig",
+    "generation_config",
+    "inferenceConfig",
+    "textGenerationConfig",
+];
+
 /// The members that matter, as places.
 #[derive(Default)]
 struct Fields {
     model: Option<Range<usize>>,
+    others: Vec<String>,
     stream: Option<Range<usize>>,
+    background: bool,
     options: Option<Range<usize>>,
-    /// By rank: the first that holds a number is believed.
-    max_tokens: [Option<u64>; 3],
     choices: Option<u64>,
+    /// Deciding fields that were there, one bit each.
+    seen: u32,
+    /// The first that was there in other case.
+    other_case: Option<usize>,
+    /// A list of models that can't be read.
+    not_names: Option<&'static str>,
     end: Option<usize>,
 }
 
@@ -112,19 +150,57 @@ impl Fields {
             "model" => once(&mut self.model, at, "model")?,
             "stream" => once(&mut self.stream, at, "stream")?,
             "stream_options" => once(&mut self.options, at, "stream_options")?,
-            "max_completion_tokens" => self.max_tokens[0] = json::whole(value),
-            "max_tokens" => self.max_tokens[1] = json::whole(value),
-            "max_output_tokens" => self.max_tokens[2] = json::whole(value),
-            "n" => self.choices = json::whole(value),
+            "background" => self.background |= is_true(value),
+            "n" | "best_of" => self.choices = self.choices.max(json::number(value)),
+            "models" => self.name("models", value),
+            "fallbacks" => self.name("fallbacks", value),
             _ => {}
         }
+        self.see(&member.key);
         Ok(())
     }
 
+    fn see(&mut self, key: &str) {
+        let same = |name: &&str| key.eq_ignore_ascii_case(name) || is_folded(key, name);
+        if let Some(place) = DECIDING.iter().position(same) {
+            match DECIDING[place] == key {
+                true => self.seen |= 1 << place,
+                false => self.other_case = self.other_case.or(Some(place)),
+            }
+        }
+    }
+
+    /// Takes the names of other models: one, a list, or a list of objects that have a `model`.
+    fn name(&mut self, field: &'static str, value: &[u8]) {
+        /// Names are no longer than this, together.
+        const BYTES_MAX: usize = 16 << 10;
+        let readable = Some(value).filter(|value| value.len() <= BYTES_MAX);
+        let read = readable.and_then(|value| serde_json::from_slice(value).ok());
+        let names = match read {
+            Some(serde_json::Value::Array(names)) => names,
+            Some(serde_json::Value::Null) => return,
+            Some(one) => vec![one],
+            None => return self.not_names = Some(field),
+        };
+        for name in names {
+            match name.as_str().or_else(|| name["model"].as_str()) {
+                Some(name) if self.others.len() < OTHERS_MAX => self.others.push(name.to_owned()),
+                _ => self.not_names = Some(field),
+            }
+        }
+    }
+
+    fn odd(&self) -> Option<AskedError> {
+        let other_case = self.other_case.map(|place| match self.seen >> place & 1 {
+            0 => AskedError::OtherCase(DECIDING[place]),
+            _ => AskedError::DuplicateField(DECIDING[place]),
+        });
+        other_case.or(self.not_names.map(AskedError::NotNames))
+    }
+
     fn asked(self, body: &[u8]) -> Result<Asked, AskedError> {
-        let stream = self
-            .stream
-            .is_some_and(|at| json::boolean(&body[at]) == Some(true));
+        let odd = self.odd();
+        let stream = self.stream.is_some_and(|at| is_true(&body[at]));
         let (include_usage, options) = match self.options {
             Some(at) => options(body, at)?,
             None => match self.end {
@@ -135,13 +211,33 @@ impl Fields {
         let model = self.model.filter(|at| !json::is_null(&body[at.clone()]));
         Ok(Asked {
             model: model.map(|at| named(body, at)).transpose()?,
+            others: self.others,
             stream,
+            background: self.background,
             include_usage,
-            max_tokens: self.max_tokens.into_iter().flatten().next(),
             choices: self.choices,
+            odd,
             options,
         })
     }
+}
+
+/// `true`, or what lax readers (pydantic's, say) take for it.
+fn is_true(value: &[u8]) -> bool {
+    const WORDS: [&str; 6] = ["true", "1", "yes", "on", "t", "y"];
+    let word = json::string(value).unwrap_or(Cow::Borrowed(""));
+    let says = WORDS.iter().any(|it| word.trim().eq_ignore_ascii_case(it));
+    says || json::boolean(value) == Some(true) || json::whole(value) == Some(1)
+}
+
+/// Whether Go takes the key for the name: two letters of other scripts are folded into `s` and `k`.
+fn is_folded(key: &str, name: &str) -> bool {
+    let folded = key.chars().map(|letter| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        letter => letter.to_ascii_lowercase(),
+    });
+    !key.is_ascii() && folded.eq(name.chars().map(|letter| letter.to_ascii_lowercase()))
 }
 
 fn once(
@@ -201,9 +297,7 @@ fn options(body: &[u8], at: Range<usize>) -> Result<(bool, Options), AskedError>
                 empty,
             },
         ),
-        Some(include) if json::boolean(&value[include.clone()]) == Some(true) => {
-            (true, Options::Fixed)
-        }
+        Some(include) if is_true(&value[include.clone()]) => (true, Options::Fixed),
         Some(include) => (
             false,
             Options::Otherwise(at.start + include.start..at.start + include.end),
@@ -291,21 +385,94 @@ mod tests {
         assert_eq!(model.name, "gpt-4o");
         assert_eq!(&body[model.at], br#""gp\u0074-4o""#);
         assert!(asked.stream && asked.include_usage);
-        assert_eq!((asked.max_tokens, asked.choices), (Some(7), Some(2)));
+        assert_eq!((asked.choices, asked.odd), (Some(2), None));
     }
 
     #[test]
-    fn the_newer_name_of_the_token_limit_wins() {
-        let limit = |body: &str| read(body.as_bytes()).unwrap().max_tokens;
-        assert_eq!(
-            limit(r#"{"max_tokens":1,"max_completion_tokens":2}"#),
-            Some(2)
-        );
-        assert_eq!(
-            limit(r#"{"max_output_tokens":3,"max_tokens":null}"#),
-            Some(3)
-        );
-        assert_eq!(limit(r#"{"max_tokens":-1}"#), None);
+    fn what_lax_servers_take_for_true_is_true() {
+        let stream = |value: &str| {
+            let body = format!(r#"{{"stream":{value},"background":{value}}}"#);
+            let asked = read(body.as_bytes()).unwrap();
+            assert_eq!(asked.stream, asked.background, "{value}");
+            asked.stream
+        };
+        for value in [
+            "true",
+            "1",
+            "1.0",
+            r#""True""#,
+            r#""1""#,
+            r#""yes""#,
+            r#""on""#,
+        ] {
+            assert!(stream(value), "{value}");
+        }
+        for value in [
+            "false",
+            "0",
+            "2",
+            "null",
+            r#""false""#,
+            r#""""#,
+            "[true]",
+            "{}",
+        ] {
+            assert!(!stream(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn other_models_are_found_in_every_form() {
+        for (body, names) in [
+            (
+                r#"{"models":["a","b"],"route":"fallback"}"#,
+                &["a", "b"][..],
+            ),
+            (r#"{"models":"a"}"#, &["a"]),
+            (r#"{"models":["a"],"models":["b"]}"#, &["a", "b"]),
+            (r#"{"fallbacks":[{"model":"a","x":1},"b"]}"#, &["a", "b"]),
+            (r#"{"models":null,"fallbacks":[]}"#, &[]),
+        ] {
+            let asked = read(body.as_bytes()).unwrap();
+            assert_eq!(
+                (asked.others.as_slice(), asked.odd),
+                (names_of(names).as_slice(), None)
+            );
+        }
+        let many = vec!["\"a\""; OTHERS_MAX + 1].join(",");
+        for list in [r#"[1]"#, r#"{"a":"b"}"#, "7", &format!("[{many}]")] {
+            let asked = read(format!(r#"{{"models":{list}}}"#).as_bytes()).unwrap();
+            assert_eq!(asked.odd, Some(AskedError::NotNames("models")), "{list}");
+        }
+        let most = vec!["\"a\""; OTHERS_MAX].join(",");
+        let asked = read(format!(r#"{{"models":[{most}]}}"#).as_bytes()).unwrap();
+        assert_eq!((asked.others.len(), asked.odd), (OTHERS_MAX, None));
+    }
+
+    fn names_of(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn fields_in_other_case_are_seen() {
+        use AskedError::{DuplicateField, OtherCase};
+        for (body, odd) in [
+            (r#"{"model":"a","Model":"b"}"#, DuplicateField("model")),
+            (r#"{"MODEL":"b","model":"a"}"#, DuplicateField("model")),
+            (r#"{"Model":"b"}"#, OtherCase("model")),
+            (r#"{"generationconfig":{}}"#, OtherCase("generationConfig")),
+            ("{\"max_to\u{212a}ens\":1}", OtherCase("max_tokens")),
+            ("{\"\u{17f}tream\":1}", OtherCase("stream")),
+        ] {
+            assert_eq!(read(body.as_bytes()).unwrap().odd, Some(odd), "{body}");
+        }
+        for body in [
+            r#"{"model":"a","x":{"Model":"b"}}"#,
+            r#"{"generationConfig":{},"generation_config":{}}"#,
+            "{\"m\u{f6}del\":1}",
+        ] {
+            assert_eq!(read(body.as_bytes()).unwrap().odd, None, "{body}");
+        }
     }
 
     #[test]

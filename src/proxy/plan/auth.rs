@@ -8,6 +8,7 @@
 use super::super::arrive::Arrival;
 use super::super::journey::Journey;
 use super::super::refuse::Refusal;
+use super::super::surface::plain;
 use super::{Plan, percent_decoded};
 use crate::govern::keys::{KeyFault, Presented};
 use crate::govern::{Caller, Denied, Moment};
@@ -109,7 +110,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// The values of a parameter of a query, as they stand there; its name may be written in any way.
-pub(super) fn values<'q>(query: &'q str, name: &'static str) -> impl Iterator<Item = &'q str> {
+fn values<'q>(query: &'q str, name: &'static str) -> impl Iterator<Item = &'q str> {
     query.split('&').filter_map(move |pair| {
         let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
         is_named(found, name).then_some(value)
@@ -167,17 +168,39 @@ pub(super) fn permit_named(
     let Some(caller) = restricted(arrival) else {
         return Ok(());
     };
-    let in_body = plan.body.model().map(Cow::Borrowed);
+    let in_body = (plan.body.model().into_iter()).chain(plan.body.others().iter().map(|it| &**it));
+    // Google's bodies name the model as its paths do.
+    let in_body = in_body.map(|name| match plan.surface.is_google() {
+        true => name.strip_prefix("models/").unwrap_or(name),
+        false => name,
+    });
     let in_path = models_in_path(&arrival.path).map(percent_decoded);
     let query = arrival.query.as_deref().filter(|_| plan.upgrade);
-    let in_query = query.into_iter().flat_map(|query| values(query, "model"));
-    let named = in_body.into_iter().chain(in_path);
+    let in_query = query.into_iter().flat_map(models_in_query);
+    let named = in_body.map(Cow::Borrowed).chain(in_path);
     for model in named.chain(in_query.map(percent_decoded)) {
         if !model.is_empty() && !may_use(snapshot, caller, &model) {
             return Err(Refusal::ModelNotAllowed(model.into_owned()));
         }
     }
     Ok(())
+}
+
+/// Who is asked by name may not be two: LiteLLM believes a query rather than the body.
+///
+/// # Errors
+/// The query of a request to an API that has its model elsewhere names another one.
+pub(super) fn one_model(arrival: &Arrival, plan: &Plan) -> Result<(), Refusal> {
+    let is_api = plan.surface.metered().is_some() && !plan.upgrade && arrival.caller.is_some();
+    let query = arrival.query.as_deref().filter(|_| is_api);
+    let mut named = query
+        .into_iter()
+        .flat_map(models_in_query)
+        .map(percent_decoded);
+    match named.any(|name| Some(&*name) != plan.model.as_deref()) {
+        true => Err(Refusal::invalid("its query names another model")),
+        false => Ok(()),
+    }
 }
 
 /// What names no model that weir can see (files, batches, searches, forms of other kinds) may still use
@@ -188,7 +211,11 @@ pub(super) fn permit_named(
 pub(super) fn permit_unnamed(arrival: &Arrival, plan: &Plan) -> Result<(), Refusal> {
     // Where an API that weir knows has its model in the path, that one was looked at.
     let known = plan.surface.metered().is_some() && models_in_path(&arrival.path).next().is_some();
-    match restricted(arrival).filter(|_| plan.model.is_none() && !known) {
+    let named = match plan.upgrade {
+        true => fixes_model(arrival),
+        false => plan.model.is_some() || known,
+    };
+    match restricted(arrival).filter(|_| !named) {
         Some(caller) if !caller.may_use(&arrival.path, None) => {
             Err(Refusal::PathNotAllowed(arrival.path.clone()))
         }
@@ -196,22 +223,63 @@ pub(super) fn permit_unnamed(arrival: &Arrival, plan: &Plan) -> Result<(), Refus
     }
 }
 
+/// Whether a WebSocket's request says which model will answer on it. Elsewhere its messages do, and weir
+/// doesn't read them; so they do of transcriptions, whatever the query says.
+fn fixes_model(arrival: &Arrival) -> bool {
+    let path = plain(&arrival.path);
+    if path.ends_with(":bidigeneratecontent") {
+        return models_in_path(&arrival.path).next().is_some();
+    }
+    let query = arrival.query.as_deref().unwrap_or_default();
+    let names = models_in_query(query).any(|model| !model.is_empty());
+    let transcribes = all_values(query, &["intent"]).next().is_some();
+    path.ends_with("/realtime") && names && !transcribes
+}
+
+/// The models that a query names, as OpenAI has them and as Azure does.
+pub(super) fn models_in_query(query: &str) -> impl Iterator<Item = &str> {
+    all_values(query, &["model", "deployment"])
+}
+
+/// The values of these parameters of a query in any case, which some servers don't look at.
+pub(super) fn all_values<'q>(
+    query: &'q str,
+    names: &'static [&'static str],
+) -> impl Iterator<Item = &'q str> {
+    query.split('&').filter_map(move |pair| {
+        let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
+        names
+            .iter()
+            .any(|name| is_spelled(found, name))
+            .then_some(value)
+    })
+}
+
+/// Whether a text is this word, however it is encoded and in any case.
+fn is_spelled(text: &str, word: &str) -> bool {
+    let decoded = percent_decode_str(text).map(|byte| byte.to_ascii_lowercase());
+    decoded.eq(word.bytes())
+}
+
 /// The models that a path may name to any server, also one below a prefix or of an API that weir doesn't
 /// know: what follows a segment such as `models`, up to a `:method`.
-fn models_in_path(path: &str) -> impl Iterator<Item = &str> {
+pub(super) fn models_in_path(path: &str) -> impl Iterator<Item = &str> {
     const BEFORE: [&str; 4] = ["models", "model", "deployments", "engines"];
+    // Google's, before a method.
+    const BEFORE_METHOD: [&str; 3] = ["tunedmodels", "endpoints", "dynamic"];
     path.match_indices('/').filter_map(|(slash, _)| {
         let (segment, rest) = path[slash + 1..].split_once('/')?;
-        let names = |word: &str| percent_decode_str(segment).eq(word.bytes());
-        if !BEFORE.iter().any(|word| names(word)) {
-            return None;
-        }
-        let name = match rest.rsplit_once(':') {
-            // A model's name may have a `/` in it.
-            Some((name, method)) if !method.contains('/') => name,
-            _ => rest.split('/').next().unwrap_or_default(),
+        let is_one_of = |words: &[&str]| words.iter().any(|word| is_spelled(segment, word));
+        let method = rest
+            .rsplit_once(':')
+            .filter(|(_, method)| !method.contains('/'));
+        let named = is_one_of(&BEFORE) || method.is_some() && is_one_of(&BEFORE_METHOD);
+        // A model's name may have a `/` in it.
+        let name = match method {
+            Some((name, _)) => name,
+            None => rest.split('/').next().unwrap_or_default(),
         };
-        Some(name).filter(|name| !name.is_empty())
+        Some(name).filter(|name| named && !name.is_empty())
     })
 }
 
@@ -318,6 +386,9 @@ mod tests {
                 &["anthropic.claude-v2:1"],
             ),
             ("/v1/engines/a/models/b", &["a", "b"]),
+            ("/v1beta/Models/g:generateContent", &["g"]),
+            ("/v1beta/tunedModels/g:generateContent", &["g"]),
+            ("/v1/endpoints/e/x", &[]),
             ("/v1/models", &[]),
             ("/v1/models/", &[]),
             ("/v1/chat/completions", &[]),

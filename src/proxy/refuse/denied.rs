@@ -14,7 +14,7 @@ pub fn status(denied: &Denied) -> u16 {
         Denied::Full { whose, .. } if *whose != Whose::Host => 429,
         // It would be refused for ever: clients try again what is answered with 429.
         Denied::TooLarge { .. } => 400,
-        Denied::Unpriced => 403,
+        Denied::Unpriced | Denied::Unmetered => 403,
         Denied::InFlight
         | Denied::NoAccount { .. }
         | Denied::Full { .. }
@@ -39,6 +39,7 @@ pub fn code(denied: &Denied) -> &'static str {
         Denied::RateLimited(_) => "rate_limited",
         Denied::Budget { .. } => "budget_exceeded",
         Denied::Unpriced => "unpriced_model",
+        Denied::Unmetered => "unmetered",
         Denied::QueueFull { .. } => "queue_full",
     }
 }
@@ -108,6 +109,11 @@ pub fn sentence(denied: &Denied, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Denied::Unpriced => f.write_str(
             "The request is under a budget, and nobody has said what its model costs; ask the \
              operator for a price (`prices`).",
+        ),
+        Denied::Unmetered => f.write_str(
+            "The request is under a budget or a limit of tokens, and nobody can tell what it will use \
+             (a WebSocket, an answer in the background, a batch, or a path that isn't known); ask the \
+             operator, who may allow it (`limits.unmetered`).",
         ),
         Denied::QueueFull { .. } => f.write_str(
             "Too many requests wait already; wait as Retry-After says and try again.",

@@ -23,23 +23,29 @@ impl Told<'_> {
     /// can be thought by the request.
     pub(super) fn bill(&self, usage: Option<meter::Usage>) -> Bill {
         let price = self.price();
+        // Where nobody is told all, what was delivered isn't what was made.
+        let untold = self.plan.is_some_and(|plan| plan.untold) && self.may_have_cost();
+        let usage = usage.filter(|usage| !untold || usage.source == meter::Source::Upstream);
         let partly = |plan: &Plan| match usage {
             Some(_) => plan.surface.is_media(),
             None => self.may_have_cost(),
         };
-        let thought = self.plan.filter(|plan| partly(plan)).map(Thought::of);
+        let thought = self.plan.filter(|plan| partly(plan));
+        let thought = thought.map(|plan| Thought::of(plan, Some(asked_model(self.tried, plan))));
         let Some((thought, price)) = thought.zip(price) else {
             let cost = price.zip(usage).map(|(price, usage)| price.cost(&usage));
             return Bill { usage, cost };
         };
-        let whole = thought.complete(usage, Some(price));
-        let cost = match (usage, whole) {
-            (None, Some(_)) => Some(thought.at_most(price)),
-            (Some(_), Some(whole)) => Some(price.cost(&whole)),
+        let (usage, cost) = match (usage, thought.complete(usage, Some(price))) {
+            (None, Some(_)) => {
+                let most = thought.most(Some(price));
+                (Some(most), Some(price.at_most(&most)))
+            }
+            (Some(_), Some(whole)) => (Some(whole), Some(price.cost(&whole))),
             // Nothing of it costs anything.
-            (_, None) => thought.is_media().then_some(Money::ZERO),
+            (_, None) => (None, thought.is_media().then_some(Money::ZERO)),
         };
-        Bill { usage: whole, cost }
+        Bill { usage, cost }
     }
 
     /// That of the model that was asked for, where it was asked for.
@@ -81,7 +87,7 @@ impl Told<'_> {
     /// An upstream has the request, and hasn't refused it.
     fn may_have_cost(&self) -> bool {
         let sent = self.tried.is_some_and(|tried| tried.sent)
-            && self.plan.is_some_and(|plan| plan.surface.may_cost());
+            && self.plan.is_some_and(|plan| plan.surface.spends());
         let answered = matches!(self.reply.status, 101 | 200..300);
         sent && (answered || self.reply.status == 0)
     }

@@ -1,5 +1,4 @@
-//! The fields of a request, by dialect: which hold the prompt, which the tools, and which say how long
-//! the answer may be.
+//! The fields of a request, by dialect: which hold the prompt, and which the tools.
 
 use std::fmt::Display;
 
@@ -21,11 +20,6 @@ pub(super) struct Request {
     answered: bool,
     /// Whether there was a function to call.
     functions: bool,
-    /// Tokens of one answer. Where several fields say so, the most: servers differ in which they
-    /// believe.
-    output: Option<u64>,
-    /// Answers to each prompt.
-    choices: u64,
     /// Prompts, each of which is answered.
     prompts: u64,
 }
@@ -50,10 +44,6 @@ enum Field {
     Format,
     /// The same, as a schema alone.
     Schema,
-    /// Tokens of one answer.
-    Output,
-    /// Answers.
-    Choices,
     /// What only the server has of the prompt.
     Elsewhere,
     /// An object with more fields of this list, or a list of such.
@@ -79,15 +69,9 @@ fn field(api: Api, key: &str) -> Option<Field> {
         (Ollama | Cohere, "images") => Field::Images,
         (_, "tools" | "functions") => Field::Tools,
         (_, "response_format") | (Responses, "text") => Field::Format,
-        (_, "max_tokens" | "max_completion_tokens" | "max_output_tokens")
-        | (Gemini, "maxOutputTokens")
-        | (Ollama, "num_predict")
-        | (Converse, "maxTokens") => Field::Output,
-        (_, "n") | (Completions, "best_of") | (Gemini, "candidateCount") => Field::Choices,
         (Gemini, "generationConfig" | "generation_config" | "requests")
-        | (Ollama, "options")
         | (DashScope, "input" | "parameters")
-        | (Converse, "toolConfig" | "inferenceConfig") => Field::Inner,
+        | (Converse, "toolConfig") => Field::Inner,
         (Gemini, "responseSchema" | "responseJsonSchema") => Field::Schema,
         (Responses, "previous_response_id" | "conversation" | "prompt")
         | (Gemini, "cachedContent" | "cached_content")
@@ -105,8 +89,6 @@ impl Request {
             known: false,
             answered: false,
             functions: false,
-            output: None,
-            choices: 1,
             prompts: 1,
         }
     }
@@ -115,14 +97,12 @@ impl Request {
         self.known
     }
 
-    /// The most tokens that all answers together may have; where the request doesn't say so, how many
-    /// answers there will be.
-    pub(super) fn output_max(&self) -> Result<u64, u64> {
-        if self.known && !self.answered {
-            return Ok(0);
+    /// How many prompts will be answered with text: none where all there is will be embedded or ranked.
+    pub(super) fn prompts(&self) -> u64 {
+        match self.known && !self.answered {
+            true => 0,
+            false => self.prompts,
         }
-        let answers = self.choices.saturating_mul(self.prompts);
-        (self.output.map(|output| output.saturating_mul(answers))).ok_or(answers)
     }
 
     pub(super) fn into_tally(mut self) -> Tally {
@@ -188,18 +168,6 @@ impl Request {
                 if said.0 {
                     tally.guess();
                 }
-                Ok(())
-            }
-            Field::Output => {
-                let mut most = Number::default();
-                value(object, &mut most)?;
-                self.output = self.output.max(most.0);
-                Ok(())
-            }
-            Field::Choices => {
-                let mut choices = Number::default();
-                value(object, &mut choices)?;
-                self.choices = self.choices.max(choices.0.unwrap_or(1));
                 Ok(())
             }
             Field::Inner => value(object, self),
@@ -285,22 +253,5 @@ impl Shape for Said {
 
     fn list<'de, L: SeqAccess<'de>>(&mut self, list: L) -> Result<(), L::Error> {
         each(list, self)
-    }
-}
-
-/// A number that is whole and above 0.
-#[derive(Default)]
-struct Number(Option<u64>);
-
-impl Shape for Number {
-    fn number(&mut self, number: &dyn Display) {
-        let number = number.to_string();
-        let whole = number.parse().ok();
-        // `1e3` and `1000.0` are whole too.
-        let whole = whole.or_else(|| {
-            let float: f64 = number.parse().ok()?;
-            (float.fract() == 0.0 && float >= 0.0).then_some(float as u64)
-        });
-        self.0 = whole.filter(|whole| *whole > 0);
     }
 }

@@ -219,6 +219,37 @@ fn half_a_surrogate_pair_does_not_lose_the_request() {
 }
 
 #[test]
+fn nothing_hides_a_text_behind_half_a_character() {
+    let text = "The quick brown fox jumps over the lazy dog. ".repeat(200);
+    let exact = words(&text);
+    for hidden in [
+        format!(r"\ud800;base64,{text}"),
+        format!(r"\udfff data:image/png;base64,QUJD {text}"),
+        format!("\u{1};base64,{text}"),
+        format!(r"\ud800\u0041 ;base64,{text}"),
+    ] {
+        let body = format!(r#"{{"messages":[{{"role":"user","content":"{hidden}"}}]}}"#);
+        let tokens = prompt_tokens(Api::Chat, "gpt-4o", body.as_bytes());
+        assert!(
+            (exact..exact + 60).contains(&tokens),
+            "{tokens}, not {exact}: {hidden:.40}"
+        );
+    }
+    // Nor in what nobody can read.
+    for broken in [
+        format!(r#"{{"messages":[{{"content":";base64,{text}"}}]"#),
+        format!(r#"{}{{"messages":";base64,{text}"}}"#, "[".repeat(200)),
+    ] {
+        let tokens = prompt_tokens(Api::Chat, "gpt-4o", broken.as_bytes());
+        assert!(tokens > exact / 4 * 3, "{tokens} of {exact}");
+    }
+    let body = b"{\"messages\":[{\"content\":\"\xff;base64,one two\"}]}";
+    let mended = "{\"messages\":[{\"content\":\"\u{fffd};base64,one two\"}]}";
+    let tokens = |body: &[u8]| prompt_tokens(Api::Chat, "gpt-4o", body);
+    assert_eq!(tokens(body), tokens(mended.as_bytes()));
+}
+
+#[test]
 fn inputs_count_as_texts_or_as_numbers() {
     let embedded = |input: serde_json::Value| {
         let body = json!({"model": "text-embedding-3-small", "input": input}).to_string();
