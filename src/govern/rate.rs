@@ -43,7 +43,7 @@ pub struct Moment(i64);
 pub struct Bucket<'c> {
     /// The moment at which all that is taken will have come again: nanoseconds of Unix time.
     pub full_at: &'c AtomicI64,
-    /// What is owed beyond that moment: an amount. Negative for nanoseconds, while it is moved there.
+    /// What is owed beyond that moment: an amount; with [`MOVING`] while it is moved there.
     pub owed: &'c AtomicI64,
     /// All that was ever given back: nanoseconds, modulo 2^64.
     pub given: &'c AtomicI64,
@@ -85,6 +85,25 @@ pub struct Level {
     pub remaining: u64,
     /// Until all of the burst may come again.
     pub full_in: Duration,
+}
+
+/// Somebody makes what is owed a part of the moment, which takes nanoseconds.
+const MOVING: i64 = 1 << 62;
+
+// === impl Bucket ===
+
+impl Bucket<'_> {
+    fn owed(self) -> i64 {
+        self.owed.load(Ordering::SeqCst) & !MOVING
+    }
+
+    /// Whoever was moving what is owed is gone, since nobody else is there.
+    pub fn forget_mover(self) {
+        // Looked at first: what is only read needs no page of the disk.
+        if self.owed.load(Ordering::SeqCst) & MOVING != 0 {
+            self.owed.fetch_and(!MOVING, Ordering::SeqCst);
+        }
+    }
 }
 
 // === impl Rate ===
@@ -145,7 +164,7 @@ impl Rate {
         // Before the moment: what is given back between them then counts as given later, which gives
         // less back of this.
         let given = bucket.given.load(Ordering::SeqCst);
-        let owed = bucket.owed.load(Ordering::SeqCst);
+        let owed = bucket.owed();
         let full_at = self.take_beside(bucket.full_at, owed, amount, now)?;
         Ok(Lot { full_at, given })
     }
@@ -171,7 +190,7 @@ impl Rate {
     /// # Errors
     /// As there.
     pub fn look(&self, bucket: Bucket<'_>, amount: u64, now: Moment) -> Result<(), Late> {
-        let owed = bucket.owed.load(Ordering::SeqCst);
+        let owed = bucket.owed();
         let full_at = bucket.full_at.load(Ordering::SeqCst);
         self.after(full_at, owed, amount, now).map(drop)
     }
@@ -204,7 +223,7 @@ impl Rate {
         let Some(back) = before.ok().and_then(left) else {
             return;
         };
-        let owed = self.span_of(bucket.owed.load(Ordering::SeqCst));
+        let owed = self.span_of(bucket.owed());
         let past = now.0.saturating_sub(owed);
         let earlier = |full_at: i64| Some(full_at.saturating_sub(back).max(full_at.min(past)));
         let _ = (bucket.full_at).fetch_update(Ordering::SeqCst, Ordering::SeqCst, earlier);
@@ -213,7 +232,7 @@ impl Rate {
     /// Takes what was used beyond what was thought, whether it is there or not.
     pub fn charge(&self, bucket: Bucket<'_>, amount: u64, now: Moment) {
         self.begin_to_pay(bucket, now);
-        let owed = bucket.owed.load(Ordering::SeqCst);
+        let owed = bucket.owed();
         let mut is_beyond = false;
         let more = |full_at: i64| {
             let base = self.base(full_at, owed, now);
@@ -230,14 +249,17 @@ impl Rate {
         let _ = (bucket.full_at).fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
         if is_beyond {
             let amount = i64::try_from(amount).unwrap_or(i64::MAX);
-            let more = |owed: i64| Some(owed.saturating_add(amount).min(self.owed_max().max(owed)));
+            let more = |found: i64| {
+                let (owed, moving) = (found & !MOVING, found & MOVING);
+                Some(owed.saturating_add(amount).min(self.owed_max().max(owed)) | moving)
+            };
             let _ = (bucket.owed).fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
         }
     }
 
     /// How it stands.
     pub fn level(&self, bucket: Bucket<'_>, now: Moment) -> Level {
-        let owed = bucket.owed.load(Ordering::SeqCst);
+        let owed = bucket.owed();
         let full_at = bucket.full_at.load(Ordering::SeqCst);
         let ahead = self.base(full_at, owed, now).saturating_sub(now.0);
         let free = self.span(self.burst).saturating_sub(ahead).max(0);
@@ -252,22 +274,26 @@ impl Rate {
     /// What is owed is a part of the moment again as soon as there is room for it: so long it says how
     /// much there is to wait for, and what that is depends on the rate.
     ///
-    /// First the moment: between the two it is owed twice, and whoever does the same meanwhile adds and
-    /// takes away as much, so that the sum of both stays right.
+    /// One of those that come at once moves it, who marks it first. First the moment: between the two it
+    /// is owed twice, and who comes then waits, but never finds too much.
     fn begin_to_pay(&self, bucket: Bucket<'_>, now: Moment) {
         let owed = bucket.owed.load(Ordering::SeqCst);
-        if owed <= 0 {
+        if owed <= 0 || owed & MOVING != 0 {
             return;
         }
-        let full_at = bucket
-            .full_at
-            .load(Ordering::SeqCst)
-            .min(self.furthest(now));
-        if full_at.saturating_add(self.span_of(owed)) <= self.furthest(now) {
-            bucket
-                .full_at
-                .fetch_add(self.span_of(owed), Ordering::SeqCst);
-            bucket.owed.fetch_sub(owed, Ordering::SeqCst);
+        let (span, furthest) = (self.span(owed.unsigned_abs()), self.furthest(now));
+        let full_at = bucket.full_at.load(Ordering::SeqCst);
+        if full_at.min(furthest).saturating_add(span) > furthest {
+            return;
+        }
+        let moving = owed | MOVING;
+        let marked =
+            (bucket.owed).compare_exchange(owed, moving, Ordering::SeqCst, Ordering::SeqCst);
+        if marked.is_ok() {
+            let later = |full_at: i64| Some(full_at.min(furthest).saturating_add(span));
+            // The closure always answers.
+            let _ = (bucket.full_at).fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
+            bucket.owed.fetch_sub(moving, Ordering::SeqCst);
         }
     }
 
@@ -286,12 +312,12 @@ impl Rate {
     fn owed_max(&self) -> i64 {
         const DAY_NS: u128 = 24 * 3600 * 1_000_000_000;
         let max = DAY_NS * u128::from(self.count) / u128::from(self.window_ns);
-        i64::try_from(max).unwrap_or(i64::MAX)
+        i64::try_from(max).unwrap_or(i64::MAX).min(MOVING - 1)
     }
 
     /// As [`Rate::span`], of what is owed.
     fn span_of(&self, owed: i64) -> i64 {
-        self.span(owed.unsigned_abs()) * owed.signum()
+        self.span(owed.max(0).unsigned_abs())
     }
 
     /// In how many nanoseconds so much comes. Rounded down: many small ones never take longer than
@@ -572,7 +598,7 @@ mod tests {
     #[test]
     fn threads_that_begin_to_pay_at_once_lose_nothing() {
         let rate = minute(1000);
-        for _ in 0..200 {
+        for _ in 0..500 {
             let cells = Cells::default();
             let charge = || rate.charge(cells.bucket(), 1500, START);
             std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(charge))));
@@ -584,6 +610,24 @@ mod tests {
             assert_eq!(full_in(later), Duration::from_secs(20));
             assert_eq!(cells.owed.load(Ordering::SeqCst), 0);
         }
+    }
+
+    #[test]
+    fn what_somebody_was_moving_who_died_is_owed_and_is_moved_when_he_is_forgotten() {
+        let (rate, cells) = (minute(1000), Cells::default());
+        let bucket = cells.bucket();
+        (0..2).for_each(|_| rate.charge(bucket, 1500, START));
+        cells.owed.fetch_or(MOVING, Ordering::SeqCst);
+        rate.charge(bucket, 500, START);
+        let full_in = |now| rate.level(bucket, now).full_in;
+        assert_eq!(full_in(START), Duration::from_secs(210));
+        bucket.forget_mover();
+        assert_eq!(full_in(START), Duration::from_secs(210));
+        let later = START.plus(Duration::from_secs(180));
+        assert!(rate.reserve(bucket, 501, later).is_err());
+        assert!(rate.reserve(bucket, 500, later).is_ok());
+        assert_eq!(cells.owed.load(Ordering::SeqCst), 0);
+        assert_eq!(full_in(later), Duration::from_secs(60));
     }
 
     #[test]

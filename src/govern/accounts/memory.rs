@@ -276,14 +276,14 @@ impl Mapped {
         (0..COLUMNS).all(|it| it == self.column || Lock::take(&self.file, it).is_some())
     }
 
+    /// What is there, of a process that is alone.
     fn found(&self) -> Found {
         let rows = self.rows().iter();
         let totals = rows
             .map(|row| {
-                (
-                    row.id.load(Ordering::Acquire),
-                    row.total.load(Ordering::Relaxed),
-                )
+                row.bucket().forget_mover();
+                let total = row.total.load(Ordering::Relaxed);
+                (row.id.load(Ordering::Acquire), total)
             })
             .filter(|(id, total)| *id != 0 && *total != 0)
             .collect();
