@@ -538,12 +538,12 @@ fn a_request_that_the_upstream_has_not_whole_is_cancelled() {
         exchange.close();
     });
     let gateway = Gateway::start(&format!(
-        "{}target_map: {{/v1/audio: p}}\n",
+        "{}target_map: {{/v1/files: p}}\n",
         config(&provider.url(), DRAIN)
     ));
     let mut client = gateway.client();
     client.send(
-        "POST /v1/audio/speech HTTP/1.1\r\nhost: a\r\ncontent-type: audio/wav\r\ncontent-length: 100\r\n\r\nhalf",
+        "POST /v1/files HTTP/1.1\r\nhost: a\r\ncontent-type: audio/wav\r\ncontent-length: 100\r\n\r\nhalf",
     );
     provider.wait_requests(1);
     client.close();
