@@ -222,10 +222,9 @@ fn an_upload_that_passes_unread_costs_what_its_bytes_may_last() {
          teams: [{{name: search, budget: {{usd: {BUDGET}, per: total}}, keys: [{{name: ci, sha256: {hash}}}]}}]\n"
     ));
     let path = "/openai/deployments/whisper-1/audio/transcriptions";
-    let body = upload("whisper-1", &[7; 20_000]);
-    let seconds = body.len().div_ceil(2000);
-    assert_eq!(post(&weir, path, FORM, body), 200);
-    assert_cost(&weir, 0.0001 * seconds as f64, "estimated");
+    // Sound as it is: nothing in it could name anything.
+    assert_eq!(post(&weir, path, "audio/mpeg", [7; 20_001]), 200);
+    assert_cost(&weir, 0.0001 * 11.0, "estimated");
 }
 
 #[test]
@@ -391,8 +390,10 @@ fn pictures_that_are_paid_by_the_token_cost_their_tokens() {
 #[test]
 fn what_is_charged_as_thought_is_told_to_all() {
     let provider = Provider::json(r#"{"result":"who knows"}"#);
-    let weir = under(BUDGET, &provider, "m: {input: 10000, output: 100000}");
-    let json = r#"{"model":"m","max_tokens":7,"text":"so long"}"#;
+    let prices = "m: {input: 10000, output: 100000, max_output: 7}}\nlimits: {unmetered: allow";
+    let weir = under(BUDGET, &provider, prices);
+    // Whether that API's servers know `max_tokens` nobody can say.
+    let json = r#"{"model":"m","max_tokens":1,"text":"so long"}"#;
     assert_eq!(ask(&weir, "/v1/things", json), 200);
     let record = agreed(&weir);
     assert_eq!(
