@@ -404,6 +404,38 @@ fn what_is_charged_as_thought_is_told_to_all() {
 }
 
 #[test]
+fn what_names_no_model_costs_nothing_though_all_models_have_a_price() {
+    let provider = Provider::json(r#"{"object":"list","data":[]}"#);
+    let (hash, url) = (sha256(SECRET), provider.url());
+    let weir = Gateway::start(&format!(
+        "limits: {{unpriced: allow, unmetered: allow}}\nprices: {{\"*\": {{input: 10000, output: 100000}}}}\n\
+         target_map: {{/v1: \"{url}\"}}\nstate_dir: \"{{folder}}/state\"\nusage: {{}}\n\
+         teams: [{{name: search, budget: {{usd: {BUDGET}, per: total}}, keys: [{{name: ci, sha256: {hash}}}]}}]\n"
+    ));
+    let authorization = format!("Bearer {SECRET}");
+    let asked = [
+        ("GET", "/v1/files"),
+        ("GET", "/v1/responses/resp_1"),
+        ("HEAD", CHAT),
+        ("DELETE", "/v1/responses/resp_1"),
+        ("POST", "/v1/search"),
+        ("POST", "/v1/batches"),
+    ];
+    for (method, path) in asked {
+        let headers = [("authorization", &*authorization)];
+        let mut client = weir.client();
+        client.send_head(method, path, &headers);
+        assert_eq!(client.read_head().status, 200, "{method} {path}");
+    }
+    for record in weir.records(asked.len()) {
+        assert_eq!(record["cost_usd"], Value::Null, "{record}");
+        assert_eq!(record["output_tokens"], Value::Null, "{record}");
+    }
+    let budget = [("team", "search"), ("period", "total")];
+    weir.wait_value("weir_budget_used_ratio", &budget, 0.0);
+}
+
+#[test]
 fn what_only_counts_tokens_costs_nothing() {
     let provider = Provider::json(r#"{"input_tokens":14}"#);
     let weir = under(0.001, &provider, "m: {input: 10000, output: 100000}");

@@ -26,9 +26,10 @@ impl Told<'_> {
         // Where nobody is told all, what was delivered isn't what was made.
         let untold = self.plan.is_some_and(|plan| plan.untold) && self.may_have_cost();
         let usage = usage.filter(|usage| !untold || usage.source == meter::Source::Upstream);
+        // What names no model has no price that it could be thought by, not even that of all models.
         let partly = |plan: &Plan| match usage {
             Some(_) => plan.surface.is_media(),
-            None => self.may_have_cost(),
+            None => self.may_have_cost() && !asked_model(self.tried, plan).is_empty(),
         };
         let thought = self.plan.filter(|plan| partly(plan));
         let thought = thought.map(|plan| Thought::of(plan, Some(asked_model(self.tried, plan))));
