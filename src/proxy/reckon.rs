@@ -3,7 +3,7 @@
 //! decides nothing.
 
 use super::arrive::Arrival;
-use super::plan::Plan;
+use super::plan::{Plan, Surface};
 use crate::govern::Ask;
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::at_a_glance;
@@ -39,7 +39,7 @@ pub fn reckon(snapshot: &Snapshot, plan: &Plan, arrival: &Arrival) -> Ask {
         for model in std::iter::once(named).chain(others) {
             let of_one = || Thought::of_one(plan, model, prompt, length);
             let thought = shared.unwrap_or_else(of_one);
-            let price = model.and_then(|model| snapshot.prices.find(provider, model));
+            let price = model.and_then(|model| price(snapshot, provider, model, plan.surface));
             let own = price.map(|price| price.at_most(&thought.most(Some(price))));
             cost = cost.zip(own).map(|(cost, own)| cost.max(own));
             if thought.complete(None, price).is_some() {
@@ -48,6 +48,25 @@ pub fn reckon(snapshot: &Snapshot, plan: &Plan, arrival: &Arrival) -> Ask {
         }
     }
     Ask { tokens, cost }
+}
+
+/// What a model costs on this API. A price for pieces of another kind is none: nobody has said what a chat
+/// costs with a model whose pictures are paid.
+pub fn price<'s>(
+    snapshot: &'s Snapshot,
+    provider: &str,
+    model: &str,
+    surface: Surface,
+) -> Option<&'s Price> {
+    let price = snapshot.prices.find(provider, model)?;
+    let piece = match surface.metered() {
+        Some(meter::Surface::Audio) => price.audio_second,
+        Some(meter::Surface::Speech) => price.character,
+        Some(meter::Surface::Images) => price.image,
+        _ => Money::ZERO,
+    };
+    let fits = price.is_by_token() || piece > Money::ZERO || price.has_no_pieces();
+    fits.then_some(price)
 }
 
 /// Methods of requests that read or delete.

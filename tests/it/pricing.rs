@@ -404,6 +404,34 @@ fn what_is_charged_as_thought_is_told_to_all() {
 }
 
 #[test]
+fn a_price_for_pieces_of_another_kind_is_none() {
+    const ANSWER: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":5,"total_tokens":10}}"#;
+    let provider = Provider::json(ANSWER);
+    let prices = "painter: {image: 1}, speaker: {characters: 1}, hearer: {audio_minute: 1}, free: {input: 0, output: 0}";
+    let weir = under(BUDGET, &provider, prices);
+    for model in ["painter", "speaker", "hearer"] {
+        let chat =
+            format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hi"}}]}}"#);
+        assert_eq!(ask(&weir, CHAT, &chat), 403, "{model}");
+        let text = format!(r#"{{"model":"{model}","input":"hi"}}"#);
+        assert_eq!(ask(&weir, "/v1/embeddings", &text), 403, "{model}");
+    }
+    let picture = r#"{"model":"speaker","prompt":"a weir"}"#;
+    assert_eq!(ask(&weir, IMAGES, picture), 403);
+    let chat = r#"{"model":"free","messages":[{"role":"user","content":"hi"}]}"#;
+    assert_eq!(ask(&weir, CHAT, chat), 200, "what costs nothing is priced");
+    let allowing = under(
+        BUDGET,
+        &provider,
+        &format!("{prices}}}\nlimits: {{unpriced: allow"),
+    );
+    let chat = r#"{"model":"painter","messages":[{"role":"user","content":"hi"}]}"#;
+    assert_eq!(ask(&allowing, CHAT, chat), 200);
+    let record = allowing.records(1).remove(0);
+    assert_eq!(record["cost_usd"], Value::Null, "{record}");
+}
+
+#[test]
 fn what_names_no_model_costs_nothing_though_all_models_have_a_price() {
     let provider = Provider::json(r#"{"object":"list","data":[]}"#);
     let (hash, url) = (sha256(SECRET), provider.url());

@@ -4,7 +4,7 @@
 use super::{Plan, Told, asked_model};
 use crate::govern::grant::Stake;
 use crate::govern::{Moment, Spent};
-use crate::proxy::reckon::Thought;
+use crate::proxy::reckon::{self, Thought};
 use crate::tokens::meter;
 use crate::tokens::settings::Price;
 use crate::types::Money;
@@ -54,7 +54,7 @@ impl Told<'_> {
         let (tried, plan) = (self.tried?, self.plan?);
         let provider = self.snapshot.upstreams.provider(tried.endpoint.provider);
         let model = asked_model(Some(tried), plan);
-        self.snapshot.prices.find(&provider.name, model)
+        reckon::price(self.snapshot, &provider.name, model, plan.surface)
     }
 
     /// Settles tokens and money of the limits that the request was under.
