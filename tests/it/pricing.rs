@@ -252,6 +252,26 @@ fn a_transcription_that_reports_nothing_costs_what_its_file_may_last() {
 }
 
 #[test]
+fn a_recording_that_is_fetched_from_elsewhere_cant_be_metered() {
+    let provider = Provider::json(r#"{"text":"hi there"}"#);
+    let weir = start(&provider);
+    let fetched = |field: &str| {
+        format!(
+            "--XyZ\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n\
+             --XyZ\r\nContent-Disposition: form-data; name=\"{field}\"\r\n\r\nhttps://a.test/an-hour.mp3\r\n--XyZ--\r\n"
+        )
+    };
+    for field in ["url", "file"] {
+        let status = post(&weir, TRANSCRIPTIONS, FORM, fetched(field));
+        assert_eq!(status, 403, "{field}");
+    }
+    let json = r#"{"model":"whisper-1","url":"https://a.test/an-hour.mp3"}"#;
+    assert_eq!(ask(&weir, TRANSCRIPTIONS, json), 403);
+    let sent = r#"{"model":"whisper-1","file":"data:audio/wav;base64,UklGRg=="}"#;
+    assert_eq!(ask(&weir, TRANSCRIPTIONS, sent), 200);
+}
+
+#[test]
 fn what_a_transcription_may_cost_is_reserved() {
     let provider = Provider::json(r#"{"text":"hi","usage":{"type":"duration","seconds":1}}"#);
     let weir = under(0.01, &provider, "");
