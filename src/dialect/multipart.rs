@@ -29,6 +29,8 @@ pub struct Form {
     pub choices: Option<u64>,
     /// Where the content of the first `file` stands; empty without one.
     pub file_at: Range<usize>,
+    /// What is meant isn't in it: an address says where that lies.
+    pub elsewhere: bool,
     /// How many pictures there are (`image`, `image[]`, `mask`).
     pub pictures: u64,
 }
@@ -106,7 +108,13 @@ pub fn read(body: &[u8], boundary: &str) -> Result<Form, FormError> {
                 let number = json::whole(body[content].trim_ascii());
                 form.choices = form.choices.max(number);
             }
-            Some(b"file") if form.file_at.is_empty() => form.file_at = content,
+            Some(b"file") => {
+                form.elsewhere |= is_address(&body[content.clone()]);
+                if form.file_at.is_empty() {
+                    form.file_at = content;
+                }
+            }
+            Some(b"url" | b"file_url" | b"audio_url") => form.elsewhere |= !content.is_empty(),
             Some(b"image" | b"image[]" | b"mask") => form.pictures += 1,
             _ => {}
         }
@@ -116,6 +124,14 @@ pub fn read(body: &[u8], boundary: &str) -> Result<Form, FormError> {
         at,
         what: "too many parts",
     })
+}
+
+/// Whether a field that should be a file is an address instead.
+fn is_address(content: &[u8]) -> bool {
+    const SCHEME_BYTES_MAX: usize = 16;
+    let start = content.trim_ascii_start();
+    let start = &start[..start.len().min(SCHEME_BYTES_MAX)];
+    memmem::find(start, b"://").is_some()
 }
 
 // === impl Form ===

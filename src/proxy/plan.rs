@@ -131,7 +131,8 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         _ => None,
     };
     // What is refused from here on is told with the model that it named.
-    let untold = untold::is_untold(session.req_header(), surface, body.asked());
+    let untold = untold::is_untold(session.req_header(), surface, body.asked())
+        || untold::is_fetched(surface, &body);
     let plan = journey.plan.insert(Plan {
         surface,
         label,

@@ -3,7 +3,7 @@
 //! decides nothing.
 
 use super::arrive::Arrival;
-use super::plan::Plan;
+use super::plan::{Plan, Surface};
 use crate::govern::Ask;
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::at_a_glance;
@@ -27,14 +27,19 @@ pub fn reckon(snapshot: &Snapshot, plan: &Plan, arrival: &Arrival) -> Ask {
     if idle || !plan.surface.spends() {
         return Ask { tokens, cost };
     }
+    // A client may name many models: its body isn't read again for each of them.
+    let shared = Thought::of_any(plan);
+    let prompt = shared.map_or_else(|| glance(plan), |_| 0);
     for choice in &plan.candidates {
         let endpoint = snapshot.upstreams.endpoint(choice.endpoint);
         let provider = &snapshot.upstreams.provider(endpoint.provider).name;
         let named = choice.model.as_deref().or(plan.model.as_deref());
+        let length = length(plan, named);
         let others = plan.body.others().iter().map(|other| Some(&**other));
         for model in std::iter::once(named).chain(others) {
-            let thought = Thought::of(plan, model);
-            let price = model.and_then(|model| snapshot.prices.find(provider, model));
+            let of_one = || Thought::of_one(plan, model, prompt, length);
+            let thought = shared.unwrap_or_else(of_one);
+            let price = model.and_then(|model| price(snapshot, provider, model, plan.surface));
             let own = price.map(|price| price.at_most(&thought.most(Some(price))));
             cost = cost.zip(own).map(|(cost, own)| cost.max(own));
             if thought.complete(None, price).is_some() {
@@ -43,6 +48,25 @@ pub fn reckon(snapshot: &Snapshot, plan: &Plan, arrival: &Arrival) -> Ask {
         }
     }
     Ask { tokens, cost }
+}
+
+/// What a model costs on this API. A price for pieces of another kind is none: nobody has said what a chat
+/// costs with a model whose pictures are paid.
+pub fn price<'s>(
+    snapshot: &'s Snapshot,
+    provider: &str,
+    model: &str,
+    surface: Surface,
+) -> Option<&'s Price> {
+    let price = snapshot.prices.find(provider, model)?;
+    let piece = match surface.metered() {
+        Some(meter::Surface::Audio) => price.audio_second,
+        Some(meter::Surface::Speech) => price.character,
+        Some(meter::Surface::Images) => price.image,
+        _ => Money::ZERO,
+    };
+    let fits = price.is_by_token() || piece > Money::ZERO || price.has_no_pieces();
+    fits.then_some(price)
 }
 
 /// Methods of requests that read or delete.
@@ -63,41 +87,47 @@ pub struct Thought {
 impl Thought {
     /// By what the request says, of the model that is asked for it.
     pub fn of(plan: &Plan, model: Option<&str>) -> Self {
+        let of_one = || Self::of_one(plan, model, glance(plan), length(plan, model));
+        Self::of_any(plan).unwrap_or_else(of_one)
+    }
+
+    /// The same, where it doesn't matter which model is asked.
+    fn of_any(plan: &Plan) -> Option<Self> {
         let body = &plan.body;
-        let asked = body.asked();
-        let prompt = || asked.and(body.plain()).map_or(0, |body| at_a_glance(body));
-        let surface = plan.surface.metered();
         let (mut answers, mut said) = (0, true);
-        let usage = match (plan.estimate, surface) {
+        let usage = match (plan.estimate, plan.surface.metered()) {
             (Some(estimate), _) => {
                 (answers, said) = (estimate.answers, estimate.output_said);
                 anything(estimate.input, estimate.output_max, estimate.is_text())
             }
             (None, Some(meter::Surface::Audio)) => media::heard(sound(plan)),
             (None, Some(meter::Surface::Speech)) => {
-                let body = body.plain().map_or(&b""[..], |body| body);
-                media::read_out(body, prompt())
+                let plain = body.plain().map_or(&b""[..], |body| body);
+                media::read_out(plain, glance(plan))
             }
             (None, Some(meter::Surface::Images)) => {
                 let made = body.choices().unwrap_or(1).max(1);
                 let shown = body.form().map_or(0, |form| form.pictures);
-                media::pictures(prompt(), shown, made)
+                media::pictures(glance(plan), shown, made)
             }
-            // An API whose prompts nobody can read.
-            (None, _) => {
-                let length = model.map(|model| length(plan, model));
-                answers = length.map_or(0, |length| length.answers);
-                said = length.is_none_or(|length| length.each.is_some());
-                let each = length.zip(model).map_or(0, |(length, model)| {
-                    length.each.unwrap_or(family(model).output_max.into())
-                });
-                anything(prompt(), each.saturating_mul(answers), false)
-            }
+            (None, _) => return None,
         };
-        Self {
+        Some(Self {
             usage,
             answers,
             said,
+            media: plan.surface.is_media(),
+        })
+    }
+
+    /// Of an API whose prompts nobody can read.
+    fn of_one(plan: &Plan, model: Option<&str>, prompt: u64, length: Length) -> Self {
+        let longest = |model| length.each.unwrap_or(family(model).output_max.into());
+        let each = model.map_or(0, longest);
+        Self {
+            usage: anything(prompt, each.saturating_mul(length.answers), false),
+            answers: model.map_or(0, |_| length.answers),
+            said: model.is_none() || length.each.is_some(),
             media: plan.surface.is_media(),
         }
     }
@@ -194,10 +224,18 @@ fn sound(plan: &Plan) -> Sound<'_> {
     file.map_or(Sound::Bytes(body.length()), Sound::File)
 }
 
+/// About how many tokens a JSON body has.
+fn glance(plan: &Plan) -> u64 {
+    let body = plan.body.asked().and(plan.body.plain());
+    body.map_or(0, |body| at_a_glance(body))
+}
+
 /// How long the answers of an API may be whose prompts nobody can read.
-fn length(plan: &Plan, model: &str) -> Length {
+fn length(plan: &Plan, model: Option<&str>) -> Length {
     match (plan.surface.metered(), plan.body.plain()) {
-        (Some(meter::Surface::Invoke), Some(body)) => invoked_length(model, body),
+        (Some(meter::Surface::Invoke), Some(body)) => {
+            invoked_length(model.unwrap_or_default(), body)
+        }
         _ => Length {
             each: None,
             answers: plan.body.choices().unwrap_or(1).max(1),

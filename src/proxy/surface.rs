@@ -183,11 +183,12 @@ fn of_plain(path: &str) -> Surface {
         _ => {}
     }
     let listed = path.strip_prefix("/v1").unwrap_or(path);
-    if listed.starts_with("/models/") && !listed.contains(':') {
-        return Surface::Models;
-    }
+    // Before what is listed: Azure's model inference begins with `/models`, too.
     if let Some(surface) = metered(path) {
         return Surface::Metered(surface);
+    }
+    if listed.starts_with("/models/") && !listed.contains(':') {
+        return Surface::Models;
     }
     let mut segments = path.rsplit('/');
     match segments.next().unwrap_or_default() {
@@ -306,6 +307,7 @@ mod tests {
             ("/v1/models", Surface::Models),
             ("/models", Surface::Models),
             ("/v1/models/gpt-4o", Surface::Models),
+            ("/v1/models/org/name", Surface::Models),
             ("/healthz", Surface::Health),
             ("/v1/healthz", Surface::Other),
             ("/v1/chat/completions/x", Surface::Other),
@@ -326,6 +328,7 @@ mod tests {
             ("/openai/deployments/gpt-4o/chat/completions", Of::Chat),
             ("/compatible-mode/v1/chat/completions", Of::Chat),
             ("/groq/openai/v1/chat/completions", Of::Chat),
+            ("/models/chat/completions", Of::Chat),
             ("/v1/completions", Of::Completions),
             ("/beta/completions", Of::Completions),
             ("/embeddings", Of::Embeddings),

@@ -111,6 +111,11 @@ impl Price {
         prices.any(|price| price > Money::ZERO)
     }
 
+    /// Whether nothing costs anything that isn't counted in tokens.
+    pub fn has_no_pieces(&self) -> bool {
+        [self.image, self.audio_second, self.character] == [Money::ZERO; 3]
+    }
+
     /// What isn't counted in tokens.
     fn pieces(&self, media: &Media) -> Money {
         self.image.times(media.images)

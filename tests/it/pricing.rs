@@ -211,7 +211,7 @@ fn seconds_where_tokens_are_paid_are_as_many_tokens() {
 }
 
 #[test]
-fn a_transcription_by_a_deployment_costs_what_its_file_may_last() {
+fn an_upload_that_passes_unread_costs_what_its_bytes_may_last() {
     let provider = Provider::start(|exchange| {
         exchange.answer(200, &[("content-type", "text/plain")], b"hi there\n");
     });
@@ -222,9 +222,9 @@ fn a_transcription_by_a_deployment_costs_what_its_file_may_last() {
          teams: [{{name: search, budget: {{usd: {BUDGET}, per: total}}, keys: [{{name: ci, sha256: {hash}}}]}}]\n"
     ));
     let path = "/openai/deployments/whisper-1/audio/transcriptions";
-    let body = upload("whisper-1", &[7; 20_000]);
-    assert_eq!(post(&weir, path, FORM, body), 200);
-    assert_cost(&weir, 0.001, "estimated");
+    // Sound as it is: nothing in it could name anything.
+    assert_eq!(post(&weir, path, "audio/mpeg", [7; 20_001]), 200);
+    assert_cost(&weir, 0.0001 * 11.0, "estimated");
 }
 
 #[test]
@@ -249,6 +249,26 @@ fn a_transcription_that_reports_nothing_costs_what_its_file_may_last() {
         assert_eq!(post(&weir, TRANSCRIPTIONS, FORM, upload(model, &file)), 200);
         assert_cost(&weir, usd, "estimated");
     }
+}
+
+#[test]
+fn a_recording_that_is_fetched_from_elsewhere_cant_be_metered() {
+    let provider = Provider::json(r#"{"text":"hi there"}"#);
+    let weir = start(&provider);
+    let fetched = |field: &str| {
+        format!(
+            "--XyZ\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n\
+             --XyZ\r\nContent-Disposition: form-data; name=\"{field}\"\r\n\r\nhttps://a.test/an-hour.mp3\r\n--XyZ--\r\n"
+        )
+    };
+    for field in ["url", "file"] {
+        let status = post(&weir, TRANSCRIPTIONS, FORM, fetched(field));
+        assert_eq!(status, 403, "{field}");
+    }
+    let json = r#"{"model":"whisper-1","url":"https://a.test/an-hour.mp3"}"#;
+    assert_eq!(ask(&weir, TRANSCRIPTIONS, json), 403);
+    let sent = r#"{"model":"whisper-1","file":"data:audio/wav;base64,UklGRg=="}"#;
+    assert_eq!(ask(&weir, TRANSCRIPTIONS, sent), 200);
 }
 
 #[test]
@@ -390,16 +410,77 @@ fn pictures_that_are_paid_by_the_token_cost_their_tokens() {
 #[test]
 fn what_is_charged_as_thought_is_told_to_all() {
     let provider = Provider::json(r#"{"result":"who knows"}"#);
-    let prices = "m: {input: 1000, output: 10000, max_output: 70}}\nlimits: {unmetered: allow";
+    let prices = "m: {input: 10000, output: 100000, max_output: 7}}\nlimits: {unmetered: allow";
     let weir = under(BUDGET, &provider, prices);
-    let json = r#"{"model":"m","text":"so long"}"#;
+    // Whether that API's servers know `max_tokens` nobody can say.
+    let json = r#"{"model":"m","max_tokens":1,"text":"so long"}"#;
     assert_eq!(ask(&weir, "/v1/things", json), 200);
     let record = agreed(&weir);
     assert_eq!(
         (&record["output_tokens"], &record["token_source"]),
-        (&70.into(), &"estimated".into())
+        (&7.into(), &"estimated".into())
     );
     assert!(record["cost_usd"].as_f64() > Some(0.7), "{record}");
+}
+
+#[test]
+fn a_price_for_pieces_of_another_kind_is_none() {
+    const ANSWER: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":5,"total_tokens":10}}"#;
+    let provider = Provider::json(ANSWER);
+    let prices = "painter: {image: 1}, speaker: {characters: 1}, hearer: {audio_minute: 1}, free: {input: 0, output: 0}";
+    let weir = under(BUDGET, &provider, prices);
+    for model in ["painter", "speaker", "hearer"] {
+        let chat =
+            format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hi"}}]}}"#);
+        assert_eq!(ask(&weir, CHAT, &chat), 403, "{model}");
+        let text = format!(r#"{{"model":"{model}","input":"hi"}}"#);
+        assert_eq!(ask(&weir, "/v1/embeddings", &text), 403, "{model}");
+    }
+    let picture = r#"{"model":"speaker","prompt":"a weir"}"#;
+    assert_eq!(ask(&weir, IMAGES, picture), 403);
+    let chat = r#"{"model":"free","messages":[{"role":"user","content":"hi"}]}"#;
+    assert_eq!(ask(&weir, CHAT, chat), 200, "what costs nothing is priced");
+    let allowing = under(
+        BUDGET,
+        &provider,
+        &format!("{prices}}}\nlimits: {{unpriced: allow"),
+    );
+    let chat = r#"{"model":"painter","messages":[{"role":"user","content":"hi"}]}"#;
+    assert_eq!(ask(&allowing, CHAT, chat), 200);
+    let record = allowing.records(1).remove(0);
+    assert_eq!(record["cost_usd"], Value::Null, "{record}");
+}
+
+#[test]
+fn what_names_no_model_costs_nothing_though_all_models_have_a_price() {
+    let provider = Provider::json(r#"{"object":"list","data":[]}"#);
+    let (hash, url) = (sha256(SECRET), provider.url());
+    let weir = Gateway::start(&format!(
+        "limits: {{unpriced: allow, unmetered: allow}}\nprices: {{\"*\": {{input: 10000, output: 100000}}}}\n\
+         target_map: {{/v1: \"{url}\"}}\nstate_dir: \"{{folder}}/state\"\nusage: {{}}\n\
+         teams: [{{name: search, budget: {{usd: {BUDGET}, per: total}}, keys: [{{name: ci, sha256: {hash}}}]}}]\n"
+    ));
+    let authorization = format!("Bearer {SECRET}");
+    let asked = [
+        ("GET", "/v1/files"),
+        ("GET", "/v1/responses/resp_1"),
+        ("HEAD", CHAT),
+        ("DELETE", "/v1/responses/resp_1"),
+        ("POST", "/v1/search"),
+        ("POST", "/v1/batches"),
+    ];
+    for (method, path) in asked {
+        let headers = [("authorization", &*authorization)];
+        let mut client = weir.client();
+        client.send_head(method, path, &headers);
+        assert_eq!(client.read_head().status, 200, "{method} {path}");
+    }
+    for record in weir.records(asked.len()) {
+        assert_eq!(record["cost_usd"], Value::Null, "{record}");
+        assert_eq!(record["output_tokens"], Value::Null, "{record}");
+    }
+    let budget = [("team", "search"), ("period", "total")];
+    weir.wait_value("weir_budget_used_ratio", &budget, 0.0);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Requests whose answers don't tell what they use, because they ask for that: the answer is made later, or
 //! the part that tells it is left out. What isn't reported can be counted, but for what nobody is shown.
 
-use super::Surface;
 use super::auth::all_values;
+use super::{Body, Surface};
 use crate::dialect::openai::request::Asked;
-use crate::tokens::meter::Surface::{DashScope, Responses};
+use crate::tokens::meter::Surface::{Audio, DashScope, Responses};
 use http::{HeaderName, request};
+use memchr::memmem;
 
 /// Alibaba's wish for an answer that only names a task.
 const ASYNC: HeaderName = HeaderName::from_static("x-dashscope-async");
@@ -24,6 +25,19 @@ pub(super) fn is_untold(head: &request::Parts, surface: Surface, asked: Option<&
                 |alt: &str| alt.eq_ignore_ascii_case("sse") || alt.eq_ignore_ascii_case("json");
             let other_form = all_values(query, &["alt", "$alt"]).any(|alt| !is_read(alt));
             chosen || other_form || head.headers.contains_key(FIELDS)
+        }
+        _ => false,
+    }
+}
+
+/// Whether what is to be heard isn't sent, but the address where it lies: nobody here knows how long it lasts.
+pub(super) fn is_fetched(surface: Surface, body: &Body) -> bool {
+    let json = || body.asked().and(body.plain());
+    match (surface, body.form()) {
+        (Surface::Metered(Audio), Some(form)) => form.elsewhere,
+        // Sound in JSON is base64, which has no colon.
+        (Surface::Metered(Audio), None) => {
+            json().is_some_and(|json| memmem::find(json, b"://").is_some())
         }
         _ => false,
     }

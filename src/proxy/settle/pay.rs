@@ -4,7 +4,7 @@
 use super::{Plan, Told, asked_model};
 use crate::govern::grant::Stake;
 use crate::govern::{Moment, Spent};
-use crate::proxy::reckon::Thought;
+use crate::proxy::reckon::{self, Thought};
 use crate::tokens::meter;
 use crate::tokens::settings::Price;
 use crate::types::Money;
@@ -26,9 +26,10 @@ impl Told<'_> {
         // Where nobody is told all, what was delivered isn't what was made.
         let untold = self.plan.is_some_and(|plan| plan.untold) && self.may_have_cost();
         let usage = usage.filter(|usage| !untold || usage.source == meter::Source::Upstream);
+        // What names no model has no price that it could be thought by, not even that of all models.
         let partly = |plan: &Plan| match usage {
             Some(_) => plan.surface.is_media(),
-            None => self.may_have_cost(),
+            None => self.may_have_cost() && !asked_model(self.tried, plan).is_empty(),
         };
         let thought = self.plan.filter(|plan| partly(plan));
         let thought = thought.map(|plan| Thought::of(plan, Some(asked_model(self.tried, plan))));
@@ -53,7 +54,7 @@ impl Told<'_> {
         let (tried, plan) = (self.tried?, self.plan?);
         let provider = self.snapshot.upstreams.provider(tried.endpoint.provider);
         let model = asked_model(Some(tried), plan);
-        self.snapshot.prices.find(&provider.name, model)
+        reckon::price(self.snapshot, &provider.name, model, plan.surface)
     }
 
     /// Settles tokens and money of the limits that the request was under.

@@ -44,6 +44,8 @@ enum Field {
     Format,
     /// The same, as a schema alone.
     Schema,
+    /// More of the prompt, in a form of its own: an earlier conversation, documents, a template.
+    Written,
     /// What only the server has of the prompt.
     Elsewhere,
     /// An object with more fields of this list, or a list of such.
@@ -73,6 +75,10 @@ fn field(api: Api, key: &str) -> Option<Field> {
         | (DashScope, "input" | "parameters")
         | (Converse, "toolConfig") => Field::Inner,
         (Gemini, "responseSchema" | "responseJsonSchema") => Field::Schema,
+        (Chat, "documents" | "chat_template")
+        | (Ollama, "template")
+        | (Cohere, "chat_history" | "preamble")
+        | (DashScope, "history") => Field::Written,
         (Responses, "previous_response_id" | "conversation" | "prompt")
         | (Gemini, "cachedContent" | "cached_content")
         | (Messages, "container" | "mcp_servers")
@@ -158,7 +164,7 @@ impl Request {
                 Ok(())
             }
             Field::Format => value(object, &mut Format(tally)),
-            Field::Schema => {
+            Field::Schema | Field::Written => {
                 tally.guess();
                 value(object, &mut Written(tally))
             }

@@ -829,3 +829,43 @@ fn what_is_more_than_text_in_messages_is_known_to_be_guessed() {
         assert_eq!(prompt.guessed, guessed, "{api:?}: {body}");
     }
 }
+
+#[test]
+fn no_part_of_a_prompt_is_free_for_where_it_stands() {
+    let text = "a weir is a low dam ".repeat(100);
+    let chat = r#""messages":[{"role":"user","content":"hi"}]"#;
+    let cohere = r#""message":"hi""#;
+    for (api, hidden) in [
+        (
+            Api::Chat,
+            format!(r#"{{{chat},"documents":[{{"title":"t","text":"{text}"}}]}}"#),
+        ),
+        (Api::Chat, format!(r#"{{{chat},"chat_template":"{text}"}}"#)),
+        (
+            Api::Ollama,
+            format!(r#"{{"prompt":"hi","template":"{text}"}}"#),
+        ),
+        (
+            Api::Cohere,
+            format!(r#"{{{cohere},"chat_history":[{{"role":"USER","message":"{text}"}}]}}"#),
+        ),
+        (Api::Cohere, format!(r#"{{{cohere},"preamble":"{text}"}}"#)),
+        (
+            Api::Converse,
+            format!(
+                r#"{{"messages":[{{"role":"user","content":[{{"toolResult":{{"content":[{{"json":["{text}"]}}]}}}}]}}]}}"#
+            ),
+        ),
+        (
+            Api::DashScope,
+            format!(r#"{{"input":{{"prompt":"hi","history":[{{"user":"{text}","bot":"yes"}}]}}}}"#),
+        ),
+    ] {
+        let tokens = prompt_tokens(api, "m", hidden.as_bytes());
+        assert!(
+            (550..800).contains(&tokens),
+            "{tokens}: {api:?} {}",
+            &hidden[..60]
+        );
+    }
+}

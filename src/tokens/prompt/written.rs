@@ -21,6 +21,13 @@ impl Shape for Written<'_> {
         self.0.add_text(&json.0);
         Ok(())
     }
+
+    fn list<'de, L: SeqAccess<'de>>(&mut self, list: L) -> Result<(), L::Error> {
+        let mut json = Json(String::new());
+        json.list(list)?;
+        self.0.add_text(&json.0);
+        Ok(())
+    }
 }
 
 /// Any value as the shortest JSON.
