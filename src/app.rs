@@ -389,8 +389,8 @@ impl Start<'_> {
         host::ready(&settings).map_err(Fault::Unusable)?;
         let sharing = sharing::open(&settings)?;
         let mut governor = Governor::new(settings.govern.clone(), accounts(&settings)?);
-        if let Some(sharing) = &sharing {
-            governor = governor.sharing(sharing.clone());
+        if let Some((sharing, shared)) = sharing.as_ref().zip(settings.shared_state.as_ref()) {
+            governor = governor.sharing(sharing.clone(), shared.lease);
         }
         let shared = Shared {
             observer: Arc::clone(&observer),

@@ -129,6 +129,14 @@ impl Accounts {
         self.0.found.lock().take()
     }
 
+    /// Takes away what was granted and isn't used, where no other process goes on with it; but for what this
+    /// host took as nobody could be asked.
+    pub fn take_back_grants(&self) {
+        if self.0.found.lock().is_some() {
+            self.0.memory.take_back_grants();
+        }
+    }
+
     /// The accounts that are in use and found no room.
     pub fn homeless(&self) -> usize {
         self.0.homeless.load(Ordering::Relaxed)

@@ -73,6 +73,11 @@ pub enum Denied {
         /// How long until the next one begins; `None` where that wouldn't help.
         wait: Option<Duration>,
     },
+    /// What is left of a budget that other hosts share couldn't be learnt in time.
+    Unshared {
+        /// Whose.
+        whose: Whose,
+    },
     /// It is under a budget, and there is no room to note what is spent of it.
     NoAccount {
         /// Whose.
@@ -303,6 +308,10 @@ impl Governor {
                     return Err(Denied::NoAccount { whose }.into());
                 }
                 let held = purse.hold(cost.pico(), budget).map_err(|short| {
+                    if short.as_ref().is_some_and(Short::may_be_met) {
+                        let denied = Denied::Unshared { whose };
+                        return No { denied, short };
+                    }
                     let ends = purse.span.ends().filter(|_| cost <= budget.limit);
                     let wait = ends.map(|ends| ends.duration_since(now).unwrap_or_default());
                     let per = budget.per;
@@ -475,13 +484,15 @@ fn full(whose: Whose, measure: Measure, amount: u64, max: u64) -> Denied {
 impl Denied {
     /// When it is worth to come back; `None` where it isn't.
     pub fn wait(&self) -> Option<Duration> {
-        /// What is in flight may be over in this long.
+        /// What is in flight may be over in this long, and a server be back.
         const FULL: Duration = Duration::from_secs(1);
         match *self {
             Self::RateLimited(wait) | Self::Rate { wait, .. } | Self::QueueFull { wait } => {
                 Some(wait)
             }
-            Self::InFlight | Self::Full { .. } | Self::NoAccount { .. } => Some(FULL),
+            Self::InFlight | Self::Full { .. } | Self::Unshared { .. } | Self::NoAccount { .. } => {
+                Some(FULL)
+            }
             Self::Budget { wait, .. } => wait,
             Self::TooLarge { .. } | Self::Unpriced | Self::Unmetered => None,
         }

@@ -43,6 +43,7 @@ use scope::Scopes;
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The host's limits with their state. Settings are replaced by a reload, state stays.
@@ -85,8 +86,12 @@ impl Governor {
         }
     }
 
-    /// The same, whose allowances of keys, teams and models other hosts share.
-    pub fn sharing(mut self, sharing: shared::Sharing) -> Self {
+    /// The same, whose allowances of keys, teams and models other hosts share. What was drawn before and
+    /// isn't used is theirs, where this host was silent for the `lease`.
+    pub fn sharing(mut self, sharing: shared::Sharing, lease: Duration) -> Self {
+        if sharing.is_over(lease) {
+            self.accounts.take_back_grants();
+        }
         self.scopes.share(sharing);
         self
     }

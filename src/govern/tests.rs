@@ -1,5 +1,6 @@
 //! All limits together.
 
+use super::accounts::Keep;
 use super::grant::{Standing, Tier};
 use super::scope::{Measure, Whose};
 use super::settings::{
@@ -8,7 +9,7 @@ use super::settings::{
 use super::*;
 use crate::types::Money;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 const CLIENT: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
 
@@ -369,6 +370,39 @@ fn what_has_no_price_is_refused_under_a_budget_unless_the_setting_allows_it() {
         ..settings()
     });
     assert!(try_one(&governor, Some(&rich), unpriced, now).is_ok());
+}
+
+#[test]
+fn what_a_host_had_drawn_before_it_was_silent_for_too_long_is_gone() {
+    const LEASE: Duration = Duration::from_secs(3);
+    let folder = folder::Folder::new("accounts-silent");
+    let share = |accounts: &Accounts| {
+        let sharing = shared::Sharing::open(&folder.0).unwrap();
+        Governor::new(settings(), accounts.clone()).sharing(sharing, LEASE)
+    };
+    let granted = |accounts: &Accounts, name| accounts.account(name, Keep::Weeks).granted();
+    let first = Accounts::open(&folder.0).unwrap();
+    for name in ["drawn", "owed", "alone"] {
+        let account = first.account(name, Keep::Weeks);
+        account.add(5);
+        account.grant(if name == "owed" { 3 } else { 12 });
+        account
+            .alone()
+            .store((name == "alone").into(), Ordering::Relaxed);
+    }
+    first.account("own", Keep::Weeks).add(5);
+    // Whoever comes beside it changes nothing.
+    let beside = Accounts::open(&folder.0).unwrap();
+    share(&beside);
+    assert_eq!(granted(&first, "drawn"), 12);
+    drop((first, beside));
+    // Nobody has ever heard it.
+    let again = Accounts::open(&folder.0).unwrap();
+    share(&again);
+    assert_eq!(granted(&again, "drawn"), 5);
+    assert_eq!(granted(&again, "owed"), 3, "a debt stays one");
+    assert_eq!(granted(&again, "alone"), 12, "nobody was asked for it");
+    assert_eq!(granted(&again, "own"), i64::MAX);
 }
 
 #[test]

@@ -148,6 +148,12 @@ impl Conn {
         Ok(read? > 0)
     }
 
+    /// Whether the socket has something to read, its end too: the system is asked, not the runtime, which
+    /// on a busy host hears of it late.
+    pub fn has_news(&self) -> bool {
+        self.transport.as_ref().is_some_and(Transport::has_news)
+    }
+
     /// Drops the first `bytes` of what was read ahead.
     pub fn skip(&mut self, bytes: usize) {
         self.ahead.advance(bytes);

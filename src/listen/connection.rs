@@ -222,12 +222,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connection<A> {
     /// Between two requests, a connection that is silent too long or that has to leave is closed. Not
     /// when something has come already: half a request is waited for.
     async fn next_head(&mut self, conn: &mut Conn, later: Later) -> io::Result<Head> {
-        let begins = tokio::select! {
-            biased;
-            begins = timeout(later.keepalive, head::begins(conn)) => begins,
-            () = self.turn() => return Ok(Head::Closed),
-        };
-        if !begins.unwrap_or(Ok(false))? {
+        if !begins_before(conn, later, self.turn()).await? {
             return Ok(Head::Closed);
         }
         let bounds = Bounds {
@@ -261,6 +256,30 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connection<A> {
     }
 }
 
+/// Waits for a request to begin, and says whether one does before the connection has been silent too long
+/// or `turn` is over. What had come by then isn't left unanswered, also where a busy host hasn't been told
+/// of it yet.
+async fn begins_before(
+    conn: &mut Conn,
+    later: Later,
+    turn: impl Future<Output = ()>,
+) -> io::Result<bool> {
+    tokio::select! {
+        biased;
+        begins = timeout(later.keepalive, head::begins(conn)) => {
+            if let Ok(begins) = begins {
+                return begins;
+            }
+        }
+        () = turn => {}
+    }
+    if !conn.has_news() {
+        return Ok(false);
+    }
+    let begins = timeout(later.complete, head::begins(conn)).await;
+    begins.unwrap_or(Ok(false))
+}
+
 /// What holds for the requests of a connection after its first.
 #[derive(Clone, Copy)]
 struct Later {
@@ -269,4 +288,35 @@ struct Later {
     complete: Duration,
     /// Until its first byte.
     keepalive: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use tokio::net::{TcpListener, TcpStream};
+
+    const LATER: Later = Later {
+        bounds: Bounds {
+            bytes_max: 64 << 10,
+            h2: false,
+        },
+        complete: Duration::from_secs(3600),
+        keepalive: Duration::from_secs(3600),
+    };
+
+    #[tokio::test]
+    async fn a_request_that_came_before_its_idle_connection_was_to_leave_begins() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut client, (socket, peer)) = (client.unwrap().into_std().unwrap(), accepted.unwrap());
+        let mut conn = Conn::new(socket, peer, None);
+        let quiet = begins_before(&mut conn, LATER, async {}).await;
+        assert!(!quiet.unwrap(), "nothing came");
+        // The runtime, which is looking at this, hasn't been told of what comes.
+        let turn = async { client.write_all(b"GET").unwrap() };
+        assert!(begins_before(&mut conn, LATER, turn).await.unwrap());
+        assert_eq!(conn.ahead(), b"GET");
+    }
 }

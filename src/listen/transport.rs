@@ -63,6 +63,20 @@ impl Transport {
         }
     }
 
+    /// Whether the system has something to read, the end too.
+    pub fn has_news(&self) -> bool {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.get_ref().0,
+        };
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = match socket {
+            Socket::Tcp(socket) => SockRef::from(socket).peek(&mut byte),
+            Socket::Unix(socket) => SockRef::from(socket).peek(&mut byte),
+        };
+        peeked.is_ok()
+    }
+
     /// Whether bytes can wait in it after they were written, until a flush.
     pub fn holds_back(&self) -> bool {
         matches!(self, Self::Tls(_))

@@ -710,7 +710,8 @@ impl Crowd {
                     let began = std::time::Instant::now();
                     let answer = ask(&mut client);
                     if answer.status() != 200 {
-                        assert_eq!(answer.status(), 429, "{}", answer.text());
+                        // 503 is what can't be learnt in time: another host has it, or Redis is away.
+                        assert!([429, 503].contains(&answer.status()), "{}", answer.text());
                         let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                         longest.fetch_max(took, Ordering::Relaxed);
                         return;
@@ -834,6 +835,30 @@ fn two_weirs_whose_redis_is_killed_half_way_go_on_by_their_policy_and_are_reconc
         assert!(through <= most);
         assert_eq!(Crowd::start(&weirs, 8).end().0, 0, "nothing is left");
     }
+}
+
+#[test]
+fn a_budget_that_isnt_spent_is_never_called_so_while_redis_is_away() {
+    let Some(mut redis) = Redis::start(&[]) else {
+        return;
+    };
+    let model = Provider::json(TEN_TOKENS);
+    let month = "budget: {usd: 1, per: month}";
+    let weir = weir(&model, &redis, "refuse", month);
+    ready(&[&weir]);
+    let mut client = weir.client();
+    assert_eq!(ask(&mut client).status(), 200);
+    redis.kill();
+    weir.wait_value("weir_shared_state_up", &[], 0.0);
+    let refused = eventually("the end of the lease", || {
+        Some(ask(&mut client)).filter(|answer| answer.status() != 200)
+    });
+    refused.assert_refused(503, "overloaded");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    redis.start_again();
+    eventually("an answer to who waits", || {
+        (ask(&mut client).status() == 200).then_some(())
+    });
 }
 
 #[test]

@@ -218,6 +218,18 @@ impl Memory {
         (0..all).step_by(count).flat_map(steps)
     }
 
+    /// See [`Accounts::take_back_grants`](super::Accounts::take_back_grants).
+    pub(super) fn take_back_grants(&self) {
+        for row in self.rows() {
+            let total = row.total.load(Ordering::SeqCst);
+            let granted = row.granted.load(Ordering::SeqCst);
+            let is_shared = granted != i64::MAX && row.alone.load(Ordering::Relaxed) == 0;
+            if is_shared && granted > total {
+                row.granted.store(total, Ordering::SeqCst);
+            }
+        }
+    }
+
     /// Gives back what processes held that are gone.
     pub(super) fn sweep(&self) {
         if let Self::Mapped(mapped) = self {

@@ -21,10 +21,17 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 const VERSION: u32 = 1;
 
 /// What the file says.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Content {
     version: u32,
     keys: Vec<Entry>,
+}
+
+/// The same, to be written.
+#[derive(Debug, Serialize)]
+struct Written<'a> {
+    version: u32,
+    keys: &'a [Entry],
 }
 
 /// One key.
@@ -117,7 +124,12 @@ pub(super) struct Lock(#[expect(dead_code, reason = "locked until it is dropped"
 
 /// What the file looks like now; taken before it is read, so that no change is missed.
 pub(super) fn stamp(folder: &Path) -> Stamp {
-    match fs::metadata(folder.join(NAME)) {
+    stamp_other(folder, NAME)
+}
+
+/// The same of a file beside it.
+pub(super) fn stamp_other(folder: &Path, name: &str) -> Stamp {
+    match fs::metadata(folder.join(name)) {
         Ok(meta) => Stamp::There {
             inode: (meta.dev(), meta.ino()),
             modified: (meta.mtime(), meta.mtime_nsec()),
@@ -135,14 +147,18 @@ pub(super) fn read(folder: &Path) -> Result<Vec<Entry>, Fault> {
     let Some(text) = text(folder, NAME)? else {
         return Ok(Vec::new());
     };
-    let said: Version = serde_json::from_slice(&text).map_err(|error| corrupt(place(&error)))?;
-    if said.version != VERSION {
-        let version = said.version;
+    let content = serde_json::from_slice::<Content>(&text);
+    let version = match &content {
+        Ok(content) => content.version,
+        // What a later form means isn't guessed at.
+        Err(_) => serde_json::from_slice::<Version>(&text).map_or(VERSION, |said| said.version),
+    };
+    if version != VERSION {
         return Err(corrupt(format!(
             "its version is {version}, and this weir knows {VERSION}"
         )));
     }
-    let content: Content = serde_json::from_slice(&text).map_err(|error| corrupt(place(&error)))?;
+    let content = content.map_err(|error| corrupt(place(&error)))?;
     Ok(content.keys)
 }
 
@@ -179,7 +195,7 @@ fn text(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, Fault> {
     Ok(Some(text))
 }
 
-/// Read first: what a later form means isn't guessed at.
+/// What every form of the file says.
 #[derive(Deserialize)]
 struct Version {
     version: u32,
@@ -239,9 +255,9 @@ fn lock_file(path: &Path, folder: &Path) -> io::Result<File> {
 
 /// Puts these keys in place of those that are there. To be called under the lock, with what was read
 /// under it.
-pub(super) fn write(folder: &Path, keys: Vec<Entry>, _lock: &Lock) -> Result<(), Fault> {
+pub(super) fn write(folder: &Path, keys: &[Entry], _lock: &Lock) -> Result<(), Fault> {
     let version = VERSION;
-    write_other(folder, NAME, &Content { version, keys })
+    write_other(folder, NAME, &Written { version, keys })
 }
 
 /// The same for a file beside it.

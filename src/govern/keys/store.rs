@@ -11,6 +11,7 @@
 
 use super::file::{self, Entry, Fault, Replaced, Stamp};
 use super::secret::{self, digest};
+use super::words::Agreed;
 use super::{Keys, Teams};
 use crate::govern::settings::{Credential, Key};
 use crate::types::digest::Digest;
@@ -46,8 +47,8 @@ pub struct KeyStore {
     watched: AtomicBool,
     /// Told after each change that this process makes.
     changed: Arc<Notify>,
-    /// The file as it was when it was last shared with other hosts.
-    agreed: Mutex<Stamp>,
+    /// What was last shared with other hosts.
+    agreed: Mutex<Agreed>,
 }
 
 #[derive(Debug, Default)]
@@ -421,11 +422,22 @@ impl KeyStore {
             let lock = file::lock(&self.folder)?;
             let mut entries = file::read(&self.folder)?;
             change(&mut entries)?;
-            file::write(&self.folder, entries, &lock)?;
+            file::write(&self.folder, &entries, &lock)?;
+            self.know(&entries);
         }
-        self.look();
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Takes over what was just written, under the lock: to read thousands of keys once more takes long.
+    pub(super) fn know(&self, entries: &[Entry]) {
+        let mut seen = self.seen.lock();
+        // What can't be used is told by whoever looks.
+        if let Ok(table) = Table::new(entries) {
+            self.known.store(Arc::new(table));
+            seen.stamp = file::stamp(&self.folder);
+            seen.fault = None;
+        }
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -436,7 +448,7 @@ impl KeyStore {
         &self.changed
     }
 
-    pub(super) fn agreed(&self) -> &Mutex<Stamp> {
+    pub(super) fn agreed(&self) -> &Mutex<Agreed> {
         &self.agreed
     }
 

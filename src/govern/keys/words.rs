@@ -13,7 +13,7 @@
 //! A host that was away tells and hears all that was said meanwhile; one that comes anew, with no keys,
 //! gets those of the others. Whoever takes the file of the keys away has revoked them, on all hosts.
 
-use super::file::{self, Entry, Fault};
+use super::file::{self, Entry, Fault, Stamp};
 use super::store::{KeyStore, StoreFault, key_of};
 use crate::govern::shared::{Versions, Word, Words};
 use ahash::AHashMap;
@@ -30,6 +30,17 @@ const REVOKED: Duration = Duration::from_secs(100 * 24 * 3600);
 /// The words of this host as they were last agreed on, by `TEAM/NAME`.
 type Known = BTreeMap<String, Said>;
 
+/// What was last shared. It has all keys a second time: to read thousands of them takes long.
+#[derive(Debug, Default)]
+pub(super) struct Agreed {
+    /// The file of the keys, as it was then.
+    keys: Stamp,
+    /// The file of their words, as this process has written it.
+    words: Stamp,
+    /// What stands in that.
+    known: Known,
+}
+
 /// The last word on a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Said {
@@ -44,7 +55,7 @@ impl Words for KeyStore {
     }
 
     fn have_changed(&self) -> bool {
-        *self.agreed().lock() != file::stamp(self.folder())
+        self.agreed().lock().keys != file::stamp(self.folder())
     }
 
     fn agree(&self, others: &[Word], known: &Versions) -> Result<Vec<Word>, String> {
@@ -63,22 +74,33 @@ impl KeyStore {
         let folder = self.folder();
         let lock = file::lock(folder)?;
         let mut keys = Keyed::new(file::read(folder)?);
-        let mut known: Known = file::other(folder, NAME)?.unwrap_or_default();
+        let mut agreed = self.agreed().lock();
+        // Where this doesn't come to its end, they are read again.
+        let before = std::mem::take(&mut *agreed);
+        let mut known = match file::stamp_other(folder, NAME) {
+            stamp @ Stamp::There { .. } if stamp == before.words => before.known,
+            _ => file::other(folder, NAME)?.unwrap_or_default(),
+        };
         let learnt = learn(&mut known, &keys, now);
         let taken = take_over(&mut known, &mut keys, others, now);
         if taken.keys {
-            file::write(folder, keys.entries(), &lock)?;
+            let entries = keys.entries();
+            file::write(folder, &entries, &lock)?;
             // At once: who has a key that was revoked waits for nothing that comes after.
-            self.look();
+            self.know(&entries);
         }
         // Whoever ends here says once more what it has just heard: that changes nothing.
         if learnt || taken.words {
             file::write_other(folder, NAME, &known)?;
         }
-        *self.agreed().lock() = file::stamp(folder);
-        drop(lock);
         let mut ours = unknown_to(theirs, &known);
         ours.extend(outlived(others, &known, now));
+        *agreed = Agreed {
+            keys: file::stamp(folder),
+            words: file::stamp_other(folder, NAME),
+            known,
+        };
+        drop(lock);
         Ok(ours)
     }
 }
@@ -331,7 +353,7 @@ mod tests {
         };
         let entries: Vec<Entry> = (0..10_000).map(named).collect();
         let lock = file::lock(one.folder()).unwrap();
-        file::write(one.folder(), entries.clone(), &lock).unwrap();
+        file::write(one.folder(), &entries, &lock).unwrap();
         drop(lock);
         let said = agree(&one, &[]);
         assert_eq!(said.len(), 10_000);

@@ -68,7 +68,7 @@ impl Host {
         })
     }
 
-    fn noted(&self) -> Noted {
+    pub(super) fn noted(&self) -> Noted {
         let mut bytes = [0; NUMBERS * 8];
         if self
             .file

@@ -395,11 +395,8 @@ impl Keeper {
             return;
         };
         let silence = noted.silence(Now::read());
-        let lease = self
-            .settings
-            .lease
-            .saturating_sub(margin(self.settings.lease));
-        let is_over = silence.is_none_or(|silence| silence >= lease);
+        let until_over = until_over(self.settings.lease);
+        let is_over = silence.is_none_or(|silence| silence >= until_over);
         for kept in self.stocks.values_mut() {
             match self.settings.on_down {
                 OnDown::Local => kept.take_share(noted.hosts.max(1), now),
@@ -444,10 +441,10 @@ impl Keeper {
     }
 }
 
-/// A lease is over for its host that much before it is for the others: the last exchange may have
-/// been heard late, and this task may be late.
-fn margin(lease: Duration) -> Duration {
-    EXCHANGE + lease / 10
+/// How long a host may be silent before its lease is over for itself. For the others it is later: the last
+/// exchange may have been heard late, and this task may be late.
+pub(super) fn until_over(lease: Duration) -> Duration {
+    lease.saturating_sub(EXCHANGE + lease / 10)
 }
 
 async fn connected(

@@ -115,6 +115,12 @@ impl Sharing {
         Stock(inner)
     }
 
+    /// Whether others may have been granted what this host had drawn: it wasn't heard for that long, or never.
+    pub fn is_over(&self, lease: Duration) -> bool {
+        let silence = self.0.host.noted().silence(host::Now::read());
+        silence.is_none_or(|silence| silence >= keeper::until_over(lease))
+    }
+
     /// Whether the server can be asked.
     pub fn state(&self) -> State {
         self.0.state()

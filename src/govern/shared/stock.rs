@@ -71,6 +71,17 @@ impl Short {
     pub async fn wait(&self, until: Instant) -> bool {
         self.stock.wait(self.amount, until).await
     }
+
+    /// Of a sum: false where it was heard last that all hosts together don't have that much. What is unheard
+    /// of may be there.
+    pub fn may_be_met(&self) -> bool {
+        let inner = &self.stock.0;
+        let Some(answer) = inner.told.lock().answer else {
+            return true;
+        };
+        let elsewhere = answer.left.max(0).saturating_add(answer.idle.max(0));
+        inner.seen().stock().saturating_add(elsewhere) >= self.amount
+    }
 }
 
 // === impl Stock ===

@@ -16,6 +16,7 @@ pub fn status(denied: &Denied) -> u16 {
         Denied::TooLarge { .. } => 400,
         Denied::Unpriced | Denied::Unmetered => 403,
         Denied::InFlight
+        | Denied::Unshared { .. }
         | Denied::NoAccount { .. }
         | Denied::Full { .. }
         | Denied::QueueFull { .. } => 503,
@@ -26,7 +27,7 @@ pub fn status(denied: &Denied) -> u16 {
 pub fn code(denied: &Denied) -> &'static str {
     use Measure::{InFlightTokens, Tokens};
     match denied {
-        Denied::InFlight | Denied::NoAccount { .. } => "overloaded",
+        Denied::InFlight | Denied::Unshared { .. } | Denied::NoAccount { .. } => "overloaded",
         Denied::Full {
             whose: Whose::Host, ..
         } => "overloaded",
@@ -101,6 +102,11 @@ pub fn sentence(denied: &Denied, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 None => f.write_str("."),
             }
         }
+        Denied::Unshared { whose } => write!(
+            f,
+            "The server can't learn now what is left of the budget of this {whose}, which other servers \
+             spend too; wait as Retry-After says and try again."
+        ),
         Denied::NoAccount { whose } => write!(
             f,
             "The server has no room to note what this {whose} spends, and serves nothing under a budget \
