@@ -409,7 +409,9 @@ impl Taken {
             (self.rate).give(bucket, self.lot, self.amount - used, now);
         }
         if let Some(drawn) = self.drawn.take() {
-            drawn.settle(i64::try_from(used).unwrap_or(i64::MAX));
+            // As much is owed at most to other hosts as to this one.
+            let most = self.amount.saturating_add(self.rate.owed_max());
+            drawn.settle(i64::try_from(used.min(most)).unwrap_or(i64::MAX));
         }
         self.amount = 0;
     }

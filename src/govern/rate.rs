@@ -251,7 +251,8 @@ impl Rate {
             let amount = i64::try_from(amount).unwrap_or(i64::MAX);
             let more = |found: i64| {
                 let (owed, moving) = (found & !MOVING, found & MOVING);
-                Some(owed.saturating_add(amount).min(self.owed_max().max(owed)) | moving)
+                let most = self.owed_max().cast_signed().max(owed);
+                Some(owed.saturating_add(amount).min(most) | moving)
             };
             let _ = (bucket.owed).fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
         }
@@ -308,11 +309,11 @@ impl Rate {
             .saturating_add(self.span(self.burst).saturating_mul(2))
     }
 
-    /// What comes in a day.
-    fn owed_max(&self) -> i64 {
+    /// The most that can be owed: what comes in a day.
+    pub fn owed_max(&self) -> u64 {
         const DAY_NS: u128 = 24 * 3600 * 1_000_000_000;
         let max = DAY_NS * u128::from(self.count) / u128::from(self.window_ns);
-        i64::try_from(max).unwrap_or(i64::MAX).min(MOVING - 1)
+        max.min((MOVING - 1).unsigned_abs().into()) as u64
     }
 
     /// As [`Rate::span`], of what is owed.

@@ -2,7 +2,7 @@
 
 use super::accounts::Keep;
 use super::grant::{Standing, Tier};
-use super::scope::{Measure, Whose};
+use super::scope::{self, Id, Measure, Whose};
 use super::settings::{
     Allowance, Budget, Credential, Key, Period, RateLimit, Team, Unmetered, Unpriced,
 };
@@ -403,6 +403,28 @@ fn what_a_host_had_drawn_before_it_was_silent_for_too_long_is_gone() {
     assert_eq!(granted(&again, "owed"), 3, "a debt stays one");
     assert_eq!(granted(&again, "alone"), 12, "nobody was asked for it");
     assert_eq!(granted(&again, "own"), i64::MAX);
+}
+
+#[test]
+fn no_report_makes_a_host_owe_more_of_a_shared_rate_than_comes_in_a_day() {
+    let folder = folder::Folder::new("accounts-absurd");
+    let accounts = Accounts::open(&folder.0).unwrap();
+    let sharing = shared::Sharing::open(&folder.0).unwrap();
+    let governor = Governor::new(settings(), accounts.clone());
+    let governor = governor.sharing(sharing, Duration::from_secs(3));
+    let caller = caller(tokens(100), Allowance::default());
+    let name = scope::sum_name(Id::of(&caller.team.name, None), Measure::Tokens);
+    let drawn = accounts.account(&scope::drawn_name(&name), Keep::Weeks);
+    drawn.grant(100);
+    let now = Moment::now();
+    let mut grant = try_one(&governor, Some(&caller), ask(10, 0), now).unwrap();
+    let absurd = Spent::Used {
+        tokens: u64::MAX,
+        cached: 0,
+        cost: None,
+    };
+    grant.stake().settle(absurd, now);
+    assert_eq!(drawn.total(), 10 + 100 * 60 * 24);
 }
 
 #[test]
