@@ -43,7 +43,7 @@ pub struct Moment(i64);
 pub struct Bucket<'c> {
     /// The moment at which all that is taken will have come again: nanoseconds of Unix time.
     pub full_at: &'c AtomicI64,
-    /// What is owed beyond that moment: an amount; with [`MOVING`] while it is moved there.
+    /// What is owed beyond that moment: an amount; with a mark while it is moved there.
     pub owed: &'c AtomicI64,
     /// All that was ever given back: nanoseconds, modulo 2^64.
     pub given: &'c AtomicI64,
@@ -54,7 +54,7 @@ pub struct Bucket<'c> {
 pub struct Cells {
     /// See [`Bucket::full_at`].
     pub full_at: AtomicI64,
-    /// See [`Bucket::owed`].
+    /// See [`Bucket`].
     pub owed: AtomicI64,
     /// See [`Bucket::given`].
     pub given: AtomicI64,
