@@ -40,10 +40,11 @@ pub fn reckon(snapshot: &Snapshot, plan: &Plan, arrival: &Arrival) -> Ask {
             let of_one = || Thought::of_one(plan, model, prompt, length);
             let thought = shared.unwrap_or_else(of_one);
             let price = model.and_then(|model| price(snapshot, provider, model, plan.surface));
-            let own = price.map(|price| price.at_most(&thought.most(Some(price))));
+            let most = thought.most(price);
+            let own = price.map(|price| price.at_most(&most));
             cost = cost.zip(own).map(|(cost, own)| cost.max(own));
             if thought.complete(None, price).is_some() {
-                tokens = tokens.max(thought.most(price).tokens());
+                tokens = tokens.max(most.tokens());
             }
         }
     }

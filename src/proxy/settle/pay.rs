@@ -31,12 +31,11 @@ impl Told<'_> {
             Some(_) => plan.surface.is_media(),
             None => self.may_have_cost() && !asked_model(self.tried, plan).is_empty(),
         };
-        let thought = self.plan.filter(|plan| partly(plan));
-        let thought = thought.map(|plan| Thought::of(plan, Some(asked_model(self.tried, plan))));
-        let Some((thought, price)) = thought.zip(price) else {
+        let Some((price, plan)) = price.zip(self.plan.filter(|plan| partly(plan))) else {
             let cost = price.zip(usage).map(|(price, usage)| price.cost(&usage));
             return Bill { usage, cost };
         };
+        let thought = Thought::of(plan, Some(asked_model(self.tried, plan)));
         let (usage, cost) = match (usage, thought.complete(usage, Some(price))) {
             (None, Some(_)) => {
                 let most = thought.most(Some(price));
