@@ -169,7 +169,8 @@ impl Governor {
 
     fn fill(&self, id: &Id, measure: Measure, rate: Rate, fleet: &Fleet, now: SystemTime) -> Fill {
         let level = |numbers: &Cells| rate.level(numbers.bucket(), Moment::from(now));
-        let here = level(&self.accounts.look_at_rate(&sum_name(id, measure)));
+        let name = sum_name(id, measure);
+        let here = level(&self.accounts.look_at_rate(&name));
         let mut fill = Fill {
             per_minute: rate.count(),
             remaining: here.remaining,
@@ -177,7 +178,6 @@ impl Governor {
             part: None,
         };
         if self.scopes.sharing().is_some() {
-            let name = sum_name(id, measure);
             let (share, _) = self.accounts.look_shared(&drawn_name(&name));
             let share = u64::try_from(share).unwrap_or_default();
             let mut elsewhere = 0;

@@ -291,8 +291,8 @@ fn models(snapshot: &Snapshot, journey: &Journey) -> Option<Result<bytes::Bytes,
         None if caller.is_some() => bytes::Bytes::from_static(NO_MODELS),
         None => return None,
     };
-    let segments: Vec<&str> = journey.arrival.path.split('/').collect();
-    let mut segments = segments.into_iter().filter(|segment| !segment.is_empty());
+    let segments = journey.arrival.path.split('/');
+    let mut segments = segments.filter(|segment| !segment.is_empty());
     // The first of them is `models`, after `v1` where that is there; however it is written.
     let first = segments.next().unwrap_or_default();
     if plain(first) == "v1" {

@@ -111,10 +111,13 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 /// The values of a parameter of a query, as they stand there; its name may be written in any way.
 fn values<'q>(query: &'q str, name: &'static str) -> impl Iterator<Item = &'q str> {
-    query.split('&').filter_map(move |pair| {
-        let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
-        is_named(found, name).then_some(value)
-    })
+    parameters(query).filter_map(move |(found, value)| is_named(found, name).then_some(value))
+}
+
+/// A query's parameters with their values, as they stand there.
+fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = query.split('&');
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
 fn is_named(found: &str, name: &str) -> bool {
@@ -246,12 +249,9 @@ pub(super) fn all_values<'q>(
     query: &'q str,
     names: &'static [&'static str],
 ) -> impl Iterator<Item = &'q str> {
-    query.split('&').filter_map(move |pair| {
-        let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
-        names
-            .iter()
-            .any(|name| is_spelled(found, name))
-            .then_some(value)
+    parameters(query).filter_map(move |(found, value)| {
+        let is_one = names.iter().any(|name| is_spelled(found, name));
+        is_one.then_some(value)
     })
 }
 
