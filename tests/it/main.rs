@@ -23,6 +23,7 @@ mod dns;
 mod edge;
 mod egress;
 mod evading;
+mod failover;
 mod fixtures;
 mod forwarding;
 mod h2_hostile;
