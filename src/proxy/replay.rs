@@ -375,9 +375,13 @@ impl CustomSession for Replay {
         let Some(tasks) = self.let_through(tasks)? else {
             return Ok(false);
         };
-        let interim = matches!(tasks.as_slice(), [HttpTask::Header(head, _)] if is_interim(head));
-        if let Some(HttpTask::Header(head, _)) = tasks.first() {
-            self.begins(head);
+        // Several can come at once.
+        let interim = (tasks.iter())
+            .all(|task| matches!(task, HttpTask::Header(head, _) if is_interim(head)));
+        for task in &tasks {
+            if let HttpTask::Header(head, _) = task {
+                self.begins(head);
+            }
         }
         let end = tasks.iter().any(HttpTask::is_end);
         let written = self.inner_mut().response_duplex_vec(tasks).await;
