@@ -27,6 +27,7 @@ mod fixtures;
 mod forwarding;
 mod h2_hostile;
 mod hostile;
+mod hostile_upstreams;
 mod keys;
 mod leaving;
 mod ledger;
