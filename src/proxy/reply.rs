@@ -206,6 +206,9 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
     }
     if end || journey.reply.is_whole() {
         settle::complete(journey);
+        if let Some(plan) = journey.plan.as_mut() {
+            plan.body.said_all();
+        }
     }
     Ok(())
 }

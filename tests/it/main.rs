@@ -26,6 +26,7 @@ mod evading;
 mod fixtures;
 mod forwarding;
 mod h2_hostile;
+mod heartbeat;
 mod hostile;
 mod hostile_upstreams;
 mod keys;
