@@ -43,8 +43,13 @@ fn failing(
 
 /// Two providers with accounts of weir's own, one behind the other.
 fn two(first: &Provider, second: &Provider, more: &str) -> Gateway {
+    two_within(SHORT, first, second, more)
+}
+
+/// The same with these deadlines.
+fn two_within(timeouts: &str, first: &Provider, second: &Provider, more: &str) -> Gateway {
     Gateway::start(&format!(
-        "{SHORT}providers:\n\
+        "{timeouts}providers:\n\
          - {{name: first, base_url: \"{}/v1\", api_key: sk-first{OFF}}}\n\
          - {{name: second, base_url: \"{}/v1\", api_key: sk-second{OFF}}}\n\
          model_routes:\n  m:\n    targets: [{{provider: first, weight: 1000}}, {{provider: second}}]\n{more}",
@@ -117,7 +122,7 @@ fn a_large_body_is_sent_again_whole() {
         Provider::start(|exchange| exchange.json(503, "{}")),
         Provider::start(healthy),
     );
-    let weir = two(&broken, &sound, "");
+    let weir = two_within("", &broken, &sound, "");
     let prompt = "x".repeat(20 << 20);
     let body = json!({"model": "m", "messages": [{"role": "user", "content": prompt}]}).to_string();
     let answer = weir.post(CHAT, &body);
@@ -229,7 +234,8 @@ fn what_may_have_acted_is_repeated_only_where_that_does_no_harm() {
     ] {
         let (broken, sound) = (fault.provider(), Provider::echo());
         let weir = Gateway::start(&format!(
-            "{SHORT}providers: [{{name: p, urls: [\"{}\", \"{}\"]}}]\nrouting: {{default_provider: p}}",
+            "{SHORT}providers: [{{name: p, urls: [\"{}\", \"{}\"], models: [m]}}]\n\
+             routing: {{default_provider: p}}",
             broken.url(),
             sound.url()
         ));
