@@ -2,7 +2,9 @@
 //! client gets when nobody is left.
 
 use crate::budgets::sha256;
+use crate::streaming::Http2;
 use crate::support::faults::{ANSWER, Fault, RETRY_AFTER_SECS, Reach, healthy};
+use crate::support::h2_provider::{H2Exchange, H2Provider};
 use crate::support::provider::{Exchange, nobody};
 use crate::support::{Gateway, Provider};
 use serde_json::{Value, json};
@@ -471,4 +473,49 @@ fn a_fallback_is_only_for_whom_its_model_is_allowed() {
         (500, r#"{"the":"last"}"#)
     );
     assert_eq!(sound.requests().len(), 1);
+}
+
+// === HTTP/2 ===
+
+#[test]
+fn an_http2_upstream_that_fails_is_made_good_for_clients_of_both_versions() {
+    let faults: [(&str, fn(&mut H2Exchange)); 5] = [
+        ("busy", |it| {
+            it.head(503, &[("retry-after", "1")]);
+            it.data("{\"error\":{}}", true);
+        }),
+        ("status_5xx", |it| {
+            it.head(500, &[]);
+            it.end();
+        }),
+        ("protocol", |it| it.reject(h2::Reason::INTERNAL_ERROR)),
+        ("protocol", |it| it.reject(h2::Reason::ENHANCE_YOUR_CALM)),
+        ("first_byte_timeout", H2Exchange::wait_cancelled),
+    ];
+    for (kind, fault) in faults {
+        let sound = Provider::start(healthy);
+        let other = format!(
+            ", timeouts: {{first_byte: 700ms}}}}\n\
+             - {{name: q, base_url: \"{}\", models: [other]}}\n\
+             model_routes: {{big: {{targets: [{{provider: p}}], retries: 0, fallback: [other]}}",
+            sound.url()
+        );
+        let http2 = Http2::start_with(H2Provider::start(fault), &other, |launch| launch);
+        let weir = &http2.gateway;
+        let answer = weir.post(CHAT, chat("big", false));
+        assert_eq!(answer.text(), ANSWER, "{kind}");
+        let answer = weir.h2_client().post(CHAT, chat("big", true));
+        assert!(
+            answer.text().ends_with("data: [DONE]\n\n"),
+            "{kind}: {}",
+            answer.text()
+        );
+        assert_eq!(answer.header("x-weir-attempts"), Some("2"), "{kind}");
+        for record in weir.records(2) {
+            assert_eq!(failed_tries(&record), [("p", kind)], "{record}");
+            assert_eq!(record["end"], "complete", "{record}");
+        }
+        weir.wait_value("weir_in_flight", &[], 0.0);
+        weir.wait_value("weir_buffered_bytes", &[], 0.0);
+    }
 }
