@@ -778,3 +778,32 @@ fn a_body_that_names_no_model_goes_where_something_else_takes_its_path() {
         }
     }
 }
+
+/// The reason to stop came, and then the event that says it was cut: whoever reads whole events has not
+/// seen it.
+#[test]
+fn a_stream_that_is_cut_in_its_last_event_does_not_look_whole() {
+    const CUT: &[&str] = &[
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}],\"id\":\"chat",
+    ];
+    const WHOLE: &[&str] = &[
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}],\"id\":\"chat\"}\n\n",
+    ];
+    for (sent, cut) in [(CUT, true), (WHOLE, false)] {
+        let provider = Provider::start(move |exchange| {
+            exchange.stream();
+            for piece in sent {
+                exchange.chunk(piece);
+            }
+            exchange.end();
+        });
+        let weir = gateway(&provider.url(), "");
+        let answer = weir.post(CHAT, r#"{"model":"m","stream":true}"#).text();
+        assert_eq!(answer.contains("upstream_failed"), cut, "{answer}");
+        assert!(answer.starts_with(&sent.concat()), "{answer}");
+        let end = if cut { "upstream_broke" } else { "complete" };
+        assert_eq!(weir.records(1)[0]["end"], end);
+    }
+}
