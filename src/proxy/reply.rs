@@ -123,6 +123,10 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         ask::learn(journey);
     }
     journey.reply.meter = None;
+    if response.status == http::StatusCode::NO_CONTENT {
+        // RFC 9110, section 8.6: it has none, whatever it is.
+        response.remove_header(&header::CONTENT_LENGTH);
+    }
     let bodiless = head_only || matches!(response.status.as_u16(), 204 | 304);
     journey.reply.length = match (bodiless, stream) {
         (true, _) => Some(0),

@@ -807,3 +807,16 @@ fn a_stream_that_is_cut_in_its_last_event_does_not_look_whole() {
         assert_eq!(weir.records(1)[0]["end"], end);
     }
 }
+
+/// RFC 9110, section 8.6: an answer with this status has no length.
+#[test]
+fn a_length_that_an_answer_without_a_body_cannot_have_is_not_passed_on() {
+    let provider = Provider::start(|exchange| {
+        exchange.raw("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n");
+        exchange.close();
+    });
+    let weir = gateway(&provider.url(), "");
+    let answer = weir.post(CHAT, BODY);
+    assert_eq!((answer.status(), answer.body.len()), (204, 0));
+    assert_eq!(answer.header("content-length"), None);
+}
