@@ -15,7 +15,7 @@ use crate::tokens::meter::{Coding, Ending, Form, Meter, Overdue};
 use crate::upstream::Outcome;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
-use pingora::Result;
+use pingora::{Error, ErrorType, Result};
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 use std::time::Instant;
@@ -95,11 +95,20 @@ const HOP_BY_HOP: [HeaderName; 3] = [
 ];
 
 /// Learns what kind of answer it is, and adds weir's headers.
+///
+/// # Errors
+/// When it is none to this request.
 pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Journey) -> Result<()> {
     if response.status.is_informational()
         && response.status != http::StatusCode::SWITCHING_PROTOCOLS
     {
         return Ok(());
+    }
+    let asked = (journey.plan.as_ref()).is_some_and(|plan| plan.upgrade);
+    if response.status == http::StatusCode::SWITCHING_PROTOCOLS && !asked {
+        // RFC 9110, section 15.2.2. The client would take what follows for the answer.
+        const UNASKED: &str = "it switches to another protocol unasked";
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, UNASKED).into_up());
     }
     forget_case(response);
     let form = form(response, journey);

@@ -820,3 +820,19 @@ fn a_length_that_an_answer_without_a_body_cannot_have_is_not_passed_on() {
     assert_eq!((answer.status(), answer.body.len()), (204, 0));
     assert_eq!(answer.header("content-length"), None);
 }
+
+/// The client would take for its answer what comes in a protocol that it doesn't speak.
+#[test]
+fn an_upstream_that_switches_protocols_unasked_has_failed() {
+    let provider = Provider::start(|exchange| {
+        exchange
+            .raw("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nhi");
+        exchange.wait_end();
+    });
+    let weir = gateway(&provider.url(), "");
+    let answer = weir.post(CHAT, BODY);
+    answer.assert_refused(502, "upstream_failed");
+    let record = &weir.records(1)[0];
+    assert_eq!(record["end"], "refused:upstream_failed");
+    assert_eq!(record["output_tokens"], Value::Null);
+}
