@@ -15,8 +15,8 @@ use crate::tokens::meter::{Coding, Ending, Form, Meter, Overdue};
 use crate::upstream::Outcome;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
-use pingora::{Error, ErrorType, Result};
 use pingora::http::ResponseHeader;
+use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 use std::time::Instant;
 
