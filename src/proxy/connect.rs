@@ -464,6 +464,13 @@ fn failed_try(journey: &mut Journey, error: &Error) {
     }
 }
 
+/// An answer came whole by its framing, and isn't by its own account: counts and logs it, as `kind`.
+pub fn broke_inside(journey: &Journey, kind: &'static str, said: &'static str) {
+    if let Some(current) = &journey.attempt {
+        tell(journey, &current.choice, kind, &said);
+    }
+}
+
 /// What went wrong and what to do, for the log.
 fn in_words(error: &Error, limits: &Limits) -> String {
     if let Some(cause) = ConnectError::within(error) {
@@ -548,7 +555,10 @@ fn error_type(error: &Error) -> &'static str {
         ErrorType::ReadTimedout => "first_byte_timeout",
         ErrorType::WriteTimedout => "write_timeout",
         ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => "closed",
-        ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H2Error => "protocol",
+        ErrorType::InvalidHTTPHeader
+        | ErrorType::InvalidH2
+        | ErrorType::H2Error
+        | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => "protocol",
         ErrorType::ConnectError | ErrorType::SocketError | ErrorType::InternalError => "connect",
         _ => "other",
     }
