@@ -9,6 +9,7 @@ mod allowance;
 mod bounds;
 mod edits;
 mod exits;
+mod fallbacks;
 mod from_env;
 mod later;
 mod listeners;
@@ -88,6 +89,7 @@ pub(super) fn settings(
         route,
         upstream: upstream::Settings {
             providers: pool.providers,
+            retry_budget: bounds.retry_budget,
         },
         egress,
         govern: bounds.govern,

@@ -281,6 +281,9 @@ pub(super) struct Limits {
     pub(super) unmetered: Option<Unmetered>,
     /// Where requests wait for a limit, on routes with `on_limit: wait`.
     pub(super) queue: Option<Queue>,
+    /// Share of a route's requests that may be tried again, 0 to 1, besides 10 in 10 s. Tries that reached
+    /// no upstream aren't counted. Default: `0.2`.
+    pub(super) retry_budget: Option<Fraction>,
 }
 
 words! {
@@ -334,6 +337,9 @@ pub(super) struct Timeouts {
     pub(super) idle: Option<Span>,
     /// The whole request; `0s` = no limit. Default: `0s`.
     pub(super) total: Option<Span>,
+    /// A stream of events whose upstream is silent this long gets a comment line, so that what stands
+    /// between keeps its connection; `0s` = none. Default: `0s`.
+    pub(super) heartbeat: Option<Span>,
     /// How long a connection may be silent between two requests. Default: `75s`.
     pub(super) keepalive: Option<Span>,
     /// How long open requests may go on when weir stops or is replaced. Default: `1h`.
@@ -444,15 +450,33 @@ pub(super) struct RouteForm {
     /// How a target is chosen. Default: `round_robin`. (`least_loaded` and `hash` are not built
     /// yet)
     pub(super) balance: Option<Balance>,
-    /// Other routes, in order, when no target could answer. (not built yet)
+    /// Models whose routes are tried, in order, when no target could answer. Their own fallbacks aren't.
+    /// Default: `[]`.
     pub(super) fallback: Option<List<Text>>,
     /// Further tries after the first, 0 to 20. Default: `2`.
     pub(super) retries: Option<Whole>,
+    /// What they follow: `connect` (no connection), `reset` (it broke before the answer's head), `timeout`
+    /// (no first byte in time), `busy` (408, 409, 429, 503, 529), `5xx` (all others), `account` (401, 402,
+    /// 403 for the provider's `api_key`). Default: all of them, but `reset`, `timeout` and `5xx` only where a
+    /// second try does no harm.
+    pub(super) retry_on: Option<List<RetryOn>>,
     /// Limits of all requests of the route together. Default: none.
     pub(super) limits: Option<TeamLimits>,
     /// What becomes of a request that a limit doesn't let in: `refuse`, or `wait` in `limits.queue`.
     /// Default: `refuse`.
     pub(super) on_limit: Option<OnLimit>,
+}
+
+words! {
+    /// What went wrong with a try that another may follow.
+    RetryOn {
+        Connect = "connect",
+        Reset = "reset",
+        Timeout = "timeout",
+        Busy = "busy",
+        Error = "5xx",
+        Account = "account",
+    }
 }
 
 words! {

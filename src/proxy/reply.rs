@@ -1,6 +1,7 @@
 //! Fifth step: the answer as the client gets it, and what it tells of itself.
 
 use super::ask::{self, Suspect, Verdict};
+use super::connect::{self, broke_inside};
 use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
 use super::peek::Body;
@@ -110,6 +111,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         const UNASKED: &str = "it switches to another protocol unasked";
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, UNASKED).into_up());
     }
+    connect::answered(journey, response)?;
     forget_case(response);
     let form = form(response, journey);
     let stream = form != Form::Body;
@@ -218,6 +220,9 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
     }
     if end || journey.reply.is_whole() {
         settle::complete(journey);
+        if let Some(plan) = journey.plan.as_mut() {
+            plan.body.said_all();
+        }
     }
     Ok(())
 }
@@ -314,10 +319,10 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
     reply.complete = true;
     let mut outcome = Outcome::Answered;
     let mut last = Bytes::new();
-    let mut cut = false;
+    let mut ending = Ending::Finished;
     if let Some(meter) = reply.meter.as_mut().filter(|_| reply.stream) {
         last = meter.end();
-        cut = meter.saw_finish() == Ending::Open;
+        ending = meter.saw_finish();
     }
     if reply.meter.as_ref().is_some_and(Meter::is_blind) {
         let metered = match settle::has_prompt(journey.plan.as_ref()) {
@@ -329,12 +334,18 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
             "an answer's compression can't be followed: {metered}"
         );
     }
-    if cut {
+    if matches!(ending, Ending::Open | Ending::Error) {
         reply.end = Some(End::UpstreamBroke);
         outcome = Outcome::Failed;
+    }
+    if ending == Ending::Open {
+        broke_inside(journey, "short_stream", "it ended its stream early");
         if let Some(told) = stream_error(journey, SHORT_STREAM) {
             last = joined(last, told);
         }
+    } else if ending == Ending::Error {
+        // The client has its own error event already.
+        broke_inside(journey, "error_in_stream", "its stream ended with an error");
     }
     if let Some(current) = journey.attempt.as_mut() {
         current.attempt.ended(outcome);
@@ -382,8 +393,10 @@ fn drop_hop_by_hop(response: &mut ResponseHeader) {
 pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
     let snapshot = &journey.snapshot;
     response.insert_header(X_REQUEST_ID, journey.arrival.request_id.as_str())?;
-    if let Some(label) = journey.plan.as_ref().and_then(|plan| plan.label.as_deref()) {
-        response.insert_header(X_WEIR_MODEL, label)?;
+    if let Some(plan) = &journey.plan
+        && let Some(label) = plan.course.fallback().or(plan.label.as_ref())
+    {
+        response.insert_header(X_WEIR_MODEL, &**label)?;
     }
     if let Some(current) = &journey.attempt {
         let provider = snapshot

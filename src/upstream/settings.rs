@@ -9,10 +9,12 @@ use std::time::Duration;
 pub struct Settings {
     /// In the order of the file; `route::ProviderIndex` points here.
     pub providers: Vec<Provider>,
+    /// `limits.retry_budget`: share of a route's requests that may be tried again, 0 to 1.
+    pub retry_budget: f64,
 }
 
 /// One provider: an API at one or more base URLs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Provider {
     /// Name in logs, metrics and `x-weir-provider`. A provider made from a bare URL is named by its
     /// host (and port, when it isn't the scheme's own).

@@ -25,6 +25,9 @@ pub const BODY_LATE: ErrorType = ErrorType::Custom("BodyLate");
 /// The client left, and the time is over in which its answer was to be read on.
 pub const DRAINED: ErrorType = ErrorType::Custom("Drained");
 
+/// A heartbeat is due: no deadline.
+pub(super) const BEAT: ErrorType = ErrorType::Custom("Beat");
+
 /// Deadlines of an answer. One timer that is moved only when it fires: a stream's events cost a
 /// look at the clock each, not a timer.
 pub(super) struct Clock {
@@ -63,6 +66,12 @@ impl Clock {
         self.timeouts.idle = idle;
         self.since = Instant::now();
         self.answering = false;
+    }
+
+    /// No try is under way.
+    pub(super) fn rest(&mut self) {
+        const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
+        self.restart(LONG, LONG);
     }
 
     /// A piece of the request came.
@@ -105,10 +114,14 @@ impl Clock {
         }
     }
 
-    /// Resolves when a deadline is over.
-    pub(super) async fn over(&mut self) -> ErrorType {
+    /// Resolves when a deadline is over, or at `beat`.
+    pub(super) async fn over(&mut self, beat: Option<Instant>) -> ErrorType {
         loop {
-            let (due, late) = self.due();
+            let mut soonest = self.due();
+            if let Some(beat) = beat {
+                soonest = sooner(soonest, (beat, BEAT));
+            }
+            let (due, late) = soonest;
             if due <= Instant::now() {
                 return late;
             }
