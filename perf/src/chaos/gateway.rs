@@ -52,8 +52,8 @@ struct Guards {
 
 const GUARDS: Guards = Guards {
     provider: "",
-    mixed: "",
-    twins: "",
+    mixed: ", retries: 3, fallback: [spare]",
+    twins: ", retries: 2",
 };
 
 const KEYS: [(Team, &str); 5] = [
@@ -134,7 +134,7 @@ limits:
   buffered_bytes: 24MiB
   in_flight: {IN_FLIGHT_MAX}
   queue: {{size: {QUEUE_MAX}, timeout: 2s}}
-timeouts: {{client_header: 2s, client_body: 3s, connect: 1s, first_byte: 2s, idle: 2s, total: 10s, keepalive: 5s, drain: 10s}}
+timeouts: {{client_header: 2s, client_body: 3s, connect: 1s, first_byte: 2s, idle: 2s, total: 10s, heartbeat: 500ms, keepalive: 5s, drain: 10s}}
 egress: {{prewarm: 0}}
 providers:
 {providers}
