@@ -153,10 +153,14 @@ pub struct Stream {
     pub done: bool,
     /// An error came in it: its code or type.
     pub error: Option<String>,
+    /// Heartbeats: what weir says while the server is silent is none of the answer's bytes.
+    pub heartbeats: u64,
     /// Events that no stream should have, or after its end.
     pub strange: Vec<String>,
 }
 
+/// What weir puts into a silent stream.
+pub const HEARTBEAT: &str = ": heartbeat\n\n";
 /// No event of ours is as long.
 const EVENT_BYTES_MAX: usize = 1 << 20;
 
@@ -176,7 +180,8 @@ impl Stream {
 
     fn event(&mut self, event: &str) {
         let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: ")) else {
-            // Comments and empty events say nothing.
+            // Other comments and empty events say nothing.
+            self.heartbeats += u64::from(event == HEARTBEAT);
             return;
         };
         if self.done {
