@@ -16,8 +16,8 @@ use crate::tokens::meter::{Coding, Ending, Form, Meter, Overdue};
 use crate::upstream::Outcome;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
-use pingora::Result;
 use pingora::http::ResponseHeader;
+use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 use std::time::Instant;
 
@@ -96,11 +96,20 @@ const HOP_BY_HOP: [HeaderName; 3] = [
 ];
 
 /// Learns what kind of answer it is, and adds weir's headers.
+///
+/// # Errors
+/// When it is none to this request.
 pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Journey) -> Result<()> {
     if response.status.is_informational()
         && response.status != http::StatusCode::SWITCHING_PROTOCOLS
     {
         return Ok(());
+    }
+    let asked = (journey.plan.as_ref()).is_some_and(|plan| plan.upgrade);
+    if response.status == http::StatusCode::SWITCHING_PROTOCOLS && !asked {
+        // RFC 9110, section 15.2.2. The client would take what follows for the answer.
+        const UNASKED: &str = "it switches to another protocol unasked";
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, UNASKED).into_up());
     }
     connect::answered(journey, response)?;
     forget_case(response);
@@ -125,6 +134,10 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         ask::learn(journey);
     }
     journey.reply.meter = None;
+    if response.status == http::StatusCode::NO_CONTENT {
+        // RFC 9110, section 8.6: it has none, whatever it is.
+        response.remove_header(&header::CONTENT_LENGTH);
+    }
     let bodiless = head_only || matches!(response.status.as_u16(), 204 | 304);
     journey.reply.length = match (bodiless, stream) {
         (true, _) => Some(0),
