@@ -318,6 +318,7 @@ impl CustomSession for Replay {
 
     /// Waits for a piece of the body, for the client to leave, or for a deadline.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        self.clock.asks();
         let idle = no_body_expected || self.body.is_some();
         if idle {
             self.whole = true;

@@ -38,6 +38,8 @@ pub(super) struct Clock {
     answering: bool,
     /// By when the client's body must be whole, while it isn't.
     upload_due: Option<Instant>,
+    /// Since when nothing is asked of the client, as the upstream hasn't taken what it sent.
+    unasked: Option<Instant>,
     /// When an answer that nobody waits for ends.
     end_due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -54,6 +56,7 @@ impl Clock {
             since: Instant::now(),
             answering: false,
             upload_due: uploads.then(|| began + deadlines.timeouts.client_body),
+            unasked: None,
             end_due: None,
             timer: None,
             ending: deadlines.ending.over(),
@@ -71,6 +74,15 @@ impl Clock {
     /// A piece of the request came.
     pub(super) fn heard(&mut self) {
         self.since = Instant::now();
+        self.unasked = Some(self.since);
+    }
+
+    /// The next piece of the request is asked for. What passed since the last one came is the upstream's
+    /// time, not the client's.
+    pub(super) fn asks(&mut self) {
+        if let (Some(since), Some(due)) = (self.unasked.take(), &mut self.upload_due) {
+            *due += since.elapsed();
+        }
     }
 
     /// The request's body is whole.
