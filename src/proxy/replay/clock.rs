@@ -5,7 +5,7 @@ use crate::govern::ending::Over;
 use crate::proxy::settings::Timeouts;
 use pingora::ErrorType;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
@@ -118,6 +118,16 @@ impl Clock {
             Some(due) => sooner(soonest, (due, DRAINED)),
             None => soonest,
         }
+    }
+
+    /// The deadline that is over; it looks at the clock only, and sees the end of weir too.
+    pub(super) fn is_over(&mut self) -> Option<ErrorType> {
+        let mut now = Context::from_waker(Waker::noop());
+        if self.ending.poll(&mut now).is_ready() {
+            return Some(ENDING);
+        }
+        let (due, late) = self.due();
+        (due <= Instant::now()).then_some(late)
     }
 
     /// Resolves when a deadline is over, or at `beat`.
