@@ -10,6 +10,7 @@ mod acme;
 mod admin;
 mod arrows;
 mod asking;
+mod backpressure;
 mod balance;
 mod bodies;
 mod budgets;
