@@ -53,6 +53,10 @@ fn row(fault: Fault) -> Row {
         end: "complete",
         error_type: None,
     };
+    let refused = |status, error_type| Row {
+        error_type: Some(error_type),
+        ..theirs(status)
+    };
     let broke = |sees, error_type| Row {
         sees,
         end: "upstream_broke",
@@ -76,10 +80,10 @@ fn row(fault: Fault) -> Row {
         | Fault::TwoLengths
         | Fault::GiganticHead
         | Fault::ManyHeaders => failed("protocol"),
-        Fault::ThrottledSeconds | Fault::ThrottledDate => theirs(429),
-        Fault::Unavailable => theirs(503),
-        Fault::InternalError => theirs(500),
-        Fault::HtmlError => theirs(502),
+        Fault::ThrottledSeconds | Fault::ThrottledDate => refused(429, "busy"),
+        Fault::Unavailable => refused(503, "busy"),
+        Fault::InternalError => refused(500, "status_5xx"),
+        Fault::HtmlError => refused(502, "status_5xx"),
         Fault::Unauthorized => theirs(401),
         Fault::PaymentRequired => theirs(402),
         Fault::EarlyAnswer => theirs(413),
@@ -216,7 +220,8 @@ fn error_types(weir: &Gateway) -> Vec<(String, f64)> {
 /// weir with nobody else to ask.
 fn gateway(provider: &Provider) -> Gateway {
     Gateway::start(&format!(
-        "providers: [{{name: p, base_url: \"{}\", models: [m]}}]\n{TIMEOUTS}",
+        "providers: [{{name: p, base_url: \"{}\"}}]\n\
+         model_routes: {{m: {{targets: [{{provider: p}}], retries: 0}}}}\n{TIMEOUTS}",
         provider.url()
     ))
 }
