@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 /// All requests at once that weir takes.
-pub const IN_FLIGHT_MAX: f64 = 64.0;
+pub const IN_FLIGHT_MAX: f64 = 100.0;
 pub const BUFFERED_BYTES_MAX: f64 = (12 << 20) as f64;
 pub const QUEUE_MAX: f64 = 20.0;
 /// Requests at once that each provider takes; two endpoints have as many together.

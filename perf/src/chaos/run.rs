@@ -275,6 +275,7 @@ impl Run {
             prompt_bytes: 100,
             way: Way::Behave,
             reset: false,
+            h2: false,
         };
         let user = self.user();
         let asking = (0..size).map(|index| {
