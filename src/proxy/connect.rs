@@ -7,6 +7,7 @@ use super::peek::Body;
 use super::plan::Plan;
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
+use super::settle::Tried;
 use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
 use crate::observe::access::FailedTry;
 use crate::observe::pool::Handshake;
@@ -77,6 +78,7 @@ pub async fn next(session: &mut Session, journey: &mut Journey) -> Result<Box<Ht
             // The same try once more keeps its place.
             Some(before) if plan.course.takes_again() => (before.choice, before.attempt),
             before => {
+                plan.tried = before.as_ref().map(Tried::in_vain);
                 // The one before reports itself here.
                 drop(before);
                 let team = journey.arrival.caller.as_ref();

@@ -398,13 +398,17 @@ pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
     {
         response.insert_header(X_WEIR_MODEL, &**label)?;
     }
-    if let Some(current) = &journey.attempt {
-        let provider = snapshot
-            .upstreams
-            .provider(current.attempt.endpoint().provider);
+    let current = journey.attempt.as_ref();
+    let current = current.map(|it| (it.attempt.endpoint().provider, it.number));
+    let before = || {
+        let tried = journey.plan.as_ref()?.tried.as_ref()?;
+        Some((tried.provider(), tried.number()))
+    };
+    if let Some((provider, tries)) = current.or_else(before) {
+        let provider = snapshot.upstreams.provider(provider);
         response.insert_header(X_WEIR_PROVIDER, &*provider.name)?;
         let mut number = itoa::Buffer::new();
-        response.insert_header(X_WEIR_ATTEMPTS, number.format(current.number))?;
+        response.insert_header(X_WEIR_ATTEMPTS, number.format(tries))?;
     }
     if let Some(grant) = &journey.grant {
         standing::mark(response, grant, journey.surface())?;

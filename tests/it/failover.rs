@@ -2,7 +2,9 @@
 //! client gets when nobody is left.
 
 use crate::budgets::sha256;
+use crate::streaming::Http2;
 use crate::support::faults::{ANSWER, Fault, RETRY_AFTER_SECS, Reach, healthy};
+use crate::support::h2_provider::{H2Exchange, H2Provider};
 use crate::support::provider::{Exchange, nobody};
 use crate::support::{Gateway, Provider};
 use serde_json::{Value, json};
@@ -43,8 +45,13 @@ fn failing(
 
 /// Two providers with accounts of weir's own, one behind the other.
 fn two(first: &Provider, second: &Provider, more: &str) -> Gateway {
+    two_within(SHORT, first, second, more)
+}
+
+/// The same with these deadlines.
+fn two_within(timeouts: &str, first: &Provider, second: &Provider, more: &str) -> Gateway {
     Gateway::start(&format!(
-        "{SHORT}providers:\n\
+        "{timeouts}providers:\n\
          - {{name: first, base_url: \"{}/v1\", api_key: sk-first{OFF}}}\n\
          - {{name: second, base_url: \"{}/v1\", api_key: sk-second{OFF}}}\n\
          model_routes:\n  m:\n    targets: [{{provider: first, weight: 1000}}, {{provider: second}}]\n{more}",
@@ -117,7 +124,7 @@ fn a_large_body_is_sent_again_whole() {
         Provider::start(|exchange| exchange.json(503, "{}")),
         Provider::start(healthy),
     );
-    let weir = two(&broken, &sound, "");
+    let weir = two_within("", &broken, &sound, "");
     let prompt = "x".repeat(20 << 20);
     let body = json!({"model": "m", "messages": [{"role": "user", "content": prompt}]}).to_string();
     let answer = weir.post(CHAT, &body);
@@ -229,7 +236,8 @@ fn what_may_have_acted_is_repeated_only_where_that_does_no_harm() {
     ] {
         let (broken, sound) = (fault.provider(), Provider::echo());
         let weir = Gateway::start(&format!(
-            "{SHORT}providers: [{{name: p, urls: [\"{}\", \"{}\"]}}]\nrouting: {{default_provider: p}}",
+            "{SHORT}providers: [{{name: p, urls: [\"{}\", \"{}\"], models: [m]}}]\n\
+             routing: {{default_provider: p}}",
             broken.url(),
             sound.url()
         ));
@@ -465,4 +473,49 @@ fn a_fallback_is_only_for_whom_its_model_is_allowed() {
         (500, r#"{"the":"last"}"#)
     );
     assert_eq!(sound.requests().len(), 1);
+}
+
+// === HTTP/2 ===
+
+#[test]
+fn an_http2_upstream_that_fails_is_made_good_for_clients_of_both_versions() {
+    let faults: [(&str, fn(&mut H2Exchange)); 5] = [
+        ("busy", |it| {
+            it.head(503, &[("retry-after", "1")]);
+            it.data("{\"error\":{}}", true);
+        }),
+        ("status_5xx", |it| {
+            it.head(500, &[]);
+            it.end();
+        }),
+        ("protocol", |it| it.reject(h2::Reason::INTERNAL_ERROR)),
+        ("protocol", |it| it.reject(h2::Reason::ENHANCE_YOUR_CALM)),
+        ("first_byte_timeout", H2Exchange::wait_cancelled),
+    ];
+    for (kind, fault) in faults {
+        let sound = Provider::start(healthy);
+        let other = format!(
+            ", timeouts: {{first_byte: 700ms}}}}\n\
+             - {{name: q, base_url: \"{}\", models: [other]}}\n\
+             model_routes: {{big: {{targets: [{{provider: p}}], retries: 0, fallback: [other]}}",
+            sound.url()
+        );
+        let http2 = Http2::start_with(H2Provider::start(fault), &other, |launch| launch);
+        let weir = &http2.gateway;
+        let answer = weir.post(CHAT, chat("big", false));
+        assert_eq!(answer.text(), ANSWER, "{kind}");
+        let answer = weir.h2_client().post(CHAT, chat("big", true));
+        assert!(
+            answer.text().ends_with("data: [DONE]\n\n"),
+            "{kind}: {}",
+            answer.text()
+        );
+        assert_eq!(answer.header("x-weir-attempts"), Some("2"), "{kind}");
+        for record in weir.records(2) {
+            assert_eq!(failed_tries(&record), [("p", kind)], "{record}");
+            assert_eq!(record["end"], "complete", "{record}");
+        }
+        weir.wait_value("weir_in_flight", &[], 0.0);
+        weir.wait_value("weir_buffered_bytes", &[], 0.0);
+    }
 }
