@@ -3,7 +3,7 @@
 use super::judge::Case;
 use super::plan::{Id, Team};
 use super::records::{Log, Record, Sums};
-use super::user::Seen;
+use super::seen::Seen;
 use super::world::World;
 use crate::Result;
 use std::collections::{BTreeMap, HashMap, HashSet};

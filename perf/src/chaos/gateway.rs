@@ -21,8 +21,8 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 /// All requests at once that weir takes.
-pub const IN_FLIGHT_MAX: f64 = 140.0;
-pub const BUFFERED_BYTES_MAX: f64 = (24 << 20) as f64;
+pub const IN_FLIGHT_MAX: f64 = 100.0;
+pub const BUFFERED_BYTES_MAX: f64 = (12 << 20) as f64;
 pub const QUEUE_MAX: f64 = 20.0;
 /// Requests at once that each provider takes; two endpoints have as many together.
 pub const PROVIDER_IN_FLIGHT_MAX: u64 = 48;
@@ -131,7 +131,7 @@ threads: 2
 limits:
   header_bytes: 32KiB
   body_bytes: 4MiB
-  buffered_bytes: 24MiB
+  buffered_bytes: {BUFFERED_BYTES_MAX}
   in_flight: {IN_FLIGHT_MAX}
   queue: {{size: {QUEUE_MAX}, timeout: 2s}}
 timeouts: {{client_header: 2s, client_body: 3s, connect: 1s, first_byte: 2s, idle: 2s, total: 10s, heartbeat: 500ms, keepalive: 5s, drain: 10s}}

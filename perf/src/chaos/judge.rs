@@ -5,7 +5,7 @@ use super::fault::Fault;
 use super::gateway::{LATENCY_MAX, SERVERS};
 use super::plan::{Team, Way};
 use super::records::Record;
-use super::user::{Answer, Ending, Seen};
+use super::seen::{Answer, Ending, Seen};
 use super::words::{HEARTBEAT, SERVERS_ERROR, Stream, Usage, expected, read_whole};
 use super::world::Served;
 

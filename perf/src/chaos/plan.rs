@@ -182,6 +182,24 @@ impl Way {
         }
     }
 
+    /// It can be done over HTTP/2 as well.
+    fn is_of_any_protocol(self) -> bool {
+        matches!(
+            self,
+            Way::Behave
+                | Way::SendSlowly
+                | Way::ReadSlowly
+                | Way::LeaveInBody(_)
+                | Way::LeaveAfter(_)
+                | Way::LeaveInAnswer(_)
+                | Way::StopReading(_)
+                | Way::StallInBody
+                | Way::TooLarge
+                | Way::NoJson
+                | Way::NoModel
+        )
+    }
+
     /// It does all that a client should, so weir owes it an answer.
     pub fn behaves(self) -> bool {
         matches!(
@@ -214,6 +232,8 @@ pub struct Act {
     pub way: Way,
     /// Leaves with a reset instead of an orderly end.
     pub reset: bool,
+    /// Speaks HTTP/2.
+    pub h2: bool,
 }
 
 /// Routes that lead to troubled model servers, and one on which requests wait for their turn.
@@ -246,6 +266,7 @@ impl Act {
             prompt_bytes: dice.between(20, 4000) as usize,
             way: Way::Behave,
             reset: false,
+            h2: dice.percent(25),
         };
         if number.is_multiple_of(4) {
             return steady;
@@ -269,7 +290,10 @@ impl Act {
             ..steady.clone()
         };
         match calm {
-            false => wild,
+            false => Act {
+                h2: wild.h2 && wild.way.is_of_any_protocol(),
+                ..wild
+            },
             true => Act {
                 team: Team::Wild,
                 way: Way::Behave,

@@ -426,14 +426,17 @@ impl Turn {
                 return Ok((false, Next::Reset));
             }
             Fault::HangBeforeHead => {}
-            Fault::None | Fault::CloseAfterAnswer | Fault::SecondAnswer => {
-                let (right, next) = self.well(writer, &answer, self.pause).await?;
-                if self.fault == Fault::SecondAnswer {
-                    writer.write_all(forged().as_bytes()).await?;
-                }
-                let closes = self.fault == Fault::CloseAfterAnswer;
-                return Ok((right, if closes { Next::Close } else { next }));
+            Fault::SecondAnswer => {
+                let more = forged();
+                return self
+                    .well_and(writer, &answer, self.pause, more.as_bytes())
+                    .await;
             }
+            Fault::CloseAfterAnswer => {
+                let (right, _) = self.well(writer, &answer, self.pause).await?;
+                return Ok((right, Next::Close));
+            }
+            Fault::None => return self.well(writer, &answer, self.pause).await,
         }
         let next = match self.fault {
             Fault::ResetInHead | Fault::ResetInBody => Next::Reset,
@@ -461,17 +464,29 @@ impl Turn {
         answer: &Answer,
         pause: Duration,
     ) -> Result<(bool, Next)> {
+        self.well_and(writer, answer, pause, b"").await
+    }
+
+    /// A right answer, and more bytes with its end.
+    async fn well_and(
+        &self,
+        writer: &mut OwnedWriteHalf,
+        answer: &Answer,
+        pause: Duration,
+        more: &[u8],
+    ) -> Result<(bool, Next)> {
         if self.stream {
             writer.write_all(answer.head(CHUNKED).as_bytes()).await?;
             self.pieces(writer, &answer.pieces, pause).await?;
-            writer.write_all(LAST_CHUNK).await?;
+            // What comes with the end can be seen before the connection is used again.
+            writer.write_all(&[LAST_CHUNK, more].concat()).await?;
         } else {
             let length = format!("content-length: {}\r\n", answer.body().len());
             writer.write_all(answer.head(&length).as_bytes()).await?;
-            for piece in &answer.pieces {
-                writer.write_all(piece.as_bytes()).await?;
-                sleep(pause).await;
-            }
+            let (front, back) = (&answer.pieces[0], &answer.pieces[1]);
+            writer.write_all(front.as_bytes()).await?;
+            sleep(pause).await;
+            writer.write_all(&[back.as_bytes(), more].concat()).await?;
         }
         Ok((true, Next::Open))
     }

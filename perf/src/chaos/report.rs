@@ -21,6 +21,7 @@ pub fn json(options: &Options, outcome: &Outcome) -> Value {
         "acts": outcome.ways,
         "answers": outcome.statuses,
         "ends": outcome.ends,
+        "peaks": outcome.peaks,
         "told_to_wait": outcome.told_to_wait,
         "memory_kib": {"calm": calm, "peak": peak, "end": end},
         "steady": {"calm": latencies(&outcome.calm), "chaos": latencies(&outcome.chaos)},
@@ -66,6 +67,11 @@ pub fn table(options: &Options, outcome: &Outcome) -> String {
         "memory, MiB",
         format!("calm {calm}, peak {peak}, end {end}"),
     );
+    let peaks = outcome
+        .peaks
+        .iter()
+        .map(|(name, most)| format!("{name} {most}"));
+    row("peaks", peaks.collect::<Vec<_>>().join(", "));
     for (name, of) in [
         ("first byte", (&outcome.calm.first, &outcome.chaos.first)),
         ("whole answer", (&outcome.calm.whole, &outcome.chaos.whole)),

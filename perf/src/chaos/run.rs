@@ -59,6 +59,8 @@ pub struct Outcome {
     pub chaos: Latencies,
     /// Resident memory: after calm, at its peak, in the end.
     pub memory_kib: [u64; 3],
+    /// The most that was seen in flight, buffered and waiting.
+    pub peaks: BTreeMap<String, u64>,
     pub violations: Vec<String>,
     /// How many more there were.
     pub more_violations: u64,
@@ -75,6 +77,8 @@ struct Run {
     ways: RefCell<BTreeMap<&'static str, u64>>,
     next: Cell<u64>,
     peak_kib: Cell<u64>,
+    /// The most that was seen of each gauge.
+    peaks: RefCell<BTreeMap<String, u64>>,
     /// Files that were taken, and files that were refused.
     reloads: Cell<(u64, u64)>,
 }
@@ -100,6 +104,7 @@ pub async fn run(options: Options, folder: &Path) -> Result<Outcome> {
         ways: RefCell::default(),
         next: Cell::new(0),
         peak_kib: Cell::new(0),
+        peaks: RefCell::default(),
         reloads: Cell::default(),
     });
     run.whole().await
@@ -196,6 +201,9 @@ impl Run {
             ("weir_queue_depth", QUEUE_MAX),
         ] {
             let now = metrics.sum(name, "");
+            let mut peaks = self.peaks.borrow_mut();
+            let peak = peaks.entry(name.to_owned()).or_default();
+            *peak = (*peak).max(now as u64);
             if now > most || now < 0.0 {
                 self.accuse(format!("{name} is {now}, at most {most} is allowed"));
             }
@@ -267,6 +275,7 @@ impl Run {
             prompt_bytes: 100,
             way: Way::Behave,
             reset: false,
+            h2: false,
         };
         let user = self.user();
         let asking = (0..size).map(|index| {
@@ -428,6 +437,7 @@ impl Run {
             calm: court.calm.clone(),
             chaos: court.chaos.clone(),
             memory_kib,
+            peaks: self.peaks.borrow().clone(),
             violations: court.violations.clone(),
             more_violations: court.more,
             last_words: if violated {

@@ -1,9 +1,10 @@
 //! A client that behaves, or doesn't, and what it sees.
 
 use super::dice::Dice;
+use super::multiplexed;
 use super::plan::{Act, Id, Surface, Team, Way};
+use super::seen::{Answer, Ending, Seen};
 use super::wire::{Finish, Pace, chunk, read_body, read_message, write_slowly};
-use super::words::Stream;
 use crate::Result;
 use crate::http::{Buffer, Framing};
 use std::cell::Cell;
@@ -15,85 +16,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 /// By then weir has ended any request, by its own deadlines; see `proxy.rs`.
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 /// How long a client stays that doesn't read.
-const STAY: Duration = Duration::from_secs(12);
-/// What is kept of an answer that is no stream.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+pub(super) const STAY: Duration = Duration::from_secs(12);
 /// A client with a kernel buffer as small as this slows its answer down.
 const SMALL_BUFFER_BYTES: u32 = 4096;
-
-/// What a client saw of one request.
-#[derive(Debug)]
-pub struct Seen {
-    pub id: Id,
-    pub act: u64,
-    pub surface: Surface,
-    pub team: Team,
-    pub model: &'static str,
-    pub way: Way,
-    /// It asked for a stream, and for usage in it.
-    pub stream: bool,
-    pub usage: bool,
-    /// All of its head went out.
-    pub head_sent: bool,
-    /// It left with a reset, which can take what it had sent with it.
-    pub reset: bool,
-    /// It came behind another one on its connection.
-    pub behind: bool,
-    pub answer: Option<Answer>,
-    pub ending: Ending,
-    pub started: Instant,
-    pub took: Duration,
-}
-
-impl Seen {
-    /// How many records weir must have of it: at least, at most.
-    pub fn records(&self) -> (usize, usize) {
-        let unheard = self.answer.is_none() && (self.reset || self.behind);
-        match self.head_sent {
-            false => (0, 0),
-            true if unheard => (0, 1),
-            true => (1, 1),
-        }
-    }
-}
-
-/// What came of an answer.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    /// `x-weir-error`.
-    pub refusal: Option<String>,
-    /// `x-weir-provider`.
-    pub provider: Option<String>,
-    pub retry_after: Option<String>,
-    /// `x-should-retry: false`.
-    pub is_final: bool,
-    pub encoded: bool,
-    pub closes: bool,
-    /// Where it is a stream of events.
-    pub events: Option<Stream>,
-    /// Its first bytes, where it is none.
-    pub body: Vec<u8>,
-    pub bytes: u64,
-    pub first_byte: Option<Duration>,
-}
-
-/// How a request ended for its client.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// All of the answer came.
-    Whole,
-    /// All until the connection ended; the answer had no length.
-    Closed,
-    /// The connection or its framing broke, in or before the answer.
-    Broke(String),
-    /// The client left.
-    Left,
-    /// The client waited too long.
-    Late,
-}
 
 /// Sends requests to weir.
 #[derive(Clone, Copy)]
@@ -130,7 +57,7 @@ impl User {
 
     /// Does as it is told where weir has no room now, as SDKs do.
     async fn insist(&self, act: &Act) -> Vec<Seen> {
-        const TRIES: u64 = 8;
+        const TRIES: u64 = 15;
         let mut all = Vec::new();
         for part in 0..TRIES {
             let id = Id::of(self.seed, act.number, part);
@@ -171,6 +98,14 @@ impl User {
     async fn one(&self, act: &Act, id: Id, connection: &mut Option<Connection>) -> Seen {
         let mut seen = self.unseen(act, id);
         let reset = act.reset;
+        if act.h2 {
+            let asking = multiplexed::exchange(self.weir, act, body(act), &mut seen);
+            let end = timeout(DEADLINE, asking).await;
+            seen.close(end);
+            // What was about to go out, and was not, weir hasn't heard.
+            seen.reset = seen.ending == Ending::Left;
+            return seen;
+        }
         let kept = connection.take();
         let done = async {
             let mut open = match kept {
@@ -488,44 +423,16 @@ async fn receive(
         }
     };
     let status = message.status().unwrap_or_default();
-    let header = |name| message.header(name).map(str::to_owned);
-    let media = header("content-type").unwrap_or_default();
-    let encoded = message.header("content-encoding").is_some();
-    let is_stream = media.starts_with("text/event-stream") && !encoded;
-    let answer = seen.answer.insert(Answer {
-        status,
-        refusal: header("x-weir-error"),
-        provider: header("x-weir-provider"),
-        retry_after: header("retry-after"),
-        is_final: message.header("x-should-retry") == Some("false"),
-        encoded,
-        closes: message.head.close,
-        events: is_stream.then(Stream::default),
-        body: Vec::new(),
-        bytes: 0,
-        first_byte: None,
-    });
+    let closes = message.head.close;
+    let answer = seen
+        .answer
+        .insert(Answer::of(status, closes, |name| message.header(name)));
     if pace.bytes_max == Some(0) {
         seen.ending = Ending::Left;
         return Ok(());
     }
     let started = seen.started;
-    let take = |piece: &[u8]| {
-        if piece.is_empty() {
-            return;
-        }
-        answer.first_byte.get_or_insert_with(|| started.elapsed());
-        answer.bytes += piece.len() as u64;
-        match &mut answer.events {
-            Some(stream) => stream.feed(piece),
-            None => {
-                let room = BODY_BYTES_MAX - answer.body.len();
-                answer
-                    .body
-                    .extend_from_slice(&piece[..piece.len().min(room)]);
-            }
-        }
-    };
+    let take = |piece: &[u8]| answer.take(piece, started);
     let framing = match (message.head.framing, status) {
         // Whatever its head says of one (RFC 9112, section 6.3).
         (_, 204 | 304) => Some(Framing::Absent),
