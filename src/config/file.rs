@@ -257,7 +257,7 @@ pub(super) struct Limits {
     pub(super) header_bytes: Option<Size>,
     /// A request's body, also decompressed; 413 over it. Default: `32MiB`.
     pub(super) body_bytes: Option<Size>,
-    /// All buffers of all requests together; 503 over it. Default: `1GiB`.
+    /// Bodies, and what slow readers haven't taken, of all requests together; 503 over it. Default: `1GiB`.
     pub(super) buffered_bytes: Option<Size>,
     /// Requests at once; 0 = no cap. Default: `10000`.
     pub(super) in_flight: Option<Whole>,

@@ -528,9 +528,17 @@ fn what_slow_readers_hold_is_counted_and_leaves_no_room_for_others() {
 /// 503s there were, and by how much weir's memory grew.
 fn uploads(clients: usize, cap: &str) -> (usize, usize) {
     const BYTES: usize = 30_000_000;
-    let provider = Provider::start(|exchange| {
-        let length = exchange.request.body.len();
-        exchange.json(200, &format!("{{\"length\":{length}}}"));
+    // Recorded, each would be kept; without usage, each would be counted.
+    let provider = Provider::start_at_head(|exchange| {
+        if exchange.read_body() {
+            let length = exchange.request.body.len();
+            exchange.json(
+                200,
+                &format!(
+                    r#"{{"length":{length},"usage":{{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}}}"#
+                ),
+            );
+        }
     });
     let weir = gateway(&provider, &format!("limits: {{buffered_bytes: {cap}}}"));
     let before = settled(&weir);
