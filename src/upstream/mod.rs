@@ -13,6 +13,8 @@ pub mod health;
 pub mod pace;
 pub mod retry;
 pub mod settings;
+#[cfg(test)]
+mod simulation;
 
 pub use attempt::{Attempt, Outcome};
 pub use balance::{Balancer, Order};
