@@ -141,10 +141,20 @@ impl Http2 {
         keys: &str,
         launch: impl FnOnce(Launch) -> Launch,
     ) -> Self {
+        Self::start_in(provider, keys, "", launch)
+    }
+
+    /// With more of the configuration, too.
+    pub fn start_in(
+        provider: H2Provider,
+        keys: &str,
+        more: &str,
+        launch: impl FnOnce(Launch) -> Launch,
+    ) -> Self {
         let authority = Authority::new();
         let front = authority.front("IP:127.0.0.1", &["h2", "http/1.1"], provider.address());
         let gateway = launch(Launch::file(&format!(
-            "providers:\n- {{name: p, base_url: \"https://{}\", models: [gpt-4o], tls: {{ca: {:?}}}{keys}}}\n",
+            "providers:\n- {{name: p, base_url: \"https://{}\", models: [gpt-4o], tls: {{ca: {:?}}}{keys}}}\n{more}\n",
             front.address(),
             authority.ca(),
         )));
