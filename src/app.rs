@@ -8,6 +8,7 @@ mod host;
 mod keys;
 mod listeners;
 mod operators;
+mod probing;
 pub mod question;
 mod resolving;
 mod running;
@@ -418,6 +419,7 @@ impl Start<'_> {
             snapshot.keys.store().watch();
         }
         let live = Arc::new(Live::new(snapshot));
+        handover.tells_of(&live);
         spent::restore(&live.pin(), &settings).await;
         let loader = Loader::of(&handover, settings.state_dir.clone());
         let loaded = loader.load(&settings.listen)?;
@@ -485,9 +487,11 @@ impl Start<'_> {
             handover: Arc::clone(&handover),
             certificates,
             listeners,
+            probing: probing::Probing::default(),
             ready,
             doing: running::Doing::default(),
         };
+        running.probe();
         running.until_over().await;
         if let Some(keeping) = keeping {
             keeping.end(running.is_last()).await;

@@ -330,14 +330,14 @@ pub fn answered(journey: &mut Journey, response: &ResponseHeader) -> Result<()> 
     let (Some(plan), Some(current)) = (&journey.plan, &mut journey.attempt) else {
         return Ok(());
     };
-    if let Some(sent) = current.sent {
-        current.attempt.heard(sent.at.elapsed());
-    }
     let provider = current.attempt.endpoint().provider;
     let provider = journey.snapshot.upstreams.provider(provider);
     let own_account = provider.authorization.is_some();
     let nature = plan.nature(&journey.arrival.method);
     let Some(fault) = Fault::of_status(status, nature, own_account) else {
+        if let Some(sent) = current.sent {
+            current.attempt.heard(sent.at.elapsed());
+        }
         return Ok(());
     };
     let header = |name: &str| response.headers.get(name)?.to_str().ok();

@@ -4,18 +4,30 @@
 
 pub mod attempt;
 pub mod balance;
+pub mod breaker;
 pub mod bulkhead;
+mod condition;
+pub mod endpoint;
+pub mod group;
+pub mod health;
+pub mod pace;
 pub mod retry;
 pub mod settings;
+#[cfg(test)]
+mod simulation;
 
 pub use attempt::{Attempt, Outcome};
 pub use balance::{Balancer, Order};
 pub use bulkhead::{Turn, Unavailable};
-pub use settings::{IncludeUsage, Settings};
+pub use endpoint::Endpoint;
+pub use group::{Choice, Group, Share};
+pub use settings::{AllOpen, IncludeUsage, Settings};
 
+use crate::observe::Breakers;
 use crate::types::{BaseUrl, HeaderEdits};
 use ahash::AHashMap;
-use attempt::Load;
+use condition::{Account, Terms};
+use endpoint::{Leave, Load};
 use http::HeaderValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +37,7 @@ use std::time::{Duration, Instant};
 pub struct Upstreams {
     providers: Vec<Provider>,
     endpoints: Vec<Arc<Endpoint>>,
+    all_open: AllOpen,
 }
 
 /// A provider, ready for requests.
@@ -42,6 +55,7 @@ pub struct Provider {
     pub drain: Option<Duration>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointId>,
+    account: Arc<Account>,
 }
 
 /// A provider's place in [`Upstreams`]; the same number as in the settings.
@@ -52,53 +66,66 @@ pub struct ProviderId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointId(pub usize);
 
-/// One base URL of one provider.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// Whose it is.
-    pub provider: ProviderId,
-    /// Where it is.
-    pub base: BaseUrl,
-    /// `host:port`: its name in the access log.
-    pub name: Arc<str>,
-    /// `Host` of requests to it.
-    pub host_header: HeaderValue,
-    /// What it carries now; survives a reload.
-    load: Arc<Load>,
-}
-
 impl Upstreams {
     /// Builds the endpoints of `settings`. An endpoint that `old` had too (same provider name, same
-    /// base URL) keeps its state.
-    pub fn new(settings: &Settings, old: Option<&Self>) -> Self {
+    /// base URL) keeps its state. What opens is told to `breakers`.
+    pub fn new(settings: &Settings, old: Option<&Self>, breakers: &Breakers) -> Self {
+        let now = Instant::now();
         let mut known = old.map(Self::loads).unwrap_or_default();
         let mut upstreams = Self {
             providers: Vec::with_capacity(settings.providers.len()),
             endpoints: Vec::new(),
+            all_open: settings.all_open,
         };
         for (number, provider) in settings.providers.iter().enumerate() {
-            let mut endpoints = Vec::with_capacity(provider.urls.len());
-            for base in &provider.urls {
+            let name: Arc<str> = provider.name.as_str().into();
+            let authorization = provider
+                .api_key
+                .as_ref()
+                .and_then(|key| bearer(key.expose()));
+            // What was said of another credential isn't said of this one.
+            let before = old.and_then(|old| old.providers.iter().find(|it| it.name == name));
+            let before = before.filter(|it| it.authorization == authorization);
+            let account =
+                before.map_or_else(|| Arc::new(Account::new(now)), |it| Arc::clone(&it.account));
+            let rules = provider.breaker.map(breaker::Rules::of_endpoint);
+            let count = provider.urls.len();
+            let mut endpoints = Vec::with_capacity(count);
+            for (place, base) in provider.urls.iter().enumerate() {
                 endpoints.push(EndpointId(upstreams.endpoints.len()));
-                let load = known.remove(&(Arc::from(provider.name.as_str()), base.clone()));
+                let load = known.remove(&(Arc::clone(&name), base.clone()));
+                let load = load.unwrap_or_else(|| Arc::new(Load::new(old.is_some(), now)));
+                if provider.health.is_none() {
+                    load.condition.unasked(now);
+                }
                 upstreams.endpoints.push(Arc::new(Endpoint {
                     provider: ProviderId(number),
                     name: base.authority().into(),
                     host_header: host_header(base),
                     base: base.clone(),
-                    load: load.unwrap_or_default(),
+                    load,
+                    account: Arc::clone(&account),
+                    provider_name: Arc::clone(&name),
+                    place,
+                    terms: Terms {
+                        breaker: rules,
+                        slow_start: provider.slow_start,
+                    },
+                    provider_rules: provider
+                        .breaker
+                        .and_then(|it| breaker::Rules::of_provider(it, count)),
+                    health: provider.health.clone(),
+                    breakers: breakers.clone(),
                 }));
             }
             upstreams.providers.push(Provider {
-                name: provider.name.as_str().into(),
-                authorization: provider
-                    .api_key
-                    .as_ref()
-                    .and_then(|key| bearer(key.expose())),
+                name,
+                authorization,
                 headers: provider.headers.clone(),
                 include_usage: provider.include_usage,
                 drain: provider.drain,
                 endpoints,
+                account,
             });
         }
         upstreams
@@ -148,105 +175,44 @@ impl Upstreams {
         choices: &[Choice],
         _turn: &Turn,
     ) -> Result<(usize, Attempt), Unavailable> {
-        let Some(choice) = choices.first() else {
-            let wait = Duration::ZERO;
-            return Err(Unavailable::Paused { wait });
-        };
-        let endpoint = Arc::clone(self.endpoint(choice.endpoint));
-        Ok((0, Attempt::begin(endpoint)))
+        let now = Instant::now();
+        let mut soonest = None;
+        for (place, choice) in choices.iter().enumerate() {
+            match self.admits(choice, now) {
+                Ok(leave) => {
+                    let endpoint = Arc::clone(self.endpoint(choice.endpoint));
+                    return Ok((place, Attempt::begin(endpoint, leave)));
+                }
+                Err(wait) if soonest.is_none_or(|(least, _)| wait < least) => {
+                    soonest = Some((wait, place));
+                }
+                Err(_) => {}
+            }
+        }
+        match soonest {
+            Some((_, place)) if self.all_open == AllOpen::Try => {
+                let endpoint = Arc::clone(self.endpoint(choices[place].endpoint));
+                let leave = endpoint.forced();
+                Ok((place, Attempt::begin(endpoint, leave)))
+            }
+            _ => Err(Unavailable::Paused {
+                wait: soonest.map_or(Duration::ZERO, |(wait, _)| wait),
+            }),
+        }
+    }
+
+    /// Leave of the breakers to try a choice.
+    ///
+    /// # Errors
+    /// After this long it may be given.
+    fn admits(&self, choice: &Choice, now: Instant) -> Result<Leave, Duration> {
+        self.endpoint(choice.endpoint).enter(now)
     }
 
     /// Whether one of these would be tried now, if there is a place: none of what is paused.
-    pub fn any_open(&self, choices: &[Choice], _now: Instant) -> bool {
-        !choices.is_empty()
-    }
-}
-
-/// One way to serve a request: an endpoint, and the model's name there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// Where.
-    pub endpoint: EndpointId,
-    /// The name that the upstream knows, when it differs from the client's.
-    pub model: Option<Arc<str>>,
-}
-
-/// The choices of a route and the turns between them.
-pub struct Group {
-    choices: Vec<Choice>,
-    balancer: Balancer,
-    policy: retry::Policy,
-    retries: Arc<retry::Budget>,
-}
-
-/// What a [`Group`] is made of: a provider with its share.
-pub struct Share {
-    /// Who.
-    pub provider: ProviderId,
-    /// The model's name there, when it is mapped.
-    pub model: Option<Arc<str>>,
-    /// Share relative to the others; 1 or more.
-    pub weight: usize,
-}
-
-impl Group {
-    /// A group over providers; a provider's endpoints divide its share evenly.
-    pub fn new(
-        upstreams: &Upstreams,
-        shares: &[Share],
-        order: Order,
-        policy: retry::Policy,
-        retries: retry::Budget,
-    ) -> Self {
-        let counts = |share: &Share| upstreams.provider(share.provider).endpoints.len();
-        let common = shares.iter().map(counts).fold(1, least_common_multiple);
-        let mut choices = Vec::new();
-        let mut weights = Vec::new();
-        for share in shares {
-            for endpoint in &upstreams.provider(share.provider).endpoints {
-                choices.push(Choice {
-                    endpoint: *endpoint,
-                    model: share.model.clone(),
-                });
-                weights.push(share.weight * (common / counts(share)));
-            }
-        }
-        Self {
-            balancer: Balancer::new(order, &weights),
-            choices,
-            policy,
-            retries: Arc::new(retries),
-        }
-    }
-
-    /// How its requests are tried again.
-    pub fn policy(&self) -> retry::Policy {
-        self.policy
-    }
-
-    /// How many retries all of them may have.
-    pub fn retries(&self) -> &Arc<retry::Budget> {
-        &self.retries
-    }
-
-    /// The choices for one request, best first, none twice.
-    pub fn candidates(&self) -> Vec<Choice> {
-        let numbers = self.balancer.order(self.choices.len());
-        numbers
-            .into_iter()
-            .map(|n| self.choices[n].clone())
-            .collect()
-    }
-
-    /// All choices, in the order of the file.
-    pub fn choices(&self) -> &[Choice] {
-        &self.choices
-    }
-}
-
-impl std::fmt::Debug for Group {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(&self.choices).finish()
+    pub fn any_open(&self, choices: &[Choice], now: Instant) -> bool {
+        let open = |choice: &Choice| self.endpoint(choice.endpoint).wait(now).is_none();
+        !choices.is_empty() && (self.all_open == AllOpen::Try || choices.iter().any(open))
     }
 }
 
@@ -260,16 +226,6 @@ fn bearer(key: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-fn least_common_multiple(a: usize, b: usize) -> usize {
-    let gcd = |mut a: usize, mut b: usize| {
-        while b != 0 {
-            (a, b) = (b, a % b);
-        }
-        a
-    };
-    a / gcd(a, b) * b
 }
 
 #[cfg(test)]
@@ -288,7 +244,12 @@ mod tests {
                 })
                 .collect(),
             retry_budget: 0.2,
+            all_open: AllOpen::Refuse,
         }
+    }
+
+    fn upstreams(settings: &Settings, old: Option<&Upstreams>) -> Upstreams {
+        Upstreams::new(settings, old, &Breakers::default())
     }
 
     fn share(provider: usize, weight: usize) -> Share {
@@ -301,12 +262,12 @@ mod tests {
 
     #[test]
     fn a_providers_endpoints_divide_its_share() {
-        let upstreams = Upstreams::new(
+        let all = upstreams(
             &settings(&[&["http://a/", "http://b/"], &["http://c/"]]),
             None,
         );
         let group = Group::new(
-            &upstreams,
+            &all,
             &[share(0, 1), share(1, 1)],
             Order::RoundRobin,
             retry::Policy {
@@ -317,20 +278,18 @@ mod tests {
         );
         let mut counts = [0; 3];
         for _ in 0..400 {
-            counts[group.candidates()[0].endpoint.0] += 1;
+            counts[group.candidates(&all, None, Instant::now())[0].endpoint.0] += 1;
         }
         assert_eq!(counts, [100, 100, 200]);
     }
 
     #[test]
     fn state_survives_a_reload_where_name_and_url_are_the_same() {
-        let old = Upstreams::new(&settings(&[&["http://a/", "http://b/"]]), None);
-        let first = Choice {
-            endpoint: EndpointId(0),
-            model: None,
-        };
-        let attempt = Attempt::begin(Arc::clone(old.endpoint(first.endpoint)));
-        let new = Upstreams::new(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
+        let old = upstreams(&settings(&[&["http://a/", "http://b/"]]), None);
+        let endpoint = Arc::clone(old.endpoint(EndpointId(0)));
+        let leave = endpoint.enter(Instant::now()).expect("nothing is paused");
+        let attempt = Attempt::begin(endpoint, leave);
+        let new = upstreams(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
         assert_eq!(new.endpoint(EndpointId(1)).in_flight(), 1);
         assert_eq!(new.endpoint(EndpointId(0)).in_flight(), 0);
         drop(attempt);
@@ -339,11 +298,11 @@ mod tests {
 
     #[test]
     fn who_refuses_usage_is_known_for_a_day_and_across_reloads() {
-        let old = Upstreams::new(&settings(&[&["http://a/", "http://b/"]]), None);
+        let old = upstreams(&settings(&[&["http://a/", "http://b/"]]), None);
         let now = Instant::now();
         assert!(!old.endpoint(EndpointId(0)).refuses_usage(now));
         old.endpoint(EndpointId(0)).usage_refused(now);
-        let new = Upstreams::new(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
+        let new = upstreams(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
         let (refuser, other) = (new.endpoint(EndpointId(1)), new.endpoint(EndpointId(0)));
         let day = Duration::from_secs(24 * 3600);
         assert!(refuser.refuses_usage(now + day - Duration::from_nanos(1)));
