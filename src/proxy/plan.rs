@@ -17,6 +17,7 @@ use crate::govern::{Denied, Moment};
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::Estimate;
+use crate::types::Priority;
 use crate::upstream::EndpointId;
 use crate::upstream::retry::Nature;
 use http::Method;
@@ -51,6 +52,8 @@ pub struct Plan {
     pub untold: bool,
     /// When the request's last byte (that weir waits for) was here.
     pub ready: Instant,
+    /// How urgent it is, where it must wait.
+    pub priority: Priority,
     /// What it will use, where somebody wants to know.
     pub estimate: Option<Estimate>,
     /// weir's own share: from `ready` to the choice of an upstream.
@@ -153,6 +156,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         upgrade,
         untold,
         ready,
+        priority: Priority::Normal,
         estimate: None,
         overhead: None,
         model,

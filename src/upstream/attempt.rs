@@ -2,6 +2,7 @@
 //! leaks when a client vanishes between two bytes.
 
 use super::Endpoint;
+use super::bulkhead::Permit;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 /// What an endpoint carries; shared by all configurations that know it.
 #[derive(Debug, Default)]
 pub(super) struct Load {
-    in_flight: AtomicUsize,
+    /// Counted by those who hold a [`Permit`].
+    pub(super) in_flight: AtomicUsize,
     failures: AtomicU64,
     /// When it last refused a request for asking for usage.
     usage_refused: Mutex<Option<Instant>>,
@@ -47,6 +49,7 @@ impl Endpoint {
 pub struct Attempt {
     endpoint: Arc<Endpoint>,
     outcome: Outcome,
+    permit: Permit,
 }
 
 /// How a try ended.
@@ -65,12 +68,17 @@ pub enum Outcome {
 }
 
 impl Attempt {
-    pub(super) fn begin(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.load.in_flight.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn begin(endpoint: Arc<Endpoint>, permit: Permit) -> Self {
         Self {
             endpoint,
             outcome: Outcome::Abandoned,
+            permit,
         }
+    }
+
+    /// How long its place was waited for, if it was.
+    pub fn waited(&self) -> Option<Duration> {
+        self.permit.waited()
     }
 
     /// Where it goes.
@@ -97,7 +105,6 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let load = &self.endpoint.load;
-        load.in_flight.fetch_sub(1, Ordering::Relaxed);
         if self.outcome == Outcome::Failed {
             load.failures.fetch_add(1, Ordering::Relaxed);
         }

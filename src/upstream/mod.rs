@@ -16,6 +16,7 @@ pub use settings::{IncludeUsage, Settings};
 use crate::types::{BaseUrl, HeaderEdits};
 use ahash::AHashMap;
 use attempt::Load;
+use bulkhead::Bulkhead;
 use http::HeaderValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,10 @@ pub struct Provider {
     pub drain: Option<Duration>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointId>,
+    /// How many requests it may carry, once this configuration is live.
+    places: settings::Places,
+    /// What it carries now, and who waits; survives a reload.
+    bulkhead: Arc<Bulkhead>,
 }
 
 /// A provider's place in [`Upstreams`]; the same number as in the settings.
@@ -65,19 +70,32 @@ pub struct Endpoint {
     pub host_header: HeaderValue,
     /// What it carries now; survives a reload.
     load: Arc<Load>,
+    /// Its provider's.
+    bulkhead: Arc<Bulkhead>,
+}
+
+impl Provider {
+    /// Requests that wait for a place at it.
+    pub fn waiting(&self) -> usize {
+        self.bulkhead.waiting()
+    }
 }
 
 impl Upstreams {
     /// Builds the endpoints of `settings`. An endpoint that `old` had too (same provider name, same
-    /// base URL) keeps its state.
+    /// base URL) keeps its state, and so does a provider of the same name. Caps of one that `old` had hold
+    /// from [`Self::go_live`] on.
     pub fn new(settings: &Settings, old: Option<&Self>) -> Self {
         let mut known = old.map(Self::loads).unwrap_or_default();
+        let mut bulkheads = old.map(Self::bulkheads).unwrap_or_default();
         let mut upstreams = Self {
             providers: Vec::with_capacity(settings.providers.len()),
             endpoints: Vec::new(),
         };
         for (number, provider) in settings.providers.iter().enumerate() {
             let mut endpoints = Vec::with_capacity(provider.urls.len());
+            let known_bulkhead = bulkheads.take(&provider.name, &provider.urls);
+            let bulkhead = known_bulkhead.unwrap_or_else(|| Bulkhead::new(provider.places));
             for base in &provider.urls {
                 endpoints.push(EndpointId(upstreams.endpoints.len()));
                 let load = known.remove(&(Arc::from(provider.name.as_str()), base.clone()));
@@ -87,6 +105,7 @@ impl Upstreams {
                     host_header: host_header(base),
                     base: base.clone(),
                     load: load.unwrap_or_default(),
+                    bulkhead: Arc::clone(&bulkhead),
                 }));
             }
             upstreams.providers.push(Provider {
@@ -99,6 +118,8 @@ impl Upstreams {
                 include_usage: provider.include_usage,
                 drain: provider.drain,
                 endpoints,
+                places: provider.places,
+                bulkhead,
             });
         }
         upstreams
@@ -115,6 +136,23 @@ impl Upstreams {
                 )
             })
             .collect()
+    }
+
+    fn bulkheads(&self) -> bulkhead::Known {
+        let all = self.providers.iter().map(|provider| {
+            let endpoints = provider.endpoints.iter();
+            let urls = endpoints.map(|id| self.endpoint(*id).base.clone());
+            let bulkhead = Arc::clone(&provider.bulkhead);
+            (Arc::clone(&provider.name), urls.collect(), bulkhead)
+        });
+        bulkhead::Known(all.collect())
+    }
+
+    /// The configuration is used from now on: its caps hold.
+    pub fn go_live(&self) {
+        for provider in &self.providers {
+            provider.bulkhead.set_places(provider.places);
+        }
     }
 
     /// A provider by its id.
@@ -146,14 +184,19 @@ impl Upstreams {
     pub async fn attempt(
         &self,
         choices: &[Choice],
-        _turn: &Turn,
+        turn: &Turn,
     ) -> Result<(usize, Attempt), Unavailable> {
-        let Some(choice) = choices.first() else {
+        let endpoints = choices.iter().map(|choice| self.endpoint(choice.endpoint));
+        let endpoints: Vec<&Arc<Endpoint>> = endpoints.collect();
+        if endpoints.is_empty() {
             let wait = Duration::ZERO;
             return Err(Unavailable::Paused { wait });
-        };
-        let endpoint = Arc::clone(self.endpoint(choice.endpoint));
-        Ok((0, Attempt::begin(endpoint)))
+        }
+        let (number, permit) = bulkhead::place(&endpoints, turn).await?;
+        Ok((
+            number,
+            Attempt::begin(Arc::clone(endpoints[number]), permit),
+        ))
     }
 
     /// Whether one of these would be tried now, if there is a place: none of what is paused.
@@ -322,14 +365,21 @@ mod tests {
         assert_eq!(counts, [100, 100, 200]);
     }
 
-    #[test]
-    fn state_survives_a_reload_where_name_and_url_are_the_same() {
+    #[tokio::test]
+    async fn state_survives_a_reload_where_name_and_url_are_the_same() {
         let old = Upstreams::new(&settings(&[&["http://a/", "http://b/"]]), None);
         let first = Choice {
             endpoint: EndpointId(0),
             model: None,
         };
-        let attempt = Attempt::begin(Arc::clone(old.endpoint(first.endpoint)));
+        let turn = Turn {
+            tenant: crate::types::Tenant::Nobody,
+            priority: crate::types::Priority::Normal,
+            tokens: 1,
+            until: None,
+        };
+        let choices = [first];
+        let attempt = old.attempt(&choices, &turn).await.expect("no cap");
         let new = Upstreams::new(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
         assert_eq!(new.endpoint(EndpointId(1)).in_flight(), 1);
         assert_eq!(new.endpoint(EndpointId(0)).in_flight(), 0);

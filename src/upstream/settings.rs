@@ -36,6 +36,39 @@ pub struct Provider {
     /// `on_disconnect: drain`: an answer whose client has left is read on for this long; `None` closes
     /// it at once.
     pub drain: Option<Duration>,
+    /// `max_in_flight:`, `endpoint_max_in_flight:` and `queue:` of the provider.
+    pub places: Places,
+}
+
+/// How many requests a provider carries at once, and how many wait for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// At all its endpoints together; 0 = no cap.
+    pub max: usize,
+    /// At each of them; 0 = no cap.
+    pub endpoint_max: usize,
+    /// So many may wait.
+    pub queue_max: usize,
+    /// No longer than this.
+    pub queue_timeout: Duration,
+}
+
+impl Places {
+    /// Whether there is a cap.
+    pub fn are_bounded(&self) -> bool {
+        self.max > 0 || self.endpoint_max > 0
+    }
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            max: 0,
+            endpoint_max: 0,
+            queue_max: 1000,
+            queue_timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Whether streams are asked for usage that the client didn't ask for.

@@ -81,6 +81,7 @@ impl Pool {
                 Some(file::IncludeUsage::Never) => IncludeUsage::Never,
             },
             drain: drain(provider, path, check),
+            places: settings::Places::default(),
         });
     }
 
