@@ -418,6 +418,7 @@ impl Start<'_> {
             snapshot.keys.store().watch();
         }
         let live = Arc::new(Live::new(snapshot));
+        handover.tells_of(&live);
         spent::restore(&live.pin(), &settings).await;
         let loader = Loader::of(&handover, settings.state_dir.clone());
         let loaded = loader.load(&settings.listen)?;

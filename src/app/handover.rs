@@ -10,19 +10,22 @@ use crate::govern::Moment;
 use crate::listen::tls::{Challenges, Tickets};
 use crate::observe::merge::{merged, totals};
 use crate::observe::metrics::Now;
+use crate::snapshot::Live;
 use crate::supervise::protocol::{Report, Summary, Told};
 use crate::supervise::worker::Teller;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// All that this process knows and others need.
 pub(super) struct Handover {
     shared: Shared,
+    /// What is served, once something is.
+    live: OnceLock<Arc<Live>>,
     pub(super) tickets: Tickets,
     pub(super) challenges: Challenges,
     config_hash: Mutex<String>,
@@ -41,6 +44,7 @@ impl Handover {
     ) -> Self {
         Self {
             shared,
+            live: OnceLock::new(),
             tickets: Tickets::new(std::time::SystemTime::now()),
             challenges: Challenges::default(),
             config_hash: Mutex::new(config_hash),
@@ -48,6 +52,12 @@ impl Handover {
             generation: supervisor.as_ref().map_or(0, |(number, _)| *number),
             neighbours: supervisor.map(|(_, teller)| Neighbours::new(teller)),
         }
+    }
+
+    /// Its metrics tell of the upstreams of what is served.
+    pub(super) fn tells_of(&self, live: &Arc<Live>) {
+        // Once, at the start; a second time would change nothing.
+        drop(self.live.set(Arc::clone(live)));
     }
 
     /// What others know, before anything is accepted.
@@ -172,6 +182,15 @@ impl Handover {
         let metrics = &self.shared.observer.metrics;
         metrics.no_budgets();
         governor.budgets(|team, key, per, now| metrics.budget(team, key, per.as_str(), now.used));
+        metrics.no_upstreams();
+        let live = self.live.get().map(|live| live.pin());
+        let upstreams = live.as_ref().map(|live| &live.upstreams);
+        for provider in upstreams.iter().flat_map(|it| it.providers()) {
+            let endpoints = provider.endpoints.iter().zip(upstreams);
+            let endpoints = endpoints.map(|(id, all)| all.endpoint(*id));
+            let endpoints = endpoints.map(|it| (&*it.name, it.in_flight()));
+            metrics.upstream(&provider.name, provider.waiting(), endpoints);
+        }
         let text = metrics.render(now);
         String::from_utf8_lossy(&text).into_owned()
     }

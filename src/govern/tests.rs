@@ -8,6 +8,7 @@ use super::settings::{
 };
 use super::*;
 use crate::types::Money;
+use crate::types::Priority;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
@@ -45,12 +46,15 @@ fn caller(team: Allowance, key: Allowance) -> Caller {
         expires: None,
         models: None,
         allowance: key,
+        priority: None,
     });
     Caller {
         team: Arc::new(Team {
             name: "search".into(),
             models: None,
             allowance: team,
+            priority: Priority::Normal,
+            priority_header: settings::PriorityHeader::Lower,
             keys: vec![Arc::clone(&key)],
         }),
         key,

@@ -155,6 +155,8 @@ async fn choose(
     snapshot: &Snapshot,
     arrival: &Arrival,
 ) -> Result<(Choice, Attempt), Refusal> {
+    /// What is refused sooner than this didn't wait.
+    const WAITED_MIN: Duration = Duration::from_millis(1);
     if let Some(pause) = plan.course.takes_pause() {
         let watched = is_watched(plan);
         watching(session, &plan.body, watched, tokio::time::sleep(pause)).await?;
@@ -163,9 +165,25 @@ async fn choose(
     loop {
         let untried = plan.course.untried();
         let attempt = snapshot.upstreams.attempt(untried, &turn);
-        let watched = is_watched(plan);
-        match watching(session, &plan.body, watched, attempt).await? {
-            Ok((place, attempt)) => return Ok((plan.course.tries_at(place), attempt)),
+        let (watched, began) = (is_watched(plan), Instant::now());
+        let ended = watching(session, &plan.body, watched, attempt).await;
+        let waited = match &ended {
+            Ok(Ok((_, attempt))) => attempt.waited(),
+            _ => Some(began.elapsed()).filter(|waited| *waited >= WAITED_MIN),
+        };
+        if let Some(waited) = waited {
+            *plan.queued.get_or_insert_default() += waited;
+        }
+        match ended? {
+            Ok((place, attempt)) => {
+                if let Some(waited) = waited {
+                    let provider = snapshot.upstreams.provider(attempt.endpoint().provider);
+                    let wait = &snapshot.observer.metrics.queue_wait;
+                    let wait = wait.with_label_values(&[&provider.name]);
+                    wait.observe(waited.as_secs_f64());
+                }
+                return Ok((plan.course.tries_at(place), attempt));
+            }
             Err(_) if plan.course.turns_to_fallback() => {}
             Err(unavailable) => return Err(Refusal::Unavailable(unavailable)),
         }

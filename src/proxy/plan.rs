@@ -1,9 +1,11 @@
 //! Second step: may this request go on, which model does it name, and where can it go?
 
 mod auth;
+mod priority;
 mod untold;
 
 pub use auth::{CREDENTIALS, without_keys, without_subprotocol_keys};
+pub use priority::X_WEIR_PRIORITY;
 
 use super::arrive::Arrival;
 use super::course::{Course, Leg};
@@ -54,6 +56,8 @@ pub struct Plan {
     pub ready: Instant,
     /// How urgent it is, where it must wait.
     pub priority: Priority,
+    /// How long it waited for places at upstreams, if it did.
+    pub queued: Option<Duration>,
     /// What it will use, where somebody wants to know.
     pub estimate: Option<Estimate>,
     /// weir's own share: from `ready` to the choice of an upstream.
@@ -121,6 +125,10 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         ));
     }
     auth::identify(session, journey)?;
+    let priority = priority::of(
+        &session.req_header().headers,
+        journey.arrival.caller.as_ref(),
+    )?;
     let now = Moment::from(journey.arrival.time);
     let (client, caller) = (journey.arrival.client, journey.arrival.caller.as_ref());
     let grant = snapshot.governor.enter(client, caller, now);
@@ -156,7 +164,8 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         upgrade,
         untold,
         ready,
-        priority: Priority::Normal,
+        priority,
+        queued: None,
         estimate: None,
         overhead: None,
         model,

@@ -53,10 +53,6 @@ fn provider(provider: &Provider, path: &Path, check: &mut Check<'_>) {
         check.findings.not_built(&path.key("dialect"), key);
     }
     for (used, key) in [
-        (
-            provider.max_in_flight.is_some_and(|max| max.0 > 0),
-            "max_in_flight",
-        ),
         (provider.breaker.is_some(), "breaker"),
         (provider.health.is_some(), "health"),
     ] {
