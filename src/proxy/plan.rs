@@ -15,7 +15,7 @@ use super::refuse::{self, Refusal};
 pub use super::surface::Surface;
 use super::surface::plain;
 use super::{reckon, replay, weigh};
-use crate::govern::{Denied, Moment};
+use crate::govern::{Denied, Moment, Whom};
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::Estimate;
@@ -258,6 +258,10 @@ async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Re
         let admitted = governor.admit_drawing(grant, &ask, now).await;
         return admitted.map_err(Refusal::from);
     }
+    let whom = Whom {
+        tenant: journey.arrival.tenant(),
+        priority: plan.priority,
+    };
     let mut over = governor.ending().over();
     let left = async {
         // The body is here: whatever comes now, it is the end of the client's patience.
@@ -265,7 +269,7 @@ async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Re
     };
     tokio::select! {
         biased;
-        admitted = governor.admit_in_turn(grant, &ask) => admitted.map_err(Refusal::from),
+        admitted = governor.admit_in_turn(grant, &ask, whom) => admitted.map_err(Refusal::from),
         () = left => Err(Refusal::ClientLeft),
         () = std::future::poll_fn(|cx| over.poll(cx)) => Err(Refusal::ShuttingDown),
     }

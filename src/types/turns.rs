@@ -259,33 +259,43 @@ impl<K: Clone + Eq + Hash, T> Turns<K, T> {
         Some(entry.value)
     }
 
-    /// About how many entries go before one that this team would push now.
-    pub fn ahead(&self, team: &K, priority: Priority, cost: u64) -> f64 {
+    /// About what goes before an entry that this team would push now.
+    pub fn ahead(&self, team: &K, priority: Priority, cost: u64) -> Ahead {
         let own = &self.classes[place(priority)];
-        let lane = own.lanes.get(team).map_or(0, |lane| lane.tokens);
+        let cost = cost.clamp(1, COST_MAX);
         // Until it is its turn, any other team gets as much as it does.
-        let share = lane + cost.clamp(1, COST_MAX);
-        let before = |lane: &Lane<T>| {
-            let part = share as f64 / lane.tokens.max(1) as f64;
-            lane.entries.len() as f64 * part.min(1.0)
-        };
-        let (mut entries, mut tokens) = (0.0, 0.0);
-        for (other, lane) in &own.lanes {
-            entries += match other == team {
-                true => lane.entries.len() as f64,
-                false => before(lane),
-            };
-            tokens += lane.tokens.min(share) as f64;
+        let share = own.lanes.get(team).map_or(0, |lane| lane.tokens) + cost;
+        let mut ahead = Ahead::default();
+        for lane in own.lanes.values() {
+            ahead.add(lane.entries.len(), lane.tokens, share as f64);
         }
-        for (other, class) in Priority::ALL.into_iter().zip(&self.classes) {
-            if other != priority && class.tokens > 0 {
-                let weight = other.weight() as f64 / priority.weight() as f64;
-                let part = (tokens + cost.max(1) as f64) * weight / class.tokens as f64;
-                let len: usize = class.lanes.values().map(|lane| lane.entries.len()).sum();
-                entries += len as f64 * part.min(1.0);
+        let class = ahead.tokens + cost as f64;
+        for (other, others) in Priority::ALL.into_iter().zip(&self.classes) {
+            if other != priority {
+                let share = class * other.weight() as f64 / priority.weight() as f64;
+                let entries = others.lanes.values().map(|lane| lane.entries.len());
+                ahead.add(entries.sum(), others.tokens, share);
             }
         }
-        entries
+        ahead
+    }
+}
+
+/// What goes before an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ahead {
+    /// How many.
+    pub entries: f64,
+    /// What they cost together.
+    pub tokens: f64,
+}
+
+impl Ahead {
+    /// Of these entries with these tokens, as many as have this share.
+    fn add(&mut self, entries: usize, tokens: u64, share: f64) {
+        let tokens = tokens.max(1) as f64;
+        self.entries += entries as f64 * (share / tokens).min(1.0);
+        self.tokens += if entries > 0 { tokens.min(share) } else { 0.0 };
     }
 }
 

@@ -178,7 +178,7 @@ impl Bulkhead {
         let mut state = self.state.lock();
         self.capped.store(places.are_bounded(), Ordering::SeqCst);
         state.places = places;
-        self.hand_out(state);
+        self.hand_out(state, usize::MAX);
     }
 
     /// Requests that wait here.
@@ -247,7 +247,9 @@ impl Bulkhead {
         }
         let (tenant, priority) = (turn.tenant.clone(), turn.priority);
         let ticket = state.line.push(tenant, priority, turn.tokens, waiter);
-        self.hand_out(state);
+        if free {
+            self.hand_out(state, 1);
+        }
         Ok((ticket, until))
     }
 
@@ -255,8 +257,9 @@ impl Bulkhead {
         self.state.lock().line.remove(ticket);
     }
 
-    /// Gives free places to those whose turn it is, until no place is free that somebody waits for.
-    fn hand_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    /// Gives as many free places to those whose turn it is: as many as became free, so that afterwards no
+    /// place is free that somebody waits for.
+    fn hand_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>, mut free: usize) {
         let mut returned = Vec::new();
         let State {
             places,
@@ -265,12 +268,15 @@ impl Bulkhead {
             ..
         } = &mut *state;
         let has_place = |load: &Load| self.has_place(places, load);
-        while let Some(waiter) = line.pop(|it| it.wish.is_open() && it.way(&has_place).is_some()) {
-            let (Some((number, load)), Some(hand)) = (waiter.way(&has_place), waiter.wish.claim())
+        while free > 0
+            && let Some(waiter) = line.pop(|it| it.wish.is_open() && it.way(has_place).is_some())
+        {
+            let (Some((number, load)), Some(hand)) = (waiter.way(has_place), waiter.wish.claim())
             else {
                 // Another provider had a place for it.
                 continue;
             };
+            free -= 1;
             let now = Instant::now();
             *last_taken = now;
             let permit = self.permit(load, now, Some(now - waiter.wish.since));
@@ -293,14 +299,14 @@ impl Bulkhead {
             leave();
             // Who came since it has a cap, and waits, saw this place taken.
             if self.capped.load(Ordering::SeqCst) {
-                self.hand_out(self.state.lock());
+                self.hand_out(self.state.lock(), 1);
             }
             return;
         }
         let mut state = self.state.lock();
         leave();
         state.served(served);
-        self.hand_out(state);
+        self.hand_out(state, 1);
     }
 
     /// After how long a place may be free for such a request, at least a second.
@@ -327,7 +333,7 @@ impl State {
         let gap = self.service?.div_f64(taken.max(1) as f64);
         let first = gap.saturating_sub(now.saturating_duration_since(self.last_taken));
         let ahead = self.line.ahead(&turn.tenant, turn.priority, turn.tokens);
-        Some(first + gap.mul_f64(ahead))
+        Some(first + gap.mul_f64(ahead.entries))
     }
 
     /// A place was taken for this long.

@@ -230,13 +230,16 @@ fn those_ahead_are_those_that_go_before() {
         push(&mut line, number, 2, Priority::Batch, 1_000);
     }
     // Behind its own hundred, with a quarter of their tokens for the batches.
-    let own = line.ahead(&1, Priority::Normal, 1_000);
+    let own = line.ahead(&1, Priority::Normal, 1_000).entries;
     assert!((119.0..=121.0).contains(&own), "{own}");
-    let other = line.ahead(&3, Priority::Normal, 1_000);
+    let other = line.ahead(&3, Priority::Normal, 1_000).entries;
     assert!(other <= 2.0, "{other}");
-    let high = line.ahead(&3, Priority::High, 1_000);
+    let high = line.ahead(&3, Priority::High, 1_000).entries;
     assert!(high <= 1.0, "{high}");
-    assert!(Line::default().ahead(&1, Priority::Batch, 9) < f64::EPSILON);
+    assert_eq!(
+        Line::default().ahead(&1, Priority::Batch, 9),
+        Ahead::default()
+    );
 }
 
 #[test]
