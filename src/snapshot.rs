@@ -101,6 +101,7 @@ impl Live {
 
     /// Replaces it for requests that come from now on.
     pub fn swap(&self, next: Snapshot) {
+        next.upstreams.go_live();
         self.0.store(Arc::new(next));
     }
 }

@@ -5,8 +5,10 @@ pub mod glob;
 pub mod identity;
 pub mod money;
 pub mod socket;
+pub mod turns;
 
 pub use money::Money;
+pub use turns::{Priority, Tenant};
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

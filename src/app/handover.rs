@@ -25,10 +25,11 @@ use tokio::sync::oneshot;
 /// All that this process knows and others need.
 pub(super) struct Handover {
     shared: Shared,
+    /// What is served, once something is.
+    live: OnceLock<Arc<Live>>,
     pub(super) tickets: Tickets,
     pub(super) challenges: Challenges,
     config_hash: Mutex<String>,
-    live: OnceLock<Arc<Live>>,
     /// Totals of generations that ended, and which.
     inherited: Mutex<(String, Vec<u64>)>,
     generation: u64,
@@ -44,14 +45,20 @@ impl Handover {
     ) -> Self {
         Self {
             shared,
+            live: OnceLock::new(),
             tickets: Tickets::new(std::time::SystemTime::now()),
             challenges: Challenges::default(),
             config_hash: Mutex::new(config_hash),
-            live: OnceLock::new(),
             inherited: Mutex::default(),
             generation: supervisor.as_ref().map_or(0, |(number, _)| *number),
             neighbours: supervisor.map(|(_, teller)| Neighbours::new(teller)),
         }
+    }
+
+    /// What is told of upstreams is that of what is served.
+    pub(super) fn tells_of(&self, live: &Arc<Live>) {
+        // Once, at the start; a second time would change nothing.
+        drop(self.live.set(Arc::clone(live)));
     }
 
     /// What others know, before anything is accepted.
@@ -96,12 +103,6 @@ impl Handover {
         }
         inherited.0 = totals(&[&inherited.0, &report.metrics]);
         inherited.1.push(report.generation);
-    }
-
-    /// What requests get from now on; to be said once.
-    pub(super) fn tells_of(&self, live: &Arc<Live>) {
-        // Said twice, the first holds.
-        let _ = self.live.set(Arc::clone(live));
     }
 
     /// The configuration is another one.
@@ -183,6 +184,15 @@ impl Handover {
         self.standings(&metrics.breakers);
         metrics.no_budgets();
         governor.budgets(|team, key, per, now| metrics.budget(team, key, per.as_str(), now.used));
+        metrics.no_upstreams();
+        let live = self.live.get().map(|live| live.pin());
+        let upstreams = live.as_ref().map(|live| &live.upstreams);
+        for provider in upstreams.iter().flat_map(|it| it.providers()) {
+            let endpoints = provider.endpoints.iter().zip(upstreams);
+            let endpoints = endpoints.map(|(id, all)| all.endpoint(*id));
+            let endpoints = endpoints.map(|it| (&*it.name, it.in_flight()));
+            metrics.upstream(&provider.name, provider.waiting(), endpoints);
+        }
         let text = metrics.render(now);
         String::from_utf8_lossy(&text).into_owned()
     }

@@ -63,6 +63,7 @@ pub(super) fn settings(
     exits::lists(&egress, &mut check);
     let mut pool = Pool::new(file, !egress.proxies.is_empty(), &mut check);
     let route = routes::routes(file, &mut pool, &mut check);
+    providers::places(file, &bounds.govern, &mut pool.providers);
     let state_dir = telling::state_dir(file, &mut check);
     let (request_headers, response_headers) = edits::general(file, &mut check);
     Settings {

@@ -574,8 +574,15 @@ pub(super) struct Provider {
     pub(super) models: Option<List<Text>>,
     /// Edits of requests to this provider, after the general ones.
     pub(super) headers: Option<HeaderEdits>,
-    /// Requests at once. Default: no cap. (not built yet)
+    /// Requests at once, at all its endpoints together; 0 = no cap. Default: three quarters of
+    /// `limits.in_flight` where there are several providers, so that one that hangs leaves room for the
+    /// others; else `0`.
     pub(super) max_in_flight: Option<Whole>,
+    /// Requests at once at each of its endpoints, such as the batch slots of an engine; 0 = no cap.
+    /// Default: `0`.
+    pub(super) endpoint_max_in_flight: Option<Whole>,
+    /// Where requests wait for a place at it.
+    pub(super) queue: Option<PlaceQueue>,
     /// When an endpoint is paused that fails or is slow; `off` for never. Default: `{}`.
     pub(super) breaker: Option<Breaking>,
     /// Asks each endpoint whether it lives; one that doesn't isn't tried. Default: none.
@@ -598,6 +605,18 @@ pub(super) struct Provider {
     pub(super) on_disconnect: Option<OnDisconnect>,
     /// How long at most an answer is read on; needs `on_disconnect: drain`. Default: `10s`.
     pub(super) drain_timeout: Option<Span>,
+}
+
+/// Where requests wait for a place at a provider, in fair turns between teams.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PlaceQueue {
+    /// Requests that may wait; 503 over it. Default: that of `limits.queue`; where `max_in_flight` has its
+    /// default of several providers, at most an eighth of `limits.in_flight`.
+    pub(super) size: Option<Whole>,
+    /// How long one may wait; 503 over it, at once where that can be told. Default: that of
+    /// `limits.queue`.
+    pub(super) timeout: Option<Span>,
 }
 
 words! {
@@ -736,10 +755,33 @@ pub(super) struct Team {
     pub(super) models: Option<List<Text>>,
     /// Limits of all its keys together.
     pub(super) limits: Option<TeamLimits>,
+    /// How urgent its requests are where they must wait: `high`, `normal` or `batch`. Default: `normal`.
+    pub(super) priority: Option<Priority>,
+    /// What `x-weir-priority` of a request may do: `lower` its priority, set `any`, or nothing (`off`).
+    /// Default: `lower`.
+    pub(super) priority_header: Option<PriorityHeader>,
     /// What it may spend: a mapping, or a list of them with one for each period. Default: no bound.
     pub(super) budget: Option<Budgets>,
     /// Its keys; others are made by `weir keys new`. Default: `[]`.
     pub(super) keys: Option<List<Key>>,
+}
+
+words! {
+    /// How urgent requests are where they must wait.
+    Priority {
+        High = "high",
+        Normal = "normal",
+        Batch = "batch",
+    }
+}
+
+words! {
+    /// What a request may say of its own priority.
+    PriorityHeader {
+        Lower = "lower",
+        Any = "any",
+        Off = "off",
+    }
 }
 
 /// Limits of a team, a key, a route or an address.
@@ -809,6 +851,8 @@ pub(super) struct Key {
     pub(super) models: Option<List<Text>>,
     /// Limits of this key, within those of its team.
     pub(super) limits: Option<TeamLimits>,
+    /// How urgent its requests are where they must wait. Default: that of its team.
+    pub(super) priority: Option<Priority>,
     /// What it may spend, within what its team may. Default: no bound.
     pub(super) budget: Option<Budgets>,
 }

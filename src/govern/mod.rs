@@ -32,6 +32,7 @@ pub use grant::{Grant, Spent};
 pub use keys::{Caller, Keys};
 pub use ledger::Ledger;
 pub use limits::{Ask, Denied};
+pub use queue::Whom;
 pub use rate::Moment;
 pub use settings::Settings;
 pub use streams::{OpenStream, Streams};

@@ -1,5 +1,5 @@
-//! Waiting for a limit to let in, where a route says so. Who came first goes first, among those that
-//! wait for the same scope. Bounded: so many wait, so long at most; what can't be let in by then isn't
+//! Waiting for a limit to let in, where a route says so. Among those that wait for the same scope teams
+//! take fair turns (see [`Turns`]), and who came first goes first within a team. Bounded: so many wait, so long at most; what can't be let in by then isn't
 //! kept waiting. Whoever stops waiting gives its place up at once.
 
 use super::Governor;
@@ -7,12 +7,14 @@ use super::grant::{Grant, Limited};
 use super::limits::{Ask, Denied, latest};
 use super::rate::Moment;
 use super::scope::{Measure, Sums, Whose};
+use crate::types::turns::{Ticket, Turns};
+use crate::types::{Priority, Tenant};
 use ahash::AHashMap;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot::{Receiver, Sender, channel};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// All that wait.
@@ -24,23 +26,40 @@ pub(super) struct Queue {
 }
 
 /// Those that wait for one scope.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Line {
-    /// Whose turn it is; fair.
-    turn: Semaphore,
-    /// What they ask for together.
-    requests: AtomicU64,
-    tokens: AtomicU64,
+    state: Mutex<State>,
 }
+
+#[derive(Debug, Default)]
+struct State {
+    /// What whose turn it is asks for.
+    first: Option<u64>,
+    others: Turns<Tenant, (u64, Sender<First>)>,
+}
+
+/// It is somebody's turn. Dropping it makes it another's.
+#[derive(Debug)]
+struct First(Arc<Line>);
 
 /// A place in a line. Dropping it gives it up.
 struct Waiting<'q> {
     queue: &'q Queue,
     scope: usize,
     line: Arc<Line>,
-    tokens: u64,
+    ticket: Option<Ticket<Tenant>>,
+    turn: Receiver<First>,
     /// Requests and tokens of those before it.
     ahead: (u64, u64),
+}
+
+/// Whose turn is asked for.
+#[derive(Clone, Debug)]
+pub struct Whom {
+    /// Whose requests share a turn.
+    pub tenant: Tenant,
+    /// How urgent it is.
+    pub priority: Priority,
 }
 
 impl Governor {
@@ -49,7 +68,12 @@ impl Governor {
     ///
     /// # Errors
     /// What says no, when there is no place to wait, or when it couldn't be let in in time.
-    pub async fn admit_in_turn(&self, grant: &mut Grant, ask: &Ask) -> Result<(), Denied> {
+    pub async fn admit_in_turn(
+        &self,
+        grant: &mut Grant,
+        ask: &Ask,
+        whom: Whom,
+    ) -> Result<(), Denied> {
         let whose = match self.queue.line_before(grant) {
             Some(whose) => whose,
             None => match self.admit_drawing(grant, ask, Moment::now()).await {
@@ -62,7 +86,7 @@ impl Governor {
             return self.admit(grant, ask, Moment::now());
         };
         let deadline = Instant::now() + terms.timeout;
-        let Some(waiting) = self.queue.join(&scope, ask.tokens, terms.size) else {
+        let Some(mut waiting) = self.queue.join(&scope, ask.tokens, whom, terms.size) else {
             let wait = denial(grant, &scope, ask, (0, 0))
                 .wait()
                 .unwrap_or_default();
@@ -72,7 +96,7 @@ impl Governor {
         if matches!(expected, Denied::Rate { wait, .. } if wait > terms.timeout) {
             return Err(expected);
         }
-        let Ok(Ok(_turn)) = timeout_at(deadline, waiting.line.turn.acquire()).await else {
+        let Ok(Ok(_turn)) = timeout_at(deadline, &mut waiting.turn).await else {
             return Err(denial(grant, &scope, ask, (0, 0)));
         };
         self.first_in_line(grant, ask, deadline).await
@@ -85,7 +109,7 @@ impl Governor {
         ask: &Ask,
         deadline: Instant,
     ) -> Result<(), Denied> {
-        /// What other processes give back is seen this late.
+        /// What other processes and hosts give back is seen this late.
         const LOOK: Duration = Duration::from_millis(50);
         loop {
             // From here on it hears of what is given back.
@@ -95,6 +119,12 @@ impl Governor {
             };
             let now = Instant::now();
             let again = match denied {
+                // A rate that other hosts share, of which nobody can say now when it lets in.
+                Denied::Rate {
+                    wait: Duration::ZERO,
+                    per_minute: 1..,
+                    ..
+                } => now + LOOK,
                 Denied::Rate { wait, .. } => now + wait.max(Duration::from_millis(1)),
                 Denied::Full { .. } => now + LOOK,
                 _ => return Err(denied),
@@ -186,29 +216,23 @@ impl Queue {
     }
 
     /// Takes a place behind all others; `None` when `max` wait already.
-    fn join(&self, scope: &Limited, tokens: u64, max: usize) -> Option<Waiting<'_>> {
+    fn join(&self, scope: &Limited, tokens: u64, whom: Whom, max: usize) -> Option<Waiting<'_>> {
         let mut lines = self.lines.lock();
         if self.waiting.load(Ordering::Relaxed) >= max {
             return None;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let scope = place(scope);
-        let line = lines.entry(scope).or_insert_with(|| {
-            Arc::new(Line {
-                turn: Semaphore::new(1),
-                requests: AtomicU64::new(0),
-                tokens: AtomicU64::new(0),
-            })
-        });
+        let line = Arc::clone(lines.entry(scope).or_default());
+        let (hand, turn) = channel();
+        let (ticket, ahead) = line.join(tokens, whom, hand);
         Some(Waiting {
             queue: self,
             scope,
-            tokens,
-            ahead: (
-                line.requests.fetch_add(1, Ordering::Relaxed),
-                line.tokens.fetch_add(tokens, Ordering::Relaxed),
-            ),
-            line: Arc::clone(line),
+            line,
+            ticket,
+            turn,
+            ahead,
         })
     }
 
@@ -225,12 +249,64 @@ fn place(limited: &Limited) -> usize {
     }
 }
 
+// === impl Line ===
+
+impl Line {
+    /// Takes a place, and says how many requests and tokens are before it. Where nobody is, its turn has
+    /// come, and it has no ticket.
+    fn join(
+        self: &Arc<Self>,
+        tokens: u64,
+        whom: Whom,
+        hand: Sender<First>,
+    ) -> (Option<Ticket<Tenant>>, (u64, u64)) {
+        let mut state = self.state.lock();
+        let Some(first) = state.first else {
+            state.first = Some(tokens);
+            // Its receiver is with the caller, so it can't be refused.
+            drop(hand.send(First(Arc::clone(self))));
+            return (None, (0, 0));
+        };
+        let Whom { tenant, priority } = whom;
+        let ahead = state.others.ahead(&tenant, priority, tokens);
+        let ahead = (
+            1 + ahead.entries.round() as u64,
+            first.saturating_add(ahead.tokens.round() as u64),
+        );
+        let ticket = state.others.push(tenant, priority, tokens, (tokens, hand));
+        (Some(ticket), ahead)
+    }
+
+    /// Nobody is left in it.
+    fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.first.is_none() && state.others.is_empty()
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        let refused = {
+            let mut state = self.0.state.lock();
+            let next = state.others.pop(|_| true);
+            state.first = next.as_ref().map(|(tokens, _)| *tokens);
+            next.and_then(|(_, hand)| hand.send(Self(Arc::clone(&self.0))).err())
+        };
+        // Who left in this moment passes it on.
+        drop(refused);
+    }
+}
+
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut lines = self.queue.lines.lock();
         self.queue.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.line.tokens.fetch_sub(self.tokens, Ordering::Relaxed);
-        if self.line.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let left = (self.ticket.as_ref()).and_then(|it| self.line.state.lock().others.remove(it));
+        drop(left);
+        // A turn that came and wasn't taken is passed on.
+        self.turn.close();
+        drop(self.turn.try_recv());
+        if self.line.is_empty() {
             lines.remove(&self.scope);
         }
     }

@@ -1,7 +1,7 @@
 //! Who may do how much. Filled by `config::check`.
 
-use crate::types::Money;
 use crate::types::glob::glob;
+use crate::types::{Money, Priority};
 use globset::{GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -95,6 +95,10 @@ pub struct Team {
     pub models: Option<Models>,
     /// What all its keys may use together.
     pub allowance: Allowance,
+    /// How urgent its requests are where they must wait.
+    pub priority: Priority,
+    /// What a request may say of its own priority.
+    pub priority_header: PriorityHeader,
     /// Keys that the file names; others are made at run time.
     pub keys: Vec<Arc<Key>>,
 }
@@ -112,6 +116,20 @@ pub struct Key {
     pub models: Option<Models>,
     /// What it may use, within what its team may.
     pub allowance: Allowance,
+    /// How urgent its requests are; `None` = as its team's.
+    pub priority: Option<Priority>,
+}
+
+/// What a request may say of its own priority.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PriorityHeader {
+    /// That it is less urgent.
+    #[default]
+    Lower,
+    /// What it likes.
+    Any,
+    /// Nothing that counts.
+    Off,
 }
 
 /// What a key is known by.

@@ -8,6 +8,7 @@ use super::settings::{
 };
 use super::*;
 use crate::types::Money;
+use crate::types::{Priority, Tenant};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
@@ -45,12 +46,15 @@ fn caller(team: Allowance, key: Allowance) -> Caller {
         expires: None,
         models: None,
         allowance: key,
+        priority: None,
     });
     Caller {
         team: Arc::new(Team {
             name: "search".into(),
             models: None,
             allowance: team,
+            priority: Priority::Normal,
+            priority_header: settings::PriorityHeader::Lower,
             keys: vec![Arc::clone(&key)],
         }),
         key,
@@ -507,8 +511,64 @@ fn an_answer_tells_of_the_limit_that_is_nearest() {
 async fn waits(governor: &Governor, caller: &Caller, tokens: u64) -> Result<Grant, Denied> {
     let mut grant = governor.enter(CLIENT, Some(caller), Moment::now())?;
     governor.aim(&mut grant, None);
-    governor.admit_in_turn(&mut grant, &ask(tokens, 0)).await?;
+    let whom = Whom {
+        tenant: Tenant::Team(Arc::clone(&caller.team.name)),
+        priority: caller.team.priority,
+    };
+    governor
+        .admit_in_turn(&mut grant, &ask(tokens, 0), whom)
+        .await?;
     Ok(grant)
+}
+
+#[tokio::test(start_paused = true)]
+async fn teams_that_wait_for_the_same_limit_take_turns_by_tokens_and_urgency() {
+    let governor = Arc::new(governor());
+    let one = Allowance {
+        in_flight: 1,
+        ..Allowance::default()
+    };
+    let route: Arc<str> = "m".into();
+    let enter = |team: &str, tokens, priority| {
+        let (governor, one, route) = (Arc::clone(&governor), one.clone(), Arc::clone(&route));
+        let tenant = Tenant::Team(team.into());
+        async move {
+            let mut grant = governor.enter(CLIENT, None, Moment::now()).unwrap();
+            governor.aim(&mut grant, Some((&route, &one)));
+            let whom = Whom { tenant, priority };
+            let ask = ask(tokens, 0);
+            let asked = governor.admit_in_turn(&mut grant, &ask, whom);
+            asked.await.map(|()| grant)
+        }
+    };
+    let first = enter("greedy", 1, Priority::Normal).await.unwrap();
+    let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let mut all = Vec::new();
+    // The first of them is at the head of the line when the others come.
+    let greedy = [("greedy", 50_000, Priority::Normal); 4];
+    let modest = [("modest", 1_000, Priority::Normal); 3];
+    let urgent = [("urgent", 1_000, Priority::High); 3];
+    for it in greedy.into_iter().chain(modest).chain(urgent) {
+        let (order, waits) = (Arc::clone(&order), enter(it.0, it.1, it.2));
+        all.push(tokio::spawn(async move {
+            let grant = waits.await.unwrap();
+            order.lock().push(it.0);
+            drop(grant);
+        }));
+        while governor.waiting() < all.len() {
+            tokio::task::yield_now().await;
+        }
+    }
+    drop(first);
+    for it in all {
+        it.await.unwrap();
+    }
+    let order = order.lock().join(" ");
+    assert_eq!(
+        order,
+        "greedy urgent urgent urgent modest modest modest greedy greedy greedy"
+    );
+    assert_eq!((governor.waiting(), governor.in_flight()), (0, 0));
 }
 
 fn one_at_once() -> Caller {

@@ -50,6 +50,8 @@ pub struct Record<'a> {
     pub road: Option<&'static str>,
     /// Tries at upstreams.
     pub attempts: u32,
+    /// How long it waited for places at them, if it did.
+    pub queued: Option<Duration>,
     /// Those of them that failed, in order.
     pub failed_tries: &'a [FailedTry],
     /// The prompt's tokens as they were estimated before it was sent, where that was asked for.
@@ -170,6 +172,7 @@ impl<'a> Record<'a> {
             endpoint: None,
             road: None,
             attempts: 0,
+            queued: None,
             failed_tries: &[],
             estimate: None,
             usage: None,
@@ -256,6 +259,9 @@ impl<'a> Record<'a> {
         field("endpoint", text(self.endpoint));
         field("road", text(self.road));
         field("attempts", Value::Number(self.attempts.into()));
+        if let Some(queued) = self.queued {
+            field("queued_ms", Value::Millis(queued));
+        }
         if !self.failed_tries.is_empty() {
             let tries = told(self.failed_tries);
             field("failed_tries", Value::Raw(&tries));
@@ -367,6 +373,7 @@ mod tests {
             endpoint: Some("api.openai.com"),
             road: Some("direct"),
             attempts: 1,
+            queued: None,
             failed_tries: &[],
             estimate: None,
             usage: Some(Usage {

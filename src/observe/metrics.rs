@@ -27,6 +27,10 @@ pub struct Metrics {
     reloads: IntCounterVec,
     in_flight: IntGauge,
     queue_depth: IntGauge,
+    upstream_queue_depth: IntGaugeVec,
+    upstream_in_flight: IntGaugeVec,
+    /// How long requests waited for a place, by provider.
+    pub queue_wait: HistogramVec,
     buffered_bytes: IntGauge,
     streams: IntGauge,
     drains: IntGauge,
@@ -178,6 +182,37 @@ impl Metrics {
                 names::QUEUE_DEPTH,
                 "Requests that wait for a limit to let them in.",
             ),
+            upstream_queue_depth: kept(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        names::UPSTREAM_QUEUE_DEPTH,
+                        "Requests that wait for a place at a provider.",
+                    ),
+                    &["provider"],
+                ),
+            ),
+            upstream_in_flight: kept(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        names::UPSTREAM_IN_FLIGHT,
+                        "Requests that an endpoint carries.",
+                    ),
+                    &["provider", "endpoint"],
+                ),
+            ),
+            queue_wait: kept(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        names::QUEUE_WAIT,
+                        "How long requests waited for a place at a provider, those that had to.",
+                    )
+                    .buckets(names::TIME_BUCKETS.to_vec()),
+                    &["provider"],
+                ),
+            ),
             buffered_bytes: gauge(
                 &registry,
                 names::BUFFERED_BYTES,
@@ -320,6 +355,28 @@ impl Metrics {
     pub fn budget(&self, team: &str, key: Option<&str>, period: &str, used: f64) {
         let labels = &[team, key.unwrap_or_default(), period];
         self.budget_used.with_label_values(labels).set(used);
+    }
+
+    /// Forgets which upstreams there are: they are told anew.
+    pub fn no_upstreams(&self) {
+        self.upstream_queue_depth.reset();
+        self.upstream_in_flight.reset();
+    }
+
+    /// Says how many wait for a provider, and what each of its endpoints carries. Bare URLs may share names.
+    pub fn upstream<'e>(
+        &self,
+        provider: &str,
+        waiting: usize,
+        endpoints: impl IntoIterator<Item = (&'e str, usize)>,
+    ) {
+        let depth = self.upstream_queue_depth.with_label_values(&[provider]);
+        depth.add(gauge_value(waiting));
+        for (endpoint, in_flight) in endpoints {
+            let labels = &[provider, endpoint];
+            let gauge = self.upstream_in_flight.with_label_values(labels);
+            gauge.add(gauge_value(in_flight));
+        }
     }
 
     /// Counts a failed try.

@@ -34,6 +34,12 @@ pub const BREAKER_STATE: &str = "weir_breaker_state";
 pub const UPSTREAM_HEALTHY: &str = "weir_upstream_healthy";
 /// Requests that wait for a limit to let them in.
 pub const QUEUE_DEPTH: &str = "weir_queue_depth";
+/// Requests that wait for a place at a provider.
+pub const UPSTREAM_QUEUE_DEPTH: &str = "weir_upstream_queue_depth";
+/// Requests that an endpoint carries.
+pub const UPSTREAM_IN_FLIGHT: &str = "weir_upstream_in_flight";
+/// How long requests waited for a place at a provider, those that had to.
+pub const QUEUE_WAIT: &str = "weir_queue_wait_seconds";
 /// Requests in flight.
 pub const IN_FLIGHT: &str = "weir_in_flight";
 /// Bytes held in request buffers.

@@ -3,6 +3,7 @@
 use super::journey::Journey;
 use crate::govern::Caller;
 use crate::types::identity::Identity;
+use crate::types::{Tenant, client_network};
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use ipnet::IpNet;
@@ -77,6 +78,16 @@ impl Arrival {
             method: Method::GET,
             path: String::new(),
             query: None,
+        }
+    }
+
+    /// Whose requests it takes turns with, where it must wait.
+    pub fn tenant(&self) -> Tenant {
+        let team = self.caller.as_ref().map(|caller| &caller.team.name);
+        match (team, self.client) {
+            (Some(team), _) => Tenant::Team(Arc::clone(team)),
+            (None, Some(client)) => Tenant::Address(client_network(client)),
+            (None, None) => Tenant::Nobody,
         }
     }
 }

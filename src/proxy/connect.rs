@@ -1,5 +1,6 @@
 //! Third step, once for each try: the next candidate, its road, its peer.
 
+use super::arrive::Arrival;
 use super::ask::{self, USAGE_REFUSED};
 use super::course::NoMore;
 use super::journey::Journey;
@@ -81,9 +82,7 @@ pub async fn next(session: &mut Session, journey: &mut Journey) -> Result<Box<Ht
                 plan.tried = before.as_ref().map(Tried::in_vain);
                 // The one before reports itself here.
                 drop(before);
-                let team = journey.arrival.caller.as_ref();
-                let team = team.map(|caller| Arc::clone(&caller.team.name));
-                choose(session, plan, &snapshot, team).await?
+                choose(session, plan, &snapshot, &journey.arrival).await?
             }
         };
         let mut current = Try {
@@ -156,26 +155,60 @@ async fn choose(
     session: &mut Session,
     plan: &mut Plan,
     snapshot: &Snapshot,
-    team: Option<Arc<str>>,
+    arrival: &Arrival,
 ) -> Result<(Choice, Attempt), Refusal> {
+    /// What is refused sooner than this didn't wait.
+    const WAITED_MIN: Duration = Duration::from_millis(1);
     if let Some(pause) = plan.course.takes_pause() {
         let watched = is_watched(plan);
         watching(session, &plan.body, watched, tokio::time::sleep(pause)).await?;
     }
-    let turn = Turn {
-        team,
-        tokens: plan.estimate.map_or(0, |estimate| estimate.input),
-        until: None,
-    };
+    let turn = turn(plan, snapshot, arrival);
     loop {
         let untried = plan.course.untried();
         let attempt = snapshot.upstreams.attempt(untried, &turn);
-        let watched = is_watched(plan);
-        match watching(session, &plan.body, watched, attempt).await? {
-            Ok((place, attempt)) => return Ok((plan.course.tries_at(place), attempt)),
+        let (watched, began) = (is_watched(plan), Instant::now());
+        let ended = watching(session, &plan.body, watched, attempt).await;
+        let waited = match &ended {
+            Ok(Ok((_, attempt))) => attempt.waited(),
+            _ => Some(began.elapsed()).filter(|waited| *waited >= WAITED_MIN),
+        };
+        if let Some(waited) = waited {
+            *plan.queued.get_or_insert_default() += waited;
+        }
+        match ended? {
+            Ok((place, attempt)) => {
+                if let Some(waited) = waited {
+                    let provider = snapshot.upstreams.provider(attempt.endpoint().provider);
+                    let wait = &snapshot.observer.metrics.queue_wait;
+                    let wait = wait.with_label_values(&[&provider.name]);
+                    wait.observe(waited.as_secs_f64());
+                }
+                return Ok((plan.course.tries_at(place), attempt));
+            }
             Err(_) if plan.course.turns_to_fallback() => {}
             Err(unavailable) => return Err(Refusal::Unavailable(unavailable)),
         }
+    }
+}
+
+/// What is known of a request for the line that it may have to wait in.
+fn turn(plan: &Plan, snapshot: &Snapshot, arrival: &Arrival) -> Turn {
+    /// About as many tokens as an answer has whose length isn't given.
+    const ANSWER: u64 = 1024;
+    /// About as many bytes as a token has.
+    const TOKEN_BYTES: u64 = 4;
+    let tokens = match plan.estimate {
+        Some(estimate) if estimate.output_said => estimate.input + estimate.output_max,
+        Some(estimate) => estimate.input + estimate.output_max.min(ANSWER),
+        None => plan.body.length() / TOKEN_BYTES + ANSWER,
+    };
+    let total = snapshot.corridor.timeouts.total;
+    Turn {
+        tenant: arrival.tenant(),
+        priority: plan.priority,
+        tokens,
+        until: (!total.is_zero()).then(|| arrival.started + total),
     }
 }
 

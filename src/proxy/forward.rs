@@ -3,7 +3,9 @@
 use super::connect::Sent;
 use super::journey::Journey;
 use super::peek::Body;
-use super::plan::{CREDENTIALS, model_in_path, without_keys, without_subprotocol_keys};
+use super::plan::{
+    CREDENTIALS, X_WEIR_PRIORITY, model_in_path, without_keys, without_subprotocol_keys,
+};
 use super::refuse::Refusal;
 use crate::route::join;
 use crate::types::{HeaderEdits, Piece, Template};
@@ -60,6 +62,7 @@ fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
     credentials(request, journey, provider.authorization.as_ref())?;
     request.remove_header(&header::PROXY_AUTHORIZATION);
     request.remove_header(&header::EXPECT);
+    request.remove_header(X_WEIR_PRIORITY);
     frame(request, plan, current)?;
     if plan.surface.metered().is_some() {
         // A compressed answer can't be metered as it passes.

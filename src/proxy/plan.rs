@@ -1,9 +1,11 @@
 //! Second step: may this request go on, which model does it name, and where can it go?
 
 mod auth;
+mod priority;
 mod untold;
 
 pub use auth::{CREDENTIALS, without_keys, without_subprotocol_keys};
+pub use priority::X_WEIR_PRIORITY;
 
 use super::arrive::Arrival;
 use super::course::{Course, Leg};
@@ -14,11 +16,12 @@ use super::settle::Tried;
 pub use super::surface::Surface;
 use super::surface::plain;
 use super::{affinity, reckon, replay, weigh};
-use crate::govern::{Denied, Moment};
+use crate::govern::{Denied, Moment, Whom};
 use crate::route::settings::Balance;
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::Estimate;
+use crate::types::Priority;
 use crate::upstream::EndpointId;
 use crate::upstream::retry::Nature;
 use http::Method;
@@ -56,6 +59,10 @@ pub struct Plan {
     pub untold: bool,
     /// When the request's last byte (that weir waits for) was here.
     pub ready: Instant,
+    /// How urgent it is, where it must wait.
+    pub priority: Priority,
+    /// How long it waited for places at upstreams, if it did.
+    pub queued: Option<Duration>,
     /// What it will use, where somebody wants to know.
     pub estimate: Option<Estimate>,
     /// weir's own share: from `ready` to the choice of an upstream.
@@ -123,6 +130,10 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         ));
     }
     auth::identify(session, journey)?;
+    let priority = priority::of(
+        &session.req_header().headers,
+        journey.arrival.caller.as_ref(),
+    )?;
     let now = Moment::from(journey.arrival.time);
     let (client, caller) = (journey.arrival.client, journey.arrival.caller.as_ref());
     let grant = snapshot.governor.enter(client, caller, now);
@@ -159,6 +170,8 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         upgrade,
         untold,
         ready,
+        priority,
+        queued: None,
         estimate: None,
         overhead: None,
         model,
@@ -271,6 +284,10 @@ async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Re
         let admitted = governor.admit_drawing(grant, &ask, now).await;
         return admitted.map_err(Refusal::from);
     }
+    let whom = Whom {
+        tenant: journey.arrival.tenant(),
+        priority: plan.priority,
+    };
     let mut over = governor.ending().over();
     let left = async {
         // The body is here: whatever comes now, it is the end of the client's patience.
@@ -278,7 +295,7 @@ async fn admit(session: &mut Session, journey: &mut Journey, found: Found) -> Re
     };
     tokio::select! {
         biased;
-        admitted = governor.admit_in_turn(grant, &ask) => admitted.map_err(Refusal::from),
+        admitted = governor.admit_in_turn(grant, &ask, whom) => admitted.map_err(Refusal::from),
         () = left => Err(Refusal::ClientLeft),
         () = std::future::poll_fn(|cx| over.poll(cx)) => Err(Refusal::ShuttingDown),
     }

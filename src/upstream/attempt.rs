@@ -3,6 +3,7 @@
 
 use super::Endpoint;
 use super::breaker::Event;
+use super::bulkhead::Permit;
 use super::endpoint::Leave;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +17,7 @@ pub struct Attempt {
     leave: Leave,
     /// The head of its answer has come.
     heard: bool,
+    permit: Permit,
 }
 
 /// How a try ended.
@@ -34,14 +36,19 @@ pub enum Outcome {
 }
 
 impl Attempt {
-    pub(super) fn begin(endpoint: Arc<Endpoint>, leave: Leave) -> Self {
-        endpoint.load.in_flight.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn begin(endpoint: Arc<Endpoint>, leave: Leave, permit: Permit) -> Self {
         Self {
             endpoint,
             outcome: Outcome::Abandoned,
             leave,
             heard: false,
+            permit,
         }
+    }
+
+    /// How long its place was waited for, if it was.
+    pub fn waited(&self) -> Option<Duration> {
+        self.permit.waited()
     }
 
     /// Where it goes.
@@ -76,7 +83,6 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let load = &self.endpoint.load;
-        load.in_flight.fetch_sub(1, Ordering::Relaxed);
         let now = Instant::now();
         match self.outcome {
             Outcome::Failed => {

@@ -3,6 +3,7 @@
 use super::ProviderId;
 use super::balance::{Candidate, Standing, UNIT};
 use super::breaker::{Event, Look, Pass, Rules};
+use super::bulkhead::Bulkhead;
 use super::condition::{Account, Change, Condition, Terms};
 use super::pace::Pace;
 use super::settings;
@@ -29,6 +30,8 @@ pub struct Endpoint {
     pub(super) load: Arc<Load>,
     /// What is known of its provider; survives a reload.
     pub(super) account: Arc<Account>,
+    /// Its provider's places.
+    pub(super) bulkhead: Arc<Bulkhead>,
     pub(super) provider_name: Arc<str>,
     /// Its place among the provider's.
     pub(super) place: usize,
@@ -42,6 +45,7 @@ pub struct Endpoint {
 /// What an endpoint carries; shared by all configurations that know it.
 #[derive(Debug)]
 pub(super) struct Load {
+    /// Counted by those who hold a place.
     pub in_flight: AtomicUsize,
     pub failures: AtomicU64,
     /// When it last refused a request for asking for usage.

@@ -26,8 +26,9 @@ pub use settings::{AllOpen, IncludeUsage, Settings};
 use crate::observe::Breakers;
 use crate::types::{BaseUrl, HeaderEdits};
 use ahash::AHashMap;
+use bulkhead::Bulkhead;
 use condition::{Account, Terms};
-use endpoint::{Leave, Load};
+use endpoint::Load;
 use http::HeaderValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,6 +57,10 @@ pub struct Provider {
     /// Its endpoints.
     pub endpoints: Vec<EndpointId>,
     account: Arc<Account>,
+    /// How many requests it may carry, once this configuration is live.
+    places: settings::Places,
+    /// What it carries now, and who waits; survives a reload.
+    bulkhead: Arc<Bulkhead>,
 }
 
 /// A provider's place in [`Upstreams`]; the same number as in the settings.
@@ -66,12 +71,21 @@ pub struct ProviderId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointId(pub usize);
 
+impl Provider {
+    /// Requests that wait for a place at it.
+    pub fn waiting(&self) -> usize {
+        self.bulkhead.waiting()
+    }
+}
+
 impl Upstreams {
     /// Builds the endpoints of `settings`. An endpoint that `old` had too (same provider name, same
-    /// base URL) keeps its state. What opens is told to `breakers`.
+    /// base URL) keeps its state, and so does a provider of the same name. Caps of one that `old` had hold
+    /// from [`Self::go_live`] on. What opens is told to `breakers`.
     pub fn new(settings: &Settings, old: Option<&Self>, breakers: &Breakers) -> Self {
         let now = Instant::now();
         let mut known = old.map(Self::loads).unwrap_or_default();
+        let mut bulkheads = old.map(Self::bulkheads).unwrap_or_default();
         let mut upstreams = Self {
             providers: Vec::with_capacity(settings.providers.len()),
             endpoints: Vec::new(),
@@ -90,6 +104,8 @@ impl Upstreams {
                 before.map_or_else(|| Arc::new(Account::new(now)), |it| Arc::clone(&it.account));
             let rules = provider.breaker.map(breaker::Rules::of_endpoint);
             let count = provider.urls.len();
+            let known_bulkhead = bulkheads.take(&provider.name, &provider.urls);
+            let bulkhead = known_bulkhead.unwrap_or_else(|| Bulkhead::new(provider.places));
             let mut endpoints = Vec::with_capacity(count);
             for (place, base) in provider.urls.iter().enumerate() {
                 endpoints.push(EndpointId(upstreams.endpoints.len()));
@@ -116,6 +132,7 @@ impl Upstreams {
                         .and_then(|it| breaker::Rules::of_provider(it, count)),
                     health: provider.health.clone(),
                     breakers: breakers.clone(),
+                    bulkhead: Arc::clone(&bulkhead),
                 }));
             }
             upstreams.providers.push(Provider {
@@ -126,6 +143,8 @@ impl Upstreams {
                 drain: provider.drain,
                 endpoints,
                 account,
+                places: provider.places,
+                bulkhead,
             });
         }
         upstreams
@@ -142,6 +161,23 @@ impl Upstreams {
                 )
             })
             .collect()
+    }
+
+    fn bulkheads(&self) -> bulkhead::Known {
+        let all = self.providers.iter().map(|provider| {
+            let endpoints = provider.endpoints.iter();
+            let urls = endpoints.map(|id| self.endpoint(*id).base.clone());
+            let bulkhead = Arc::clone(&provider.bulkhead);
+            (Arc::clone(&provider.name), urls.collect(), bulkhead)
+        });
+        bulkhead::Known(all.collect())
+    }
+
+    /// The configuration is used from now on: its caps hold.
+    pub fn go_live(&self) {
+        for provider in &self.providers {
+            provider.bulkhead.set_places(provider.places);
+        }
     }
 
     /// A provider by its id.
@@ -173,40 +209,64 @@ impl Upstreams {
     pub async fn attempt(
         &self,
         choices: &[Choice],
-        _turn: &Turn,
+        turn: &Turn,
     ) -> Result<(usize, Attempt), Unavailable> {
-        let now = Instant::now();
-        let mut soonest = None;
-        for (place, choice) in choices.iter().enumerate() {
-            match self.admits(choice, now) {
-                Ok(leave) => {
-                    let endpoint = Arc::clone(self.endpoint(choice.endpoint));
-                    return Ok((place, Attempt::begin(endpoint, leave)));
+        // Each round either begins a try, or finds one more of them paused.
+        for _ in 0..=choices.len() {
+            let now = Instant::now();
+            let (mut soonest, mut full) = (None, Vec::new());
+            for (place, choice) in choices.iter().enumerate() {
+                let endpoint = self.endpoint(choice.endpoint);
+                match endpoint.enter(now) {
+                    Ok(leave) => match endpoint.bulkhead.take(&endpoint.load) {
+                        Some(permit) => {
+                            return Ok((
+                                place,
+                                Attempt::begin(Arc::clone(endpoint), leave, permit),
+                            ));
+                        }
+                        None => {
+                            endpoint.handle(leave, breaker::Event::Lost, now);
+                            full.push(place);
+                        }
+                    },
+                    Err(wait) if soonest.is_none_or(|(least, _)| wait < least) => {
+                        soonest = Some((wait, place));
+                    }
+                    Err(_) => {}
                 }
-                Err(wait) if soonest.is_none_or(|(least, _)| wait < least) => {
-                    soonest = Some((wait, place));
+            }
+            let mut forced = false;
+            if full.is_empty() {
+                match soonest {
+                    Some((_, place)) if self.all_open == AllOpen::Try => {
+                        forced = true;
+                        full.push(place);
+                    }
+                    _ => {
+                        let wait = soonest.map_or(Duration::ZERO, |(wait, _)| wait);
+                        return Err(Unavailable::Paused { wait });
+                    }
                 }
-                Err(_) => {}
+            }
+            let endpoints = full
+                .iter()
+                .map(|place| self.endpoint(choices[*place].endpoint));
+            let endpoints: Vec<&Arc<Endpoint>> = endpoints.collect();
+            let (number, permit) = bulkhead::place(&endpoints, turn).await?;
+            let endpoint = endpoints[number];
+            let leave = match forced {
+                true => Ok(endpoint.forced()),
+                false => endpoint.enter(Instant::now()),
+            };
+            // Where it was paused meanwhile, the place goes to the next in line.
+            if let Ok(leave) = leave {
+                let attempt = Attempt::begin(Arc::clone(endpoint), leave, permit);
+                return Ok((full[number], attempt));
             }
         }
-        match soonest {
-            Some((_, place)) if self.all_open == AllOpen::Try => {
-                let endpoint = Arc::clone(self.endpoint(choices[place].endpoint));
-                let leave = endpoint.forced();
-                Ok((place, Attempt::begin(endpoint, leave)))
-            }
-            _ => Err(Unavailable::Paused {
-                wait: soonest.map_or(Duration::ZERO, |(wait, _)| wait),
-            }),
-        }
-    }
-
-    /// Leave of the breakers to try a choice.
-    ///
-    /// # Errors
-    /// After this long it may be given.
-    fn admits(&self, choice: &Choice, now: Instant) -> Result<Leave, Duration> {
-        self.endpoint(choice.endpoint).enter(now)
+        let wait = Duration::from_secs(1);
+        Err(Unavailable::Paused { wait })
     }
 
     /// Whether one of these would be tried now, if there is a place: none of what is paused.
@@ -288,7 +348,8 @@ mod tests {
         let old = upstreams(&settings(&[&["http://a/", "http://b/"]]), None);
         let endpoint = Arc::clone(old.endpoint(EndpointId(0)));
         let leave = endpoint.enter(Instant::now()).expect("nothing is paused");
-        let attempt = Attempt::begin(endpoint, leave);
+        let permit = endpoint.bulkhead.take(&endpoint.load).expect("no cap");
+        let attempt = Attempt::begin(endpoint, leave, permit);
         let new = upstreams(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
         assert_eq!(new.endpoint(EndpointId(1)).in_flight(), 1);
         assert_eq!(new.endpoint(EndpointId(0)).in_flight(), 0);

@@ -54,6 +54,8 @@ pub struct Provider {
     pub health: Option<Health>,
     /// Time over which an endpoint that comes back gets its whole share again.
     pub slow_start: Duration,
+    /// `max_in_flight:`, `endpoint_max_in_flight:` and `queue:` of the provider.
+    pub places: Places,
 }
 
 impl Default for Provider {
@@ -71,6 +73,7 @@ impl Default for Provider {
             breaker: Some(Breaker::default()),
             health: None,
             slow_start: Duration::from_secs(10),
+            places: Places::default(),
         }
     }
 }
@@ -131,6 +134,37 @@ impl Default for Health {
             timeout: Duration::from_secs(2),
             rise: 2,
             fall: 3,
+        }
+    }
+}
+
+/// How many requests a provider carries at once, and how many wait for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// At all its endpoints together; 0 = no cap.
+    pub max: usize,
+    /// At each of them; 0 = no cap.
+    pub endpoint_max: usize,
+    /// So many may wait.
+    pub queue_max: usize,
+    /// No longer than this.
+    pub queue_timeout: Duration,
+}
+
+impl Places {
+    /// Whether there is a cap.
+    pub fn are_bounded(&self) -> bool {
+        self.max > 0 || self.endpoint_max > 0
+    }
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            max: 0,
+            endpoint_max: 0,
+            queue_max: 1000,
+            queue_timeout: Duration::from_secs(10),
         }
     }
 }

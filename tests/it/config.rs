@@ -143,7 +143,7 @@ fn the_reference_loads_with_its_examples_too() {
         .filter(|line| !line.contains("azure-east") && !line.contains("\"/etc/weir/tls/"))
         .collect();
     assert!(other.is_empty(), "{}\n{uncommented}", other.join("\n"));
-    assert!(mistakes.0.len() >= 4, "the examples were read: {mistakes}");
+    assert!(mistakes.to_string().contains("azure-east"), "{mistakes}");
 }
 
 #[test]
@@ -536,7 +536,7 @@ fn every_key_is_known_and_only_the_later_ones_are_refused() {
                 .1
         })
         .collect();
-    assert_eq!(keys, ["providers[].max_in_flight",]);
+    assert_eq!(keys, [""; 0]);
 }
 
 #[test]
@@ -2114,7 +2114,6 @@ model_routes:
         "7: logging.bodies: not built yet: logging.bodies",
         "8: proxy_url: found \"socks4://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
         "12: providers[0].dialect: not built yet: providers[].dialect (anthropic)",
-        "13: providers[0].max_in_flight: not built yet: providers[].max_in_flight",
     ];
     let expected: Vec<String> = expected
         .iter()
@@ -2485,6 +2484,52 @@ model_routes:
     tells(
         "model_routes: {a: {url: \"http://a\", limits: {requests_burst: 5}}}",
         "weir.yaml:1: model_routes.a.limits.requests_burst: found 5; allowed: none without `requests_per_minute`",
+    );
+}
+
+#[test]
+fn of_several_providers_none_takes_all_seats_unless_the_file_says_so() {
+    let places = |text: &str| {
+        let read = settings(text);
+        let all = read.upstream.providers.into_iter().map(|it| it.places);
+        let places = all.map(|it| (it.max, it.endpoint_max, it.queue_max));
+        places.collect::<Vec<_>>()
+    };
+    let one = "model_routes: {a: http://a}";
+    assert_eq!(places(one), [(0, 0, 1000)]);
+    let two = "model_routes: {a: http://a, b: http://b}";
+    assert_eq!(places(two), [(7500, 0, 1000); 2]);
+    let of = |limits: &str| places(&format!("{two}\nlimits: {limits}"));
+    assert_eq!(of("{in_flight: 0, queue: {size: 5}}"), [(0, 0, 5); 2]);
+    assert_eq!(of("{in_flight: 1000}"), [(750, 0, 125); 2]);
+    let said = "providers:
+- {name: a, base_url: http://a, max_in_flight: 0}
+- {name: b, base_url: http://b, max_in_flight: 5, endpoint_max_in_flight: 2, queue: {size: 0}}
+- {name: c, base_url: http://c, queue: {timeout: 3s}}
+limits: {in_flight: 8, queue: {timeout: 2s}}";
+    assert_eq!(places(said), [(0, 0, 1000), (5, 2, 0), (6, 0, 1)]);
+    let timeouts = settings(said).upstream.providers;
+    let timeouts = timeouts.iter().map(|it| it.places.queue_timeout.as_secs());
+    assert_eq!(timeouts.collect::<Vec<_>>(), [2, 2, 3]);
+}
+
+#[test]
+fn teams_and_keys_have_a_priority() {
+    use weir::govern::settings::PriorityHeader;
+    use weir::types::Priority;
+    let read = settings(
+        "teams:
+- {name: a, keys: [{name: k, client_cert: CN=a, priority: high}]}
+- {name: b, priority: batch, priority_header: any}",
+    );
+    let teams = read.govern.teams.expect("teams");
+    let told = |at: usize| (teams[at].priority, teams[at].priority_header);
+    assert_eq!(told(0), (Priority::Normal, PriorityHeader::Lower));
+    assert_eq!(told(1), (Priority::Batch, PriorityHeader::Any));
+    assert_eq!(teams[0].keys[0].priority, Some(Priority::High));
+    tells(
+        "teams: [{name: a, priority: urgent}]",
+        "weir.yaml:1: teams[0].priority: found \"urgent\"; allowed: high, normal, batch",
     );
 }
 

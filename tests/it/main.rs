@@ -44,6 +44,7 @@ mod operators;
 mod pricing;
 mod proxies;
 mod proxy_failover;
+mod queueing;
 mod regression;
 mod reload;
 mod resolving;

@@ -38,7 +38,7 @@ pub use dns_server::DnsServer;
 pub use faults::Fault;
 pub use folder::Folder;
 pub use forward_proxy::ForwardProxy;
-pub use gate::{Gate, eventually};
+pub use gate::{Board, Gate, eventually};
 pub use gateway::{Gateway, Launch};
 pub use h2_provider::H2Provider;
 pub use provider::{Exchange, Provider};

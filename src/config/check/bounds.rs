@@ -133,7 +133,7 @@ pub(super) fn upgrade(file: &File, check: &mut Check<'_>) -> supervise::Settings
     }
 }
 
-fn count(count: Option<Whole>, standard: usize) -> usize {
+pub(super) fn count(count: Option<Whole>, standard: usize) -> usize {
     count.map_or(standard, |count| {
         usize::try_from(count.0).unwrap_or(usize::MAX)
     })

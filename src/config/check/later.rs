@@ -46,10 +46,4 @@ fn provider(provider: &Provider, path: &Path, check: &mut Check<'_>) {
         let key = format!("providers[].dialect ({dialect})");
         check.findings.not_built(&path.key("dialect"), key);
     }
-    if provider.max_in_flight.is_some_and(|max| max.0 > 0) {
-        let key = "max_in_flight";
-        check
-            .findings
-            .not_built(&path.key(key), format!("providers[].{key}"));
-    }
 }

@@ -8,6 +8,7 @@ use crate::config::findings::nearest;
 use crate::config::lists::List;
 use crate::config::path::Path;
 use crate::config::units::Text;
+use crate::govern::settings as govern;
 use crate::route::settings::ProviderIndex;
 use crate::types::{BaseUrl, is_name};
 use crate::upstream::settings::{self, Egress, IncludeUsage, Timeouts, Tls};
@@ -86,6 +87,8 @@ impl Pool {
             slow_start: provider
                 .slow_start
                 .map_or(settings::Provider::default().slow_start, |span| span.0),
+            // Known when all are; see `places`.
+            places: settings::Places::default(),
         });
     }
 
@@ -154,6 +157,34 @@ impl Pool {
         });
         self.bare.push((key, index));
         Some(index)
+    }
+}
+
+/// How many requests each provider carries at once, and how many wait for it. Where there are several,
+/// none may take all that the host has room for, unless the file says so.
+pub(super) fn places(file: &File, bounds: &govern::Settings, all: &mut [settings::Provider]) {
+    let several = all.len() > 1 && bounds.in_flight_max > 0;
+    let share = match several {
+        true => bounds.in_flight_max - bounds.in_flight_max / 4,
+        false => 0,
+    };
+    let given = file.providers.iter().flat_map(|list| list.items());
+    let mut given = given.map(|(_, provider)| provider);
+    for provider in all {
+        let given = given.next();
+        let max = given.and_then(|it| it.max_in_flight);
+        let queue = given.and_then(|it| it.queue.as_ref());
+        let line = match several && max.is_none() {
+            true => bounds.queue.size.min(bounds.in_flight_max / 8),
+            false => bounds.queue.size,
+        };
+        provider.places = settings::Places {
+            max: bounds::count(max, share),
+            endpoint_max: bounds::count(given.and_then(|it| it.endpoint_max_in_flight), 0),
+            queue_max: bounds::count(queue.and_then(|it| it.size), line),
+            queue_timeout: (queue.and_then(|it| it.timeout))
+                .map_or(bounds.queue.timeout, |span| span.0),
+        };
     }
 }
 

@@ -7,9 +7,11 @@ use crate::config::file::{self, Budgets, ClientAuth, File, ListenEntry, TeamLimi
 use crate::config::lists::List;
 use crate::config::path::Path;
 use crate::config::units::Text;
-use crate::govern::settings::{Allowance, Budget, Credential, Key, Models, Period, Team};
+use crate::govern::settings::{
+    Allowance, Budget, Credential, Key, Models, Period, PriorityHeader, Team,
+};
 use crate::types::digest::of_hex;
-use crate::types::{Money, is_name};
+use crate::types::{Money, Priority, is_name};
 use chrono::{DateTime, NaiveDate, NaiveTime};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -53,6 +55,14 @@ fn asks_for_certificates(file: &File) -> bool {
     })
 }
 
+fn priority(priority: file::Priority) -> Priority {
+    match priority {
+        file::Priority::High => Priority::High,
+        file::Priority::Normal => Priority::Normal,
+        file::Priority::Batch => Priority::Batch,
+    }
+}
+
 struct Reader<'r, 'c> {
     asks_for_certificates: bool,
     /// Where each credential was seen first.
@@ -86,6 +96,12 @@ impl Reader<'_, '_> {
             name: name.into(),
             models: self.models(team.models.as_ref(), &path.key("models")),
             allowance: self.allowance(team.limits.as_ref(), team.budget.as_ref(), path),
+            priority: team.priority.map(priority).unwrap_or_default(),
+            priority_header: match team.priority_header {
+                None | Some(file::PriorityHeader::Lower) => PriorityHeader::Lower,
+                Some(file::PriorityHeader::Any) => PriorityHeader::Any,
+                Some(file::PriorityHeader::Off) => PriorityHeader::Off,
+            },
             keys,
         }
     }
@@ -101,6 +117,7 @@ impl Reader<'_, '_> {
             expires,
             models,
             allowance,
+            priority: key.priority.map(priority),
         })
     }
 

@@ -488,6 +488,7 @@ pub(super) fn key_of(entry: &Entry) -> Result<Key, String> {
         expires: entry.expires.map(|expires| expires.0),
         models: file::models(entry.models.as_deref())?,
         allowance: file::allowance(&entry.limits, &entry.budgets)?,
+        priority: None,
     })
 }
 

@@ -1,7 +1,8 @@
 use super::store::{Listed, Source, State, StoreFault, Wish};
 use super::*;
 use crate::govern::folder::Folder;
-use crate::govern::settings::{Allowance, Models};
+use crate::govern::settings::{Allowance, Models, PriorityHeader};
+use crate::types::Priority;
 use crate::types::Secret;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -27,6 +28,7 @@ fn key(name: &str, credential: Credential) -> Key {
         expires: None,
         models: None,
         allowance: Allowance::default(),
+        priority: None,
     }
 }
 
@@ -39,6 +41,8 @@ fn team(name: &str, keys: Vec<Key>) -> Arc<Team> {
         name: name.into(),
         models: None,
         allowance: Allowance::default(),
+        priority: Priority::Normal,
+        priority_header: PriorityHeader::Lower,
         keys: keys.into_iter().map(Arc::new).collect(),
     })
 }
@@ -156,6 +160,8 @@ fn team_and_key_must_both_allow_a_model_by_its_name_or_by_what_it_stands_for() {
             name: "a".into(),
             models: of_team,
             allowance: Allowance::default(),
+            priority: Priority::Normal,
+            priority_header: PriorityHeader::Lower,
             keys: Vec::new(),
         };
         Caller {

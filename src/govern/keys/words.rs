@@ -267,6 +267,8 @@ mod tests {
             name: "search".into(),
             models: None,
             allowance: Allowance::default(),
+            priority: crate::types::Priority::Normal,
+            priority_header: Default::default(),
             keys: Vec::new(),
         })])
     }
