@@ -216,7 +216,7 @@ fn error_types(weir: &Gateway) -> Vec<(String, f64)> {
 /// weir with nobody else to ask.
 fn gateway(provider: &Provider) -> Gateway {
     Gateway::start(&format!(
-        "providers: [{{name: p, base_url: \"{}\", models: [m]}}]\n{TIMEOUTS}",
+        "providers: [{{name: p, base_url: \"{}\", models: [m], breaker: off}}]\n{TIMEOUTS}",
         provider.url()
     ))
 }
