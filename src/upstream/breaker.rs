@@ -32,7 +32,7 @@ pub struct Rules {
 #[derive(Clone, Debug)]
 pub enum State {
     /// All are let through.
-    Closed(Window),
+    Closed(Box<Window>),
     /// None is.
     Open {
         /// Until then.
@@ -135,7 +135,16 @@ impl Rules {
 impl State {
     /// Nothing has happened yet.
     pub fn new(now: Instant) -> Self {
-        Self::Closed(Window::new(now))
+        Self::Closed(Box::new(Window::new(now)))
+    }
+
+    /// Takes the state out, to be put back after a step; what stands in for it costs nothing.
+    pub(super) fn take(&mut self, now: Instant) -> Self {
+        let stand_in = Self::Open {
+            until: now,
+            times: 1,
+        };
+        std::mem::replace(self, stand_in)
     }
 
     /// What it is now, in a word.

@@ -204,7 +204,7 @@ impl Known {
         now: Instant,
         step: impl FnOnce(breaker::State) -> (breaker::State, Option<T>),
     ) -> Option<T> {
-        let before = std::mem::replace(&mut self.breaker, breaker::State::new(now));
+        let before = self.breaker.take(now);
         let (after, result) = step(before);
         self.breaker = after;
         result
@@ -333,7 +333,7 @@ impl Account {
             return Some(Pass::Free);
         };
         let mut known = self.known.lock();
-        let before = std::mem::replace(&mut known.breaker, breaker::State::new(now));
+        let before = known.breaker.take(now);
         let (after, pass) = before.enter(rules, now);
         known.breaker = after;
         pass
@@ -351,7 +351,7 @@ impl Account {
         let rules = rules?;
         let mut known = self.known.lock();
         let was = Before::of(&known.breaker);
-        let before = std::mem::replace(&mut known.breaker, breaker::State::new(now));
+        let before = known.breaker.take(now);
         known.breaker = before.handle(rules, pass, event, who, now, chance);
         let change = was.change(&known.breaker);
         self.fine.store(known.is_fine(), Ordering::Relaxed);

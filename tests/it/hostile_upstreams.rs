@@ -220,8 +220,10 @@ fn error_types(weir: &Gateway) -> Vec<(String, f64)> {
 /// weir with nobody else to ask.
 fn gateway(provider: &Provider) -> Gateway {
     Gateway::start(&format!(
-        "providers: [{{name: p, base_url: \"{}\"}}]\n\
-         model_routes: {{m: {{targets: [{{provider: p}}], retries: 0}}}}\n{TIMEOUTS}",
+        "providers: [{{name: p, base_url: \"{}\", breaker: off}}]
+\
+         model_routes: {{m: {{targets: [{{provider: p}}], retries: 0}}}}
+{TIMEOUTS}",
         provider.url()
     ))
 }
