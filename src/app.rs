@@ -8,6 +8,7 @@ mod host;
 mod keys;
 mod listeners;
 mod operators;
+mod probing;
 pub mod question;
 mod resolving;
 mod running;
@@ -486,9 +487,11 @@ impl Start<'_> {
             handover: Arc::clone(&handover),
             certificates,
             listeners,
+            probing: probing::Probing::default(),
             ready,
             doing: running::Doing::default(),
         };
+        running.probe();
         running.until_over().await;
         if let Some(keeping) = keeping {
             keeping.end(running.is_last()).await;

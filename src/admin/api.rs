@@ -19,7 +19,8 @@ pub use problem::Trouble;
 
 use self::guard::{Guard, Leave, Needs};
 use self::nouns::{
-    KeyName, KeyQuery, Keys, LimitQuery, Limits, Made, NewKey, Overlap, Teams, Usage, UsageQuery,
+    KeyName, KeyQuery, Keys, LimitQuery, Limits, Made, NewKey, Overlap, Teams, Upstreams, Usage,
+    UsageQuery,
 };
 use self::problem::Problem;
 use self::route::Request;
@@ -44,6 +45,8 @@ pub type Metrics = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> 
 pub trait Weir: Send + Sync {
     /// What was used, by whatever is asked for.
     async fn usage(&self, query: UsageQuery) -> Result<Usage, Trouble>;
+    /// The endpoints, with how they stand in the process that answers.
+    async fn upstreams(&self) -> Result<Upstreams, Trouble>;
     /// The teams of the file, with what they have used.
     async fn teams(&self) -> Result<Teams, Trouble>;
     /// Keys, of the file and made at run time.

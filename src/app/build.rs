@@ -115,7 +115,11 @@ impl Shared {
         settings: &Settings,
         old: Option<&Snapshot>,
     ) -> Result<Snapshot, Fault> {
-        let upstreams = Upstreams::new(&settings.upstream, old.map(|old| &old.upstreams));
+        let upstreams = Upstreams::new(
+            &settings.upstream,
+            old.map(|old| &old.upstreams),
+            &self.observer.metrics.breakers,
+        );
         let exits = exits(settings, &upstreams)?;
         let routes = Table::new(&settings.route);
         let budget = || Budget::new(settings.upstream.retry_budget, Instant::now());
@@ -133,9 +137,11 @@ impl Shared {
                         weight: target.weight,
                     })
                     .collect();
-                let order = match route.balance {
+                let order = match &route.balance {
                     Balance::RoundRobin => Order::RoundRobin,
                     Balance::Random => Order::Random,
+                    Balance::LeastLoaded => Order::LeastLoaded,
+                    Balance::Hash(hash) => Order::Hash { bound: hash.bound },
                 };
                 let policy = Policy {
                     retries: route.retries,

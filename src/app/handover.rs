@@ -8,6 +8,7 @@ use super::build::Shared;
 use crate::admin::Metrics;
 use crate::govern::Moment;
 use crate::listen::tls::{Challenges, Tickets};
+use crate::observe::Breakers;
 use crate::observe::merge::{merged, totals};
 use crate::observe::metrics::Now;
 use crate::snapshot::Live;
@@ -24,11 +25,10 @@ use tokio::sync::oneshot;
 /// All that this process knows and others need.
 pub(super) struct Handover {
     shared: Shared,
-    /// What is served, once something is.
-    live: OnceLock<Arc<Live>>,
     pub(super) tickets: Tickets,
     pub(super) challenges: Challenges,
     config_hash: Mutex<String>,
+    live: OnceLock<Arc<Live>>,
     /// Totals of generations that ended, and which.
     inherited: Mutex<(String, Vec<u64>)>,
     generation: u64,
@@ -44,20 +44,14 @@ impl Handover {
     ) -> Self {
         Self {
             shared,
-            live: OnceLock::new(),
             tickets: Tickets::new(std::time::SystemTime::now()),
             challenges: Challenges::default(),
             config_hash: Mutex::new(config_hash),
+            live: OnceLock::new(),
             inherited: Mutex::default(),
             generation: supervisor.as_ref().map_or(0, |(number, _)| *number),
             neighbours: supervisor.map(|(_, teller)| Neighbours::new(teller)),
         }
-    }
-
-    /// Its metrics tell of the upstreams of what is served.
-    pub(super) fn tells_of(&self, live: &Arc<Live>) {
-        // Once, at the start; a second time would change nothing.
-        drop(self.live.set(Arc::clone(live)));
     }
 
     /// What others know, before anything is accepted.
@@ -102,6 +96,12 @@ impl Handover {
         }
         inherited.0 = totals(&[&inherited.0, &report.metrics]);
         inherited.1.push(report.generation);
+    }
+
+    /// What requests get from now on; to be said once.
+    pub(super) fn tells_of(&self, live: &Arc<Live>) {
+        // Said twice, the first holds.
+        let _ = self.live.set(Arc::clone(live));
     }
 
     /// The configuration is another one.
@@ -180,6 +180,7 @@ impl Handover {
             accounts_homeless: governor.accounts().homeless(),
         };
         let metrics = &self.shared.observer.metrics;
+        self.standings(&metrics.breakers);
         metrics.no_budgets();
         governor.budgets(|team, key, per, now| metrics.budget(team, key, per.as_str(), now.used));
         metrics.no_upstreams();
@@ -193,6 +194,26 @@ impl Handover {
         }
         let text = metrics.render(now);
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// How each endpoint stands.
+    fn standings(&self, breakers: &Breakers) {
+        breakers.none();
+        let Some(live) = self.live.get() else {
+            return;
+        };
+        let (snapshot, now) = (live.pin(), Instant::now());
+        let upstreams = &snapshot.upstreams;
+        for endpoint in upstreams.endpoints() {
+            let provider = &upstreams.provider(endpoint.provider).name;
+            let known = endpoint.known(now);
+            breakers.stands(
+                provider,
+                &endpoint.name,
+                known.breaker.code(),
+                known.healthy,
+            );
+        }
     }
 
     /// What `/metrics` answers: this process, all others that live, and what the dead left.

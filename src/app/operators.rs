@@ -4,13 +4,14 @@
 mod aside;
 mod keys;
 mod limits;
+mod upstreams;
 mod usage;
 
 use crate::admin::Weir;
 use crate::admin::api::Trouble;
 use crate::admin::api::nouns::{
-    Key, KeyName, KeyQuery, Keys, LimitQuery, Limits, Made, NewKey, Overlap, Team, Teams, Usage,
-    UsageQuery,
+    Key, KeyName, KeyQuery, Keys, LimitQuery, Limits, Made, NewKey, Overlap, Team, Teams,
+    Upstreams, Usage, UsageQuery,
 };
 use crate::govern::ledger;
 use crate::govern::look::Of;
@@ -19,7 +20,7 @@ use aside::Aside;
 use async_trait::async_trait;
 use limits::{allowed, budgets, standing};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// Answers operators.
 pub(super) struct Operators {
@@ -60,6 +61,10 @@ impl Weir for Operators {
         };
         let work = move || usage::usage(&ledger, &query);
         self.usage.work(work).await
+    }
+
+    async fn upstreams(&self) -> Result<Upstreams, Trouble> {
+        Ok(upstreams::upstreams(&self.live.pin(), Instant::now()))
     }
 
     async fn teams(&self) -> Result<Teams, Trouble> {

@@ -10,6 +10,7 @@ use super::build::Shared;
 use super::certificates::{Certificates, Loaded};
 use super::handover::{Handover, Others};
 use super::listeners::{Closing, Listeners};
+use super::probing::Probing;
 use super::{Fault, Source, question};
 use crate::config::{self, Settings};
 use crate::snapshot::{Live, Snapshot};
@@ -40,6 +41,8 @@ pub(super) struct Running<'a> {
     pub(super) handover: Arc<Handover>,
     pub(super) certificates: Certificates,
     pub(super) listeners: Listeners,
+    /// Asks endpoints whether they live.
+    pub(super) probing: Probing,
     /// What `/health/ready` says.
     pub(super) ready: Arc<AtomicBool>,
     pub(super) doing: Doing,
@@ -405,6 +408,11 @@ impl Running<'_> {
         self.doing.reload = Some(Reload { why, work });
     }
 
+    /// Asks the endpoints of the live configuration whether they live, where that says so.
+    pub(super) fn probe(&mut self) {
+        self.probing = Probing::of(&self.live.pin());
+    }
+
     fn prepared(&mut self, stamp: Option<config::watch::Stamp>, prepared: Prepared) {
         let why = self.doing.reload.take().map(|reload| reload.why);
         if let Some(stamp) = stamp {
@@ -466,6 +474,7 @@ impl Running<'_> {
             next.snapshot.keys.store().watch();
         }
         self.live.swap(next.snapshot);
+        self.probe();
         // Terms belong to sockets: other sockets, other terms. A weir that stops has its own.
         if !waiting.contains(&LISTEN) && self.doing.drain.is_none_or(|drain| !drain.last) {
             self.certificates.apply(&next.settings, &next.certificates);

@@ -5,6 +5,7 @@ use crate::app::question::{Moment, told};
 use crate::app::{self, Caller, Fault};
 use crate::proxy::Surface;
 use crate::proxy::model_in_path;
+use crate::route::settings::{Affinity, Balance};
 use crate::route::{Found, join};
 use crate::snapshot::Snapshot;
 use clap::Args;
@@ -120,7 +121,11 @@ impl Explain {
 
     /// `alias` is the name that the request's model stands for.
     async fn candidates(&self, snapshot: &Snapshot, found: Found, alias: Option<&str>) {
-        for choice in snapshot.group(found).choices() {
+        let group = snapshot.group(found);
+        if group.choices().len() > 1 {
+            println!("order:      {}", order(snapshot, found));
+        }
+        for choice in group.choices() {
             let endpoint = snapshot.upstreams.endpoint(choice.endpoint);
             let provider = snapshot.upstreams.provider(endpoint.provider);
             let exit = snapshot.exit(choice.endpoint);
@@ -147,6 +152,35 @@ impl Explain {
             );
         }
     }
+}
+
+/// Whose turn it is among the candidates.
+fn order(snapshot: &Snapshot, found: Found) -> String {
+    let balance = match found {
+        Found::Model(route) => &snapshot.routes.models.route(route).balance,
+        Found::Path(..) | Found::Default(_) => &Balance::RoundRobin,
+    };
+    let hash = match balance {
+        Balance::RoundRobin => return "in turns, by weight".into(),
+        Balance::Random => return "by chance, by weight".into(),
+        Balance::LeastLoaded => return "the better of two, by load and first-byte time".into(),
+        Balance::Hash(hash) => hash,
+    };
+    let by = match &hash.by {
+        Affinity::Key => "the key, else the address".to_owned(),
+        Affinity::User => "the user, else the key, else the address".to_owned(),
+        Affinity::Header(name) => format!("the header {name}, else user, key or address"),
+        Affinity::Prefix(bytes) => {
+            format!(
+                "the prompt's first {}, else user, key or address",
+                Size(*bytes)
+            )
+        }
+    };
+    format!(
+        "by hash of {by}; no one carries more than {} times its share",
+        hash.bound
+    )
 }
 
 /// The path of a request's target: without its query.

@@ -23,6 +23,7 @@ mod teams;
 mod telling;
 mod tls;
 mod usage;
+mod watching;
 
 use super::Settings;
 use super::file::{File, Threads};
@@ -91,6 +92,7 @@ pub(super) fn settings(
         upstream: upstream::Settings {
             providers: pool.providers,
             retry_budget: bounds.retry_budget,
+            all_open: routes::all_open(file),
         },
         egress,
         govern: bounds.govern,

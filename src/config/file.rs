@@ -257,7 +257,7 @@ pub(super) struct Limits {
     pub(super) header_bytes: Option<Size>,
     /// A request's body, also decompressed; 413 over it. Default: `32MiB`.
     pub(super) body_bytes: Option<Size>,
-    /// All buffers of all requests together; 503 over it. Default: `1GiB`.
+    /// Bodies, and what slow readers haven't taken, of all requests together; 503 over it. Default: `1GiB`.
     pub(super) buffered_bytes: Option<Size>,
     /// Requests at once; 0 = no cap. Default: `10000`.
     pub(super) in_flight: Option<Whole>,
@@ -337,6 +337,9 @@ pub(super) struct Timeouts {
     pub(super) idle: Option<Span>,
     /// The whole request; `0s` = no limit. Default: `0s`.
     pub(super) total: Option<Span>,
+    /// A stream of events whose upstream is silent this long gets a comment line, so that what stands
+    /// between keeps its connection; `0s` = none. Default: `0s`.
+    pub(super) heartbeat: Option<Span>,
     /// How long a connection may be silent between two requests. Default: `75s`.
     pub(super) keepalive: Option<Span>,
     /// How long open requests may go on when weir stops or is replaced. Default: `1h`.
@@ -444,9 +447,11 @@ pub(super) struct RouteForm {
     pub(super) urls: Option<List<Text>>,
     /// Providers that serve the model.
     pub(super) targets: Option<List<Target>>,
-    /// How a target is chosen. Default: `round_robin`. (`least_loaded` and `hash` are not built
-    /// yet)
+    /// How a target is chosen: `round_robin`, `random`, `least_loaded` (the better of two, by requests and
+    /// first-byte time) or `hash`. Default: `round_robin`.
     pub(super) balance: Option<Balance>,
+    /// What requests have in common that go to the same target; needs `balance: hash`.
+    pub(super) hash: Option<Hash>,
     /// Models whose routes are tried, in order, when no target could answer. Their own fallbacks aren't.
     /// Default: `[]`.
     pub(super) fallback: Option<List<Text>>,
@@ -506,12 +511,49 @@ words! {
     }
 }
 
+/// What requests have in common that go to the same target.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hash {
+    /// `prefix` (the prompt's beginning: the system's text and the first message), `user` (the body's
+    /// `user`, `metadata.user_id` or `prompt_cache_key`), `key` (weir's; without teams, the address) or
+    /// `header`. What isn't there is replaced by user, key, address. Default: `prefix`.
+    pub(super) by: Option<HashBy>,
+    /// The header's name; needs `by: header`.
+    pub(super) header: Option<Text>,
+    /// How much of the prompt counts, 1 to 1MiB. Default: `1KiB`.
+    pub(super) prefix: Option<Size>,
+    /// A target that carries more than so many times its share is passed over, 1 to 100. Default: `1.25`.
+    pub(super) bound: Option<Fraction>,
+}
+
+words! {
+    /// What requests have in common.
+    HashBy {
+        Prefix = "prefix",
+        User = "user",
+        Key = "key",
+        Header = "header",
+    }
+}
+
 /// What happens to requests that no rule names.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Routing {
     /// A provider's name, for models that no route names. Default: none, which answers 404.
     pub(super) default_provider: Option<Text>,
+    /// What becomes of a request when all that could serve it is paused: `refuse` (503), or `try` the one
+    /// that is to be asked again the soonest. Default: `refuse`.
+    pub(super) all_open: Option<AllOpen>,
+}
+
+words! {
+    /// What becomes of a request when all is paused.
+    AllOpen {
+        Refuse = "refuse",
+        Try = "try",
+    }
 }
 
 /// An API that serves models.
@@ -541,10 +583,13 @@ pub(super) struct Provider {
     pub(super) endpoint_max_in_flight: Option<Whole>,
     /// Where requests wait for a place at it.
     pub(super) queue: Option<PlaceQueue>,
-    /// Pauses an endpoint that fails. (not built yet)
-    pub(super) breaker: Option<Breaker>,
-    /// Asks each endpoint whether it lives. (not built yet)
+    /// When an endpoint is paused that fails or is slow; `off` for never. Default: `{}`.
+    pub(super) breaker: Option<Breaking>,
+    /// Asks each endpoint whether it lives; one that doesn't isn't tried. Default: none.
     pub(super) health: Option<Health>,
+    /// Time over which an endpoint that comes back gets its whole share again; `0s` = at once. Default:
+    /// `10s`.
+    pub(super) slow_start: Option<Span>,
     /// Each replaces the general one.
     pub(super) timeouts: Option<ProviderTimeouts>,
     /// The road: `auto`, `direct`, `proxy`, a proxy's URL, or a list of them: the first that works
@@ -603,28 +648,49 @@ words! {
     }
 }
 
-/// Pauses an endpoint that fails.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
-pub(super) struct Breaker {
-    /// Failures that open it. Default: `5`.
-    pub(super) failures: Option<Whole>,
-    /// Time in which they are counted. Default: `10s`.
-    pub(super) window: Option<Span>,
-    /// How long it stays open. Default: `15s`.
-    pub(super) open: Option<Span>,
+/// `breaker`: rules or `off`.
+pub(super) enum Breaking {
+    /// Nothing is paused.
+    Off,
+    /// By these rules.
+    On(Breaker),
 }
 
-/// Asks each endpoint whether it lives.
-#[derive(Deserialize, JsonSchema)]
+/// When an endpoint is paused: after `failures`, where they are at least `failure_rate` of all, and
+/// likewise of slow answers.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its form; its meaning is not built yet")]
+pub(super) struct Breaker {
+    /// Failures, or slow answers, within the window; 1 or more. Default: `5`.
+    pub(super) failures: Option<Whole>,
+    /// Their share of all, 0 to 1. Default: `0.5`.
+    pub(super) failure_rate: Option<Fraction>,
+    /// An answer that takes longer to begin is slow; `0s` = none is. Default: `0s`.
+    pub(super) slow: Option<Span>,
+    /// The share of slow ones, 0 to 1. Default: `0.8`.
+    pub(super) slow_rate: Option<Fraction>,
+    /// Time in which they are counted, 100ms to 1h. Default: `10s`.
+    pub(super) window: Option<Span>,
+    /// How long it is paused; twice as long each time that the probes fail, up to 8 times. Default: `15s`.
+    pub(super) open: Option<Span>,
+    /// Requests that then find out whether it is over; 1 to 100. Default: `1`.
+    pub(super) probes: Option<Whole>,
+}
+
+/// Asks each endpoint whether it lives: any answer below 500 says so.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Health {
-    /// What is asked for. Default: `/v1/models`.
+    /// What is asked for with GET; joined with the base URL as a request's path is. Default: `/v1/models`.
     pub(super) path: Option<Text>,
-    /// Time between two questions. Default: `10s`.
+    /// Time between two questions, give or take a tenth. Default: `10s`.
     pub(super) interval: Option<Span>,
+    /// What an answer may take, connection included. Default: `2s`.
+    pub(super) timeout: Option<Span>,
+    /// Good answers in a row after which it is tried again; 1 to 100. Default: `2`.
+    pub(super) rise: Option<Whole>,
+    /// Bad ones in a row after which it isn't tried; 1 to 100. Default: `3`.
+    pub(super) fall: Option<Whole>,
 }
 
 /// A provider's own deadlines.
@@ -961,6 +1027,16 @@ impl<'de> Deserialize<'de> for Admin {
     }
 }
 
+impl<'de> Deserialize<'de> for Breaking {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrMapping {
+            allowed: "off, or a mapping with failures, failure_rate, slow, slow_rate, window, open and probes",
+            text: |text| matches!(text, "off" | "false" | "no").then_some(Self::Off),
+            mapping: Self::On,
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for SharedState {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TextOrMapping {
@@ -1131,6 +1207,9 @@ forms! {
     });
     Admin: |generator| json_schema!({
         "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<AdminListener>()]
+    });
+    Breaking: |generator| json_schema!({
+        "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<Breaker>()]
     });
     SharedState: |generator| json_schema!({
         "anyOf": [{ "type": "string" }, generator.subschema_for::<SharedStateForm>()]

@@ -4,10 +4,12 @@
 //! - [`chat`]: chat, completions and embeddings, of the many servers that speak them
 //! - [`responses`] of the API of that name
 //! - [`media`]: sound and images
+//! - [`opening`]: how a request begins, and for whom it asks
 //! - [`glance`]: the usage of a body that is there in one piece
 
 pub mod chat;
 pub mod glance;
 pub mod media;
+pub mod opening;
 pub mod request;
 pub mod responses;

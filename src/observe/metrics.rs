@@ -2,6 +2,7 @@
 
 use super::access::{Record, Usage};
 use super::books::Books;
+use super::breakers::Breakers;
 use super::names;
 use super::pool::Pool;
 use prometheus::{
@@ -51,6 +52,8 @@ pub struct Metrics {
     pub pool: Pool,
     /// The ledger; whoever keeps it is given it.
     pub books: Books,
+    /// Breakers and health; whoever keeps them is given it.
+    pub breakers: Breakers,
 }
 
 /// Gauges that are read when somebody asks.
@@ -277,6 +280,7 @@ impl Metrics {
             ),
             pool: Pool::registered(&registry),
             books: Books::registered(&registry),
+            breakers: Breakers::registered(&registry),
             registry,
         }
     }

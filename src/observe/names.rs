@@ -26,6 +26,12 @@ pub const INTER_TOKEN: &str = "llm_inter_token_seconds";
 pub const UPSTREAM_ERRORS: &str = "llm_upstream_error_total";
 /// Requests that weren't tried again because there were too many retries lately.
 pub const RETRIES_DENIED: &str = "weir_retries_denied_total";
+/// How often a breaker opened.
+pub const BREAKER_OPENED: &str = "weir_breaker_opened_total";
+/// An endpoint's breaker.
+pub const BREAKER_STATE: &str = "weir_breaker_state";
+/// Whether an endpoint answers its health checks.
+pub const UPSTREAM_HEALTHY: &str = "weir_upstream_healthy";
 /// Requests that wait for a limit to let them in.
 pub const QUEUE_DEPTH: &str = "weir_queue_depth";
 /// Requests that wait for a place at a provider.
@@ -120,6 +126,8 @@ pub const COST_LABELS: &[&str] = &["team", "model"];
 pub const BUDGET_LABELS: &[&str] = &["team", "key", "period"];
 /// Labels of the histograms of a request.
 pub const TIME_LABELS: &[&str] = &["model", "provider"];
+/// Labels of what is known of an endpoint.
+pub const ENDPOINT_LABELS: &[&str] = &["provider", "endpoint"];
 /// Labels of [`UPSTREAM_ERRORS`].
 pub const ERROR_LABELS: &[&str] = &["provider", "error_type"];
 

@@ -8,6 +8,7 @@ use super::peek::Body;
 use super::plan::Plan;
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
+use super::settle::Tried;
 use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
 use crate::observe::access::FailedTry;
 use crate::observe::pool::Handshake;
@@ -78,6 +79,7 @@ pub async fn next(session: &mut Session, journey: &mut Journey) -> Result<Box<Ht
             // The same try once more keeps its place.
             Some(before) if plan.course.takes_again() => (before.choice, before.attempt),
             before => {
+                plan.tried = before.as_ref().map(Tried::in_vain);
                 // The one before reports itself here.
                 drop(before);
                 choose(session, plan, &snapshot, &journey.arrival).await?
@@ -361,14 +363,14 @@ pub fn answered(journey: &mut Journey, response: &ResponseHeader) -> Result<()> 
     let (Some(plan), Some(current)) = (&journey.plan, &mut journey.attempt) else {
         return Ok(());
     };
-    if let Some(sent) = current.sent {
-        current.attempt.heard(sent.at.elapsed());
-    }
     let provider = current.attempt.endpoint().provider;
     let provider = journey.snapshot.upstreams.provider(provider);
     let own_account = provider.authorization.is_some();
     let nature = plan.nature(&journey.arrival.method);
     let Some(fault) = Fault::of_status(status, nature, own_account) else {
+        if let Some(sent) = current.sent {
+            current.attempt.heard(sent.at.elapsed());
+        }
         return Ok(());
     };
     let header = |name: &str| response.headers.get(name)?.to_str().ok();
@@ -497,6 +499,11 @@ fn failed_try(journey: &mut Journey, error: &Error) {
     }
 }
 
+/// An answer came whole by its framing, and isn't by its own account: counts and logs it, as `kind`.
+pub fn broke_inside(journey: &mut Journey, kind: &'static str, said: &'static str) {
+    tell(journey, kind, &said);
+}
+
 /// What went wrong and what to do, for the log.
 fn in_words(error: &Error, limits: &Limits) -> String {
     if let Some(cause) = ConnectError::within(error) {
@@ -581,7 +588,10 @@ fn error_type(error: &Error) -> &'static str {
         ErrorType::ReadTimedout => "first_byte_timeout",
         ErrorType::WriteTimedout => "write_timeout",
         ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => "closed",
-        ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H2Error => "protocol",
+        ErrorType::InvalidHTTPHeader
+        | ErrorType::InvalidH2
+        | ErrorType::H2Error
+        | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => "protocol",
         ErrorType::ConnectError | ErrorType::SocketError | ErrorType::InternalError => "connect",
         _ => "other",
     }

@@ -3,6 +3,7 @@
 //! `arrive → plan (peek) → connect → forward → reply → settle`, and from anywhere `→ refuse`.
 //! The only backward step is a retry: `connect` again, with a fresh attempt.
 
+mod affinity;
 mod arrive;
 mod ask;
 mod connect;

@@ -12,10 +12,12 @@ use super::course::{Course, Leg};
 use super::journey::Journey;
 use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
+use super::settle::Tried;
 pub use super::surface::Surface;
 use super::surface::plain;
-use super::{reckon, replay, weigh};
+use super::{affinity, reckon, replay, weigh};
 use crate::govern::{Denied, Moment, Whom};
+use crate::route::settings::Balance;
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::Estimate;
@@ -24,6 +26,7 @@ use crate::upstream::EndpointId;
 use crate::upstream::retry::Nature;
 use http::Method;
 use pingora::Result;
+use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -40,6 +43,8 @@ pub struct Plan {
     pub label: Option<Arc<str>>,
     /// What to try, best first.
     pub course: Course,
+    /// The last try, while there is no current one.
+    pub tried: Option<Tried>,
     /// The same candidate was given a second chance after a pooled connection had died.
     pub second_chance: bool,
     /// A candidate refused the request because weir asks for usage: from here on it doesn't.
@@ -157,6 +162,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         surface,
         label,
         course: Course::default(),
+        tried: None,
         second_chance: false,
         unasked: None,
         detour: Detour::default(),
@@ -178,7 +184,13 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         _ => Refusal::NoRoute(journey.arrival.path.clone()),
     })?;
     auth::permit_unnamed(&journey.arrival, plan)?;
-    plan.course = Course::new(legs(&snapshot, &journey.arrival, plan, found));
+    plan.course = Course::new(legs(
+        &snapshot,
+        session.req_header(),
+        &journey.arrival,
+        plan,
+        found,
+    ));
     admit(session, journey, found).await?;
     let Some(plan) = journey.plan.as_mut() else {
         return Err(Refusal::NoRoute(journey.arrival.path.clone()));
@@ -189,6 +201,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         upload: !upgrade,
         ending: snapshot.governor.ending().clone(),
         drains: snapshot.governor.drains().clone(),
+        buffers: snapshot.governor.buffers().clone(),
     };
     plan.body.install(session, deadlines);
     Ok(Step::Onward)
@@ -196,12 +209,25 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
 
 /// The candidates of the route that was found, and those of the routes that it falls back to, as far as
 /// the caller may use their models.
-fn legs(snapshot: &Snapshot, arrival: &Arrival, plan: &Plan, found: Found) -> Vec<Leg> {
+fn legs(
+    snapshot: &Snapshot,
+    request: &RequestHeader,
+    arrival: &Arrival,
+    plan: &Plan,
+    found: Found,
+) -> Vec<Leg> {
     let models = &snapshot.routes.models;
     let alias_of = |model| models.alias_of(model).map(Arc::clone);
     let leg = |found, name: Option<Arc<str>>, fallback: Option<Arc<str>>| {
         let group = snapshot.group(found);
-        let mut choices = group.candidates();
+        let value = match found {
+            Found::Model(route) => match &models.route(route).balance {
+                Balance::Hash(rule) => Some(affinity::value(rule, request, arrival, &plan.body)),
+                _ => None,
+            },
+            Found::Path(..) | Found::Default(_) => None,
+        };
+        let mut choices = group.candidates(&snapshot.upstreams, value, plan.ready);
         if let Some(name) = name {
             // An upstream knows the name that an alias stands for, not the alias.
             for choice in &mut choices {

@@ -75,7 +75,7 @@ impl Models {
         self.routes.push(Route {
             pattern: route.pattern.as_str().into(),
             targets: route.targets.clone(),
-            balance: route.balance,
+            balance: route.balance.clone(),
             retries: route.retries,
             retry_on: route.retry_on.clone(),
             fallback: route

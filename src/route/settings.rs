@@ -64,11 +64,37 @@ pub enum RetryOn {
 }
 
 /// How a route spreads requests over its endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Default)]
 pub enum Balance {
     /// In turns, by weight.
     #[default]
     RoundRobin,
     /// By chance, by weight.
     Random,
+    /// The better of two, by what they carry and how soon they answer.
+    LeastLoaded,
+    /// What has something in common goes the same way.
+    Hash(Hash),
+}
+
+/// How requests that have something in common go the same way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hash {
+    /// What they have in common.
+    pub by: Affinity,
+    /// How many times its share an endpoint may carry; 1 or more.
+    pub bound: f64,
+}
+
+/// What requests may have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    /// The key of weir; where there are none, the address.
+    Key,
+    /// Whom the client says that it asks for.
+    User,
+    /// This header.
+    Header(String),
+    /// The beginning of the prompt, up to so many bytes.
+    Prefix(usize),
 }

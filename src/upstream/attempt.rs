@@ -2,47 +2,12 @@
 //! leaks when a client vanishes between two bytes.
 
 use super::Endpoint;
+use super::breaker::Event;
 use super::bulkhead::Permit;
-use parking_lot::Mutex;
+use super::endpoint::Leave;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// What an endpoint carries; shared by all configurations that know it.
-#[derive(Debug, Default)]
-pub(super) struct Load {
-    /// Counted by those who hold a [`Permit`].
-    pub(super) in_flight: AtomicUsize,
-    failures: AtomicU64,
-    /// When it last refused a request for asking for usage.
-    usage_refused: Mutex<Option<Instant>>,
-}
-
-/// An endpoint that refused to report usage is asked again after this long: servers are updated.
-const USAGE_REFUSED_FOR: Duration = Duration::from_secs(24 * 3600);
-
-impl Endpoint {
-    /// Requests that it carries now.
-    pub fn in_flight(&self) -> usize {
-        self.load.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// Attempts that failed since the start.
-    pub fn failures(&self) -> u64 {
-        self.load.failures.load(Ordering::Relaxed)
-    }
-
-    /// Whether it is known to refuse requests that ask for usage.
-    pub fn refuses_usage(&self, now: Instant) -> bool {
-        let since = *self.load.usage_refused.lock();
-        since.is_some_and(|since| now.saturating_duration_since(since) < USAGE_REFUSED_FOR)
-    }
-
-    /// Remembers that it refuses requests that ask for usage.
-    pub fn usage_refused(&self, now: Instant) {
-        *self.load.usage_refused.lock() = Some(now);
-    }
-}
 
 /// A try at an endpoint; see [`Upstreams::attempt`](super::Upstreams::attempt).
 #[derive(Debug)]
@@ -50,6 +15,9 @@ pub struct Attempt {
     endpoint: Arc<Endpoint>,
     outcome: Outcome,
     permit: Permit,
+    leave: Leave,
+    /// The head of its answer has come.
+    heard: bool,
 }
 
 /// How a try ended.
@@ -68,11 +36,13 @@ pub enum Outcome {
 }
 
 impl Attempt {
-    pub(super) fn begin(endpoint: Arc<Endpoint>, permit: Permit) -> Self {
+    pub(super) fn begin(endpoint: Arc<Endpoint>, permit: Permit, leave: Leave) -> Self {
         Self {
             endpoint,
             outcome: Outcome::Abandoned,
             permit,
+            leave,
+            heard: false,
         }
     }
 
@@ -91,8 +61,16 @@ impl Attempt {
         Arc::clone(&self.endpoint)
     }
 
-    /// The answer's head has come, this long after the request had gone out.
-    pub fn heard(&mut self, _after: Duration) {}
+    /// The head of a usable answer has come, this long after the request had gone out. So long as it
+    /// may go on, that it can be asked is known from here on.
+    pub fn heard(&mut self, after: Duration) {
+        if !std::mem::replace(&mut self.heard, true) {
+            let now = Instant::now();
+            self.endpoint.load.condition.measured(after, now);
+            self.endpoint.accepted();
+            self.endpoint.handle(self.leave, Event::Good(after), now);
+        }
+    }
 
     /// Says how it ended; the last word counts, but that an answer is whole takes nothing back.
     pub fn ended(&mut self, outcome: Outcome) {
@@ -105,8 +83,23 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let load = &self.endpoint.load;
-        if self.outcome == Outcome::Failed {
-            load.failures.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        match self.outcome {
+            Outcome::Failed => {
+                load.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            Outcome::Busy(Some(time)) => load.condition.rests(time, now),
+            Outcome::Unaccepted => self.endpoint.unaccepted(now),
+            Outcome::Busy(None) | Outcome::Abandoned | Outcome::Answered => {}
         }
+        let event = match (self.outcome, self.heard) {
+            (Outcome::Failed, true) => Event::Broken,
+            (Outcome::Failed, false) => Event::Bad,
+            (_, true) => return,
+            // Whoever answers at all is there.
+            (Outcome::Answered | Outcome::Unaccepted, false) => Event::Good(Duration::ZERO),
+            (Outcome::Busy(_) | Outcome::Abandoned, false) => Event::Lost,
+        };
+        self.endpoint.handle(self.leave, event, now);
     }
 }

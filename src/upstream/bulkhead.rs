@@ -11,7 +11,7 @@ mod line;
 mod tests;
 
 use super::Endpoint;
-use super::attempt::Load;
+use super::endpoint::Load;
 use super::settings::Places;
 use crate::types::turns::Turns;
 use crate::types::{BaseUrl, Priority, Tenant};

@@ -4,19 +4,31 @@
 
 pub mod attempt;
 pub mod balance;
+pub mod breaker;
 pub mod bulkhead;
+mod condition;
+pub mod endpoint;
+pub mod group;
+pub mod health;
+pub mod pace;
 pub mod retry;
 pub mod settings;
+#[cfg(test)]
+mod simulation;
 
 pub use attempt::{Attempt, Outcome};
 pub use balance::{Balancer, Order};
 pub use bulkhead::{Turn, Unavailable};
-pub use settings::{IncludeUsage, Settings};
+pub use endpoint::Endpoint;
+pub use group::{Choice, Group, Share};
+pub use settings::{AllOpen, IncludeUsage, Settings};
 
+use crate::observe::Breakers;
 use crate::types::{BaseUrl, HeaderEdits};
 use ahash::AHashMap;
-use attempt::Load;
 use bulkhead::Bulkhead;
+use condition::{Account, Terms};
+use endpoint::Load;
 use http::HeaderValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +38,7 @@ use std::time::{Duration, Instant};
 pub struct Upstreams {
     providers: Vec<Provider>,
     endpoints: Vec<Arc<Endpoint>>,
+    all_open: AllOpen,
 }
 
 /// A provider, ready for requests.
@@ -47,6 +60,7 @@ pub struct Provider {
     places: settings::Places,
     /// What it carries now, and who waits; survives a reload.
     bulkhead: Arc<Bulkhead>,
+    account: Arc<Account>,
 }
 
 /// A provider's place in [`Upstreams`]; the same number as in the settings.
@@ -56,23 +70,6 @@ pub struct ProviderId(pub usize);
 /// An endpoint's place in [`Upstreams`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointId(pub usize);
-
-/// One base URL of one provider.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// Whose it is.
-    pub provider: ProviderId,
-    /// Where it is.
-    pub base: BaseUrl,
-    /// `host:port`: its name in the access log.
-    pub name: Arc<str>,
-    /// `Host` of requests to it.
-    pub host_header: HeaderValue,
-    /// What it carries now; survives a reload.
-    load: Arc<Load>,
-    /// Its provider's.
-    bulkhead: Arc<Bulkhead>,
-}
 
 impl Provider {
     /// Requests that wait for a place at it.
@@ -84,42 +81,70 @@ impl Provider {
 impl Upstreams {
     /// Builds the endpoints of `settings`. An endpoint that `old` had too (same provider name, same
     /// base URL) keeps its state, and so does a provider of the same name. Caps of one that `old` had hold
-    /// from [`Self::go_live`] on.
-    pub fn new(settings: &Settings, old: Option<&Self>) -> Self {
+    /// from [`Self::go_live`] on. What opens is told to `breakers`.
+    pub fn new(settings: &Settings, old: Option<&Self>, breakers: &Breakers) -> Self {
+        let now = Instant::now();
         let mut known = old.map(Self::loads).unwrap_or_default();
         let mut bulkheads = old.map(Self::bulkheads).unwrap_or_default();
         let mut upstreams = Self {
             providers: Vec::with_capacity(settings.providers.len()),
             endpoints: Vec::new(),
+            all_open: settings.all_open,
         };
         for (number, provider) in settings.providers.iter().enumerate() {
-            let mut endpoints = Vec::with_capacity(provider.urls.len());
+            let name: Arc<str> = provider.name.as_str().into();
+            let authorization = provider
+                .api_key
+                .as_ref()
+                .and_then(|key| bearer(key.expose()));
+            // What was said of another credential isn't said of this one.
+            let before = old.and_then(|old| old.providers.iter().find(|it| it.name == name));
+            let before = before.filter(|it| it.authorization == authorization);
+            let account =
+                before.map_or_else(|| Arc::new(Account::new(now)), |it| Arc::clone(&it.account));
+            let rules = provider.breaker.map(breaker::Rules::of_endpoint);
             let known_bulkhead = bulkheads.take(&provider.name, &provider.urls);
             let bulkhead = known_bulkhead.unwrap_or_else(|| Bulkhead::new(provider.places));
-            for base in &provider.urls {
+            let count = provider.urls.len();
+            let mut endpoints = Vec::with_capacity(count);
+            for (place, base) in provider.urls.iter().enumerate() {
                 endpoints.push(EndpointId(upstreams.endpoints.len()));
-                let load = known.remove(&(Arc::from(provider.name.as_str()), base.clone()));
+                let load = known.remove(&(Arc::clone(&name), base.clone()));
+                let load = load.unwrap_or_else(|| Arc::new(Load::new(old.is_some(), now)));
+                if provider.health.is_none() {
+                    load.condition.unasked(now);
+                }
                 upstreams.endpoints.push(Arc::new(Endpoint {
                     provider: ProviderId(number),
                     name: base.authority().into(),
                     host_header: host_header(base),
                     base: base.clone(),
-                    load: load.unwrap_or_default(),
                     bulkhead: Arc::clone(&bulkhead),
+                    load,
+                    account: Arc::clone(&account),
+                    provider_name: Arc::clone(&name),
+                    place,
+                    terms: Terms {
+                        breaker: rules,
+                        slow_start: provider.slow_start,
+                    },
+                    provider_rules: provider
+                        .breaker
+                        .and_then(|it| breaker::Rules::of_provider(it, count)),
+                    health: provider.health.clone(),
+                    breakers: breakers.clone(),
                 }));
             }
             upstreams.providers.push(Provider {
-                name: provider.name.as_str().into(),
-                authorization: provider
-                    .api_key
-                    .as_ref()
-                    .and_then(|key| bearer(key.expose())),
+                name,
+                authorization,
                 headers: provider.headers.clone(),
                 include_usage: provider.include_usage,
                 drain: provider.drain,
                 endpoints,
                 places: provider.places,
                 bulkhead,
+                account,
             });
         }
         upstreams
@@ -186,110 +211,46 @@ impl Upstreams {
         choices: &[Choice],
         turn: &Turn,
     ) -> Result<(usize, Attempt), Unavailable> {
-        let endpoints = choices.iter().map(|choice| self.endpoint(choice.endpoint));
-        let endpoints: Vec<&Arc<Endpoint>> = endpoints.collect();
-        if endpoints.is_empty() {
-            let wait = Duration::ZERO;
-            return Err(Unavailable::Paused { wait });
+        let now = Instant::now();
+        let paused = |choice: &Choice| self.endpoint(choice.endpoint).wait(now);
+        let mut waits: Vec<Option<Duration>> = choices.iter().map(paused).collect();
+        loop {
+            let open = waits.iter().enumerate().filter(|(_, wait)| wait.is_none());
+            let mut open: Vec<usize> = open.map(|(number, _)| number).collect();
+            let forced = open.is_empty();
+            if forced {
+                let soonest = waits.iter().enumerate().min_by_key(|(_, wait)| **wait);
+                match soonest {
+                    Some((number, _)) if self.all_open == AllOpen::Try => open.push(number),
+                    soonest => {
+                        let wait = soonest.and_then(|(_, wait)| *wait).unwrap_or_default();
+                        return Err(Unavailable::Paused { wait });
+                    }
+                }
+            }
+            let endpoint = |number: &usize| self.endpoint(choices[*number].endpoint);
+            let endpoints: Vec<&Arc<Endpoint>> = open.iter().map(endpoint).collect();
+            let (number, permit) = bulkhead::place(&endpoints, turn).await?;
+            let endpoint = endpoints[number];
+            let leave = match forced {
+                true => Ok(endpoint.forced()),
+                false => endpoint.enter(Instant::now()),
+            };
+            match leave {
+                Ok(leave) => {
+                    let attempt = Attempt::begin(Arc::clone(endpoint), permit, leave);
+                    return Ok((open[number], attempt));
+                }
+                // It failed while its place was waited for: another one is asked.
+                Err(wait) => waits[open[number]] = Some(wait),
+            }
         }
-        let (number, permit) = bulkhead::place(&endpoints, turn).await?;
-        Ok((
-            number,
-            Attempt::begin(Arc::clone(endpoints[number]), permit),
-        ))
     }
 
     /// Whether one of these would be tried now, if there is a place: none of what is paused.
-    pub fn any_open(&self, choices: &[Choice], _now: Instant) -> bool {
-        !choices.is_empty()
-    }
-}
-
-/// One way to serve a request: an endpoint, and the model's name there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// Where.
-    pub endpoint: EndpointId,
-    /// The name that the upstream knows, when it differs from the client's.
-    pub model: Option<Arc<str>>,
-}
-
-/// The choices of a route and the turns between them.
-pub struct Group {
-    choices: Vec<Choice>,
-    balancer: Balancer,
-    policy: retry::Policy,
-    retries: Arc<retry::Budget>,
-}
-
-/// What a [`Group`] is made of: a provider with its share.
-pub struct Share {
-    /// Who.
-    pub provider: ProviderId,
-    /// The model's name there, when it is mapped.
-    pub model: Option<Arc<str>>,
-    /// Share relative to the others; 1 or more.
-    pub weight: usize,
-}
-
-impl Group {
-    /// A group over providers; a provider's endpoints divide its share evenly.
-    pub fn new(
-        upstreams: &Upstreams,
-        shares: &[Share],
-        order: Order,
-        policy: retry::Policy,
-        retries: retry::Budget,
-    ) -> Self {
-        let counts = |share: &Share| upstreams.provider(share.provider).endpoints.len();
-        let common = shares.iter().map(counts).fold(1, least_common_multiple);
-        let mut choices = Vec::new();
-        let mut weights = Vec::new();
-        for share in shares {
-            for endpoint in &upstreams.provider(share.provider).endpoints {
-                choices.push(Choice {
-                    endpoint: *endpoint,
-                    model: share.model.clone(),
-                });
-                weights.push(share.weight * (common / counts(share)));
-            }
-        }
-        Self {
-            balancer: Balancer::new(order, &weights),
-            choices,
-            policy,
-            retries: Arc::new(retries),
-        }
-    }
-
-    /// How its requests are tried again.
-    pub fn policy(&self) -> retry::Policy {
-        self.policy
-    }
-
-    /// How many retries all of them may have.
-    pub fn retries(&self) -> &Arc<retry::Budget> {
-        &self.retries
-    }
-
-    /// The choices for one request, best first, none twice.
-    pub fn candidates(&self) -> Vec<Choice> {
-        let numbers = self.balancer.order(self.choices.len());
-        numbers
-            .into_iter()
-            .map(|n| self.choices[n].clone())
-            .collect()
-    }
-
-    /// All choices, in the order of the file.
-    pub fn choices(&self) -> &[Choice] {
-        &self.choices
-    }
-}
-
-impl std::fmt::Debug for Group {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(&self.choices).finish()
+    pub fn any_open(&self, choices: &[Choice], now: Instant) -> bool {
+        let open = |choice: &Choice| self.endpoint(choice.endpoint).wait(now).is_none();
+        !choices.is_empty() && (self.all_open == AllOpen::Try || choices.iter().any(open))
     }
 }
 
@@ -303,16 +264,6 @@ fn bearer(key: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-fn least_common_multiple(a: usize, b: usize) -> usize {
-    let gcd = |mut a: usize, mut b: usize| {
-        while b != 0 {
-            (a, b) = (b, a % b);
-        }
-        a
-    };
-    a / gcd(a, b) * b
 }
 
 #[cfg(test)]
@@ -331,7 +282,12 @@ mod tests {
                 })
                 .collect(),
             retry_budget: 0.2,
+            all_open: AllOpen::Refuse,
         }
+    }
+
+    fn upstreams(settings: &Settings, old: Option<&Upstreams>) -> Upstreams {
+        Upstreams::new(settings, old, &Breakers::default())
     }
 
     fn share(provider: usize, weight: usize) -> Share {
@@ -344,12 +300,12 @@ mod tests {
 
     #[test]
     fn a_providers_endpoints_divide_its_share() {
-        let upstreams = Upstreams::new(
+        let all = upstreams(
             &settings(&[&["http://a/", "http://b/"], &["http://c/"]]),
             None,
         );
         let group = Group::new(
-            &upstreams,
+            &all,
             &[share(0, 1), share(1, 1)],
             Order::RoundRobin,
             retry::Policy {
@@ -360,27 +316,29 @@ mod tests {
         );
         let mut counts = [0; 3];
         for _ in 0..400 {
-            counts[group.candidates()[0].endpoint.0] += 1;
+            counts[group.candidates(&all, None, Instant::now())[0].endpoint.0] += 1;
         }
         assert_eq!(counts, [100, 100, 200]);
     }
 
-    #[tokio::test]
-    async fn state_survives_a_reload_where_name_and_url_are_the_same() {
-        let old = Upstreams::new(&settings(&[&["http://a/", "http://b/"]]), None);
-        let first = Choice {
-            endpoint: EndpointId(0),
-            model: None,
-        };
-        let turn = Turn {
+    fn anybody() -> Turn {
+        Turn {
             tenant: crate::types::Tenant::Nobody,
             priority: crate::types::Priority::Normal,
             tokens: 1,
             until: None,
-        };
-        let choices = [first];
-        let attempt = old.attempt(&choices, &turn).await.expect("no cap");
-        let new = Upstreams::new(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
+        }
+    }
+
+    #[tokio::test]
+    async fn state_survives_a_reload_where_name_and_url_are_the_same() {
+        let old = upstreams(&settings(&[&["http://a/", "http://b/"]]), None);
+        let first = [Choice {
+            endpoint: EndpointId(0),
+            model: None,
+        }];
+        let attempt = old.attempt(&first, &anybody()).await.expect("no cap");
+        let new = upstreams(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
         assert_eq!(new.endpoint(EndpointId(1)).in_flight(), 1);
         assert_eq!(new.endpoint(EndpointId(0)).in_flight(), 0);
         drop(attempt);
@@ -389,11 +347,11 @@ mod tests {
 
     #[test]
     fn who_refuses_usage_is_known_for_a_day_and_across_reloads() {
-        let old = Upstreams::new(&settings(&[&["http://a/", "http://b/"]]), None);
+        let old = upstreams(&settings(&[&["http://a/", "http://b/"]]), None);
         let now = Instant::now();
         assert!(!old.endpoint(EndpointId(0)).refuses_usage(now));
         old.endpoint(EndpointId(0)).usage_refused(now);
-        let new = Upstreams::new(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
+        let new = upstreams(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
         let (refuser, other) = (new.endpoint(EndpointId(1)), new.endpoint(EndpointId(0)));
         let day = Duration::from_secs(24 * 3600);
         assert!(refuser.refuses_usage(now + day - Duration::from_nanos(1)));

@@ -11,10 +11,22 @@ pub struct Settings {
     pub providers: Vec<Provider>,
     /// `limits.retry_budget`: share of a route's requests that may be tried again, 0 to 1.
     pub retry_budget: f64,
+    /// `routing.all_open`.
+    pub all_open: AllOpen,
+}
+
+/// What becomes of a request when all that could serve it is paused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AllOpen {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// The one that is to be asked again the soonest is tried.
+    Try,
 }
 
 /// One provider: an API at one or more base URLs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Provider {
     /// Name in logs, metrics and `x-weir-provider`. A provider made from a bare URL is named by its
     /// host (and port, when it isn't the scheme's own).
@@ -36,8 +48,94 @@ pub struct Provider {
     /// `on_disconnect: drain`: an answer whose client has left is read on for this long; `None` closes
     /// it at once.
     pub drain: Option<Duration>,
+    /// When its endpoints are paused; `None` never.
+    pub breaker: Option<Breaker>,
+    /// How its endpoints are asked whether they live; `None` not at all.
+    pub health: Option<Health>,
+    /// Time over which an endpoint that comes back gets its whole share again.
+    pub slow_start: Duration,
     /// `max_in_flight:`, `endpoint_max_in_flight:` and `queue:` of the provider.
     pub places: Places,
+}
+
+impl Default for Provider {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            urls: Vec::new(),
+            api_key: None,
+            headers: HeaderEdits::default(),
+            egress: Egress::default(),
+            tls: Tls::default(),
+            timeouts: Timeouts::default(),
+            include_usage: IncludeUsage::default(),
+            drain: None,
+            breaker: Some(Breaker::default()),
+            health: None,
+            slow_start: Duration::from_secs(10),
+            places: Places::default(),
+        }
+    }
+}
+
+/// When an endpoint is paused that fails or is slow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Breaker {
+    /// At least so many failures, or slow answers.
+    pub failures: u32,
+    /// And at least this share of all that is known, 0 to 1.
+    pub failure_rate: f64,
+    /// An answer that takes longer to begin is slow; zero for none.
+    pub slow: Duration,
+    /// The share of slow ones, 0 to 1.
+    pub slow_rate: f64,
+    /// Time in which they are counted.
+    pub window: Duration,
+    /// How long it is paused the first time.
+    pub open: Duration,
+    /// How many tries find out whether it is over.
+    pub probes: u32,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            failure_rate: 0.5,
+            slow: Duration::ZERO,
+            slow_rate: 0.8,
+            window: Duration::from_secs(10),
+            open: Duration::from_secs(15),
+            probes: 1,
+        }
+    }
+}
+
+/// How an endpoint is asked whether it lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked for, below the base URL.
+    pub path: String,
+    /// Time from one question to the next, give or take a tenth.
+    pub interval: Duration,
+    /// What an answer may take.
+    pub timeout: Duration,
+    /// Good answers in a row after which it lives.
+    pub rise: u32,
+    /// Bad ones in a row after which it doesn't.
+    pub fall: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            path: "/v1/models".to_owned(),
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+        }
+    }
 }
 
 /// How many requests a provider carries at once, and how many wait for that.

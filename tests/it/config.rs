@@ -216,7 +216,7 @@ fn a_go_llm_proxy_file_works_unchanged() {
     assert_eq!(equal.urls.len(), 2);
     assert_eq!(equal.name, "open.bigmodel.cn");
     assert_eq!(
-        (routes[2].retries, routes[2].balance),
+        (routes[2].retries, routes[2].balance.clone()),
         (2, Balance::RoundRobin)
     );
     assert_eq!(providers[3].name, "10.236.50.39:10032");
@@ -471,14 +471,15 @@ model_routes:
     targets:
       - {provider: openai, weight: 3}
       - {provider: azure-east, model: my-gpt4o, weight: 1}
-    balance: least_loaded
+    balance: hash
+    hash: {by: prefix, header: null, prefix: 1KiB, bound: 1.25}
     fallback: [gpt-4o-mini]
     retries: 2
     limits: {requests_per_minute: 600, tokens_per_minute: 200000, in_flight: 50, in_flight_tokens: 500000}
     on_limit: wait
   embedding-2: {urls: [https://open.bigmodel.cn/api/paas/v3, https://open.bigmodel.cn/api/paas/v4]}
   fast: gpt-4o-mini
-routing: {default_provider: openai}
+routing: {default_provider: openai, all_open: refuse}
 providers:
   - name: openai
     dialect: openai
@@ -487,8 +488,9 @@ providers:
     models: [gpt-4o, gpt-4o-mini]
     headers: {set: {OpenAI-Organization: org-1}, remove: [X-Internal]}
     max_in_flight: 1000
-    breaker: {failures: 5, window: 10s, open: 15s}
-    health: {path: /v1/models, interval: 10s}
+    breaker: {failures: 5, failure_rate: 0.5, slow: 0s, slow_rate: 0.8, window: 10s, open: 15s, probes: 1}
+    health: {path: /v1/models, interval: 10s, timeout: 2s, rise: 2, fall: 3}
+    slow_start: 10s
     timeouts: {first_byte: 60s}
     egress: auto
     tls: {ca: null, client_cert: null, client_key: null, server_name: null, verify: true}
@@ -534,14 +536,7 @@ fn every_key_is_known_and_only_the_later_ones_are_refused() {
                 .1
         })
         .collect();
-    assert_eq!(
-        keys,
-        [
-            "model_routes.*.balance (least_loaded)",
-            "providers[].breaker",
-            "providers[].health",
-        ]
-    );
+    assert!(keys.is_empty(), "{keys:?}");
 }
 
 #[test]
@@ -2107,12 +2102,10 @@ providers:
     base_url: https://a.example
     dialect: anthropic
     max_in_flight: 5
-    breaker: {failures: 5}
-    health: {interval: 10s}
     egress: https://proxy:3128
 model_routes:
-  m: {url: http://a, balance: least_loaded, fallback: [n]}
-  n: {url: http://a, balance: hash}
+  m: {url: http://a, fallback: [n]}
+  n: {url: http://a}
 "#,
     );
     let lines: Vec<&str> = text.lines().collect();
@@ -2121,16 +2114,79 @@ model_routes:
         "7: logging.bodies: not built yet: logging.bodies",
         "8: proxy_url: found \"socks4://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
         "12: providers[0].dialect: not built yet: providers[].dialect (anthropic)",
-        "14: providers[0].breaker: not built yet: providers[].breaker",
-        "15: providers[0].health: not built yet: providers[].health",
-        "18: model_routes.m.balance: not built yet: model_routes.*.balance (least_loaded)",
-        "19: model_routes.n.balance: not built yet: model_routes.*.balance (hash)",
     ];
     let expected: Vec<String> = expected
         .iter()
         .map(|line| format!("weir.yaml:{line}"))
         .collect();
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn how_endpoints_are_watched_and_chosen_is_checked() {
+    let text = told(
+        r#"routing: {all_open: maybe}
+providers:
+  - name: a
+    base_url: https://a.example
+    breaker: {failures: 0, failure_rate: 1.5, slow_rate: 2, window: 10ms, open: 0s, probes: 101}
+    health: {path: ready, interval: 0s, timeout: 0s, rise: 0, fall: 101}
+  - {name: b, base_url: https://b.example, breaker: on}
+model_routes:
+  m: {url: http://a, hash: {by: key}}
+  n: {url: http://a, balance: hash, hash: {by: header, prefix: 0, bound: 0.9}}
+  o: {url: http://a, balance: hash, hash: {header: "a b"}}
+  p: {url: http://a, balance: hash, hash: {header: x-session}}
+"#,
+    );
+    for part in [
+        "1: routing.all_open: ",
+        "5: providers[0].breaker.failures: found 0; allowed: a whole number from 1 to 1000000",
+        "5: providers[0].breaker.failure_rate: found 1.5; allowed: a share from 0 to 1, such as 0.5",
+        "5: providers[0].breaker.slow_rate: ",
+        "5: providers[0].breaker.window: ",
+        "5: providers[0].breaker.open: ",
+        "5: providers[0].breaker.probes: ",
+        "6: providers[0].health.path: found \"ready\"; allowed: a path such as /v1/models",
+        "6: providers[0].health.interval: ",
+        "6: providers[0].health.timeout: ",
+        "6: providers[0].health.rise: ",
+        "6: providers[0].health.fall: ",
+        "7: providers[1].breaker: ",
+        "9: model_routes.m.hash: ",
+        "10: model_routes.n.hash.header: ",
+        "10: model_routes.n.hash.prefix: ",
+        "10: model_routes.n.hash.bound: ",
+        "11: model_routes.o.hash.header: ",
+        "12: model_routes.p.hash.header: ",
+    ] {
+        assert!(
+            text.contains(&format!("weir.yaml:{part}")),
+            "{part} in\n{text}"
+        );
+    }
+    assert_eq!(text.lines().count(), 19, "{text}");
+}
+
+#[test]
+fn endpoints_are_watched_unless_that_is_off() {
+    let of = |text: &str| settings(text).upstream.providers[0].clone();
+    let standard = of("model_routes: {m: http://a}");
+    assert!(
+        standard
+            .breaker
+            .is_some_and(|it| it.failures == 5 && it.probes == 1)
+    );
+    assert_eq!(standard.health, None);
+    assert_eq!(standard.slow_start, Duration::from_secs(10));
+    let off =
+        of("providers: [{name: a, base_url: http://a, breaker: off, health: {}, slow_start: 0s}]");
+    assert_eq!(off.breaker, None);
+    assert!(
+        off.health
+            .is_some_and(|it| it.path == "/v1/models" && it.fall == 3)
+    );
+    assert_eq!(off.slow_start, Duration::ZERO);
 }
 
 // === all at once ===

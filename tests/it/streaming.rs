@@ -141,10 +141,20 @@ impl Http2 {
         keys: &str,
         launch: impl FnOnce(Launch) -> Launch,
     ) -> Self {
+        Self::start_in(provider, keys, "", launch)
+    }
+
+    /// With more of the configuration, too.
+    pub fn start_in(
+        provider: H2Provider,
+        keys: &str,
+        more: &str,
+        launch: impl FnOnce(Launch) -> Launch,
+    ) -> Self {
         let authority = Authority::new();
         let front = authority.front("IP:127.0.0.1", &["h2", "http/1.1"], provider.address());
         let gateway = launch(Launch::file(&format!(
-            "providers:\n- {{name: p, base_url: \"https://{}\", models: [gpt-4o], tls: {{ca: {:?}}}{keys}}}\n",
+            "providers:\n- {{name: p, base_url: \"https://{}\", models: [gpt-4o], tls: {{ca: {:?}}}{keys}}}\n{more}\n",
             front.address(),
             authority.ca(),
         )));
@@ -667,14 +677,16 @@ fn an_http2_upstream_gets_a_request_again_only_when_it_refused_it() {
         (h2::Reason::INTERNAL_ERROR, 502, 2),
     ] {
         let turn = AtomicUsize::new(0);
-        let http2 = Http2::start(H2Provider::start(move |exchange| {
+        let provider = H2Provider::start(move |exchange| {
             if turn.fetch_add(1, Ordering::Relaxed) == 1 {
                 return exchange.reject(reason);
             }
             exchange.stream();
             exchange.event("[DONE]");
             exchange.end();
-        }));
+        });
+        let no_retries = "}\nmodel_routes: {gpt-4o: {targets: [{provider: p}], retries: 0}";
+        let http2 = Http2::start_with(provider, no_retries, |launch| launch);
         assert_eq!(http2.gateway.post(CHAT, ASK).status(), 200, "{reason}");
         assert_eq!(http2.gateway.post(CHAT, ASK).status(), status, "{reason}");
         assert_eq!(http2.provider.requests(), requests, "{reason}");

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, Response};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -21,6 +22,8 @@ pub struct Reading<'a> {
     pub head: Response<()>,
     body: h2::RecvStream,
     ahead: Vec<u8>,
+    /// Bytes that were read and not yet told of.
+    unreleased: usize,
 }
 
 /// A whole answer.
@@ -40,6 +43,13 @@ impl Client {
     /// Connects; a thread of its own moves the connection.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Self {
+        Self::with_window(address, 1 << 20)
+    }
+
+    /// Connects; of one answer so many bytes are taken before they are read.
+    #[track_caller]
+    pub fn with_window(address: SocketAddr, window: usize) -> Self {
+        let window = u32::try_from(window).expect("a window of HTTP/2");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -51,7 +61,7 @@ impl Client {
                 .expect("a connection");
             socket.set_nodelay(true).expect("a socket");
             let (send, connection) = h2::client::Builder::new()
-                .initial_window_size(1 << 20)
+                .initial_window_size(window)
                 .initial_connection_window_size(4 << 20)
                 .handshake(socket)
                 .await
@@ -116,7 +126,48 @@ impl Client {
             head: Response::from_parts(head, ()),
             body,
             ahead: Vec::new(),
+            unreleased: 0,
         }
+    }
+
+    /// Sends a POST of these bytes as weir takes them, which `sent` counts, and reads its answer.
+    #[track_caller]
+    pub fn upload(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+        sent: &AtomicUsize,
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://weir.test{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).expect("a request");
+        let mut body = Bytes::from(body);
+        let send = self.send.clone();
+        // As long as the test takes: each of its own steps has a bound.
+        let response = self.runtime.block_on(async move {
+            let (response, mut stream) = send.ready().await?.send_request(request, false)?;
+            while !body.is_empty() {
+                let piece = body.split_to(body.len().min(1 << 16));
+                let count = piece.len();
+                send_piece(&mut stream, piece, body.is_empty()).await?;
+                sent.fetch_add(count, Ordering::Relaxed);
+            }
+            response.await
+        });
+        let (head, body) = response.expect("an HTTP/2 answer").into_parts();
+        let reading = Reading {
+            client: self,
+            head: Response::from_parts(head, ()),
+            body,
+            ahead: Vec::new(),
+            unreleased: 0,
+        };
+        reading.answer()
     }
 
     /// Sends a POST of JSON and takes it back (RST_STREAM) after `sent`, before any answer is read.
@@ -169,7 +220,15 @@ impl Client {
     }
 }
 
-async fn send_body(stream: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Result<(), h2::Error> {
+async fn send_body(stream: &mut h2::SendStream<Bytes>, body: Bytes) -> Result<(), h2::Error> {
+    send_piece(stream, body, true).await
+}
+
+async fn send_piece(
+    stream: &mut h2::SendStream<Bytes>,
+    mut body: Bytes,
+    last: bool,
+) -> Result<(), h2::Error> {
     while !body.is_empty() {
         stream.reserve_capacity(body.len().min(1 << 18));
         let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
@@ -178,7 +237,7 @@ async fn send_body(stream: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Resul
         };
         let count = capacity?.min(body.len());
         let piece = body.split_to(count);
-        stream.send_data(piece, body.is_empty())?;
+        stream.send_data(piece, last && body.is_empty())?;
     }
     Ok(())
 }
@@ -207,6 +266,20 @@ impl Reading<'_> {
         }
     }
 
+    /// Reads `count` bytes, or a few more, without telling weir that they were read.
+    #[track_caller]
+    pub fn read_unreleased(&mut self, count: usize) -> Vec<u8> {
+        while self.ahead.len() < count {
+            let piece = self
+                .client
+                .within("a piece of an HTTP/2 body", self.body.data());
+            let piece = piece.expect("not the end").expect("a piece");
+            self.unreleased += piece.len();
+            self.ahead.extend_from_slice(&piece);
+        }
+        self.ahead.clone()
+    }
+
     /// Reads to the end.
     #[track_caller]
     pub fn answer(mut self) -> Answer {
@@ -232,9 +305,19 @@ impl Reading<'_> {
     /// Takes the stream back (RST_STREAM), while the connection lives on.
     pub fn cancel(self) {}
 
+    /// The next piece; `None` at the end.
+    #[track_caller]
+    pub fn next_piece(&mut self) -> Option<Result<Bytes, h2::Error>> {
+        self.piece()
+    }
+
     #[track_caller]
     fn piece(&mut self) -> Option<Result<Bytes, h2::Error>> {
         let body = &mut self.body;
+        let unreleased = std::mem::take(&mut self.unreleased);
+        if unreleased > 0 {
+            let _ = body.flow_control().release_capacity(unreleased);
+        }
         let piece = self.client.within("a piece of an HTTP/2 body", body.data());
         if let Some(Ok(piece)) = &piece {
             let _ = body.flow_control().release_capacity(piece.len());

@@ -95,6 +95,45 @@ pub struct UsageRow {
     pub cost_usd: f64,
 }
 
+// === upstreams ===
+
+/// All endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Upstreams {
+    /// In the order of the configuration.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// An endpoint, as the process that answers knows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Upstream {
+    /// Its provider.
+    pub provider: String,
+    /// Its base URL.
+    pub endpoint: String,
+    /// Its breaker, or its provider's: `closed`, `half_open` or `open`.
+    pub breaker: &'static str,
+    /// Whether it answers its health checks, where it is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
+    /// Requests that it carries.
+    pub in_flight: u64,
+    /// Tries that failed since the start.
+    pub failures: u64,
+    /// How soon its answers begin, as balancing has it, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_byte_seconds: Option<f64>,
+    /// How long it isn't tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_seconds: Option<f64>,
+    /// How long it is tried after others, for it said that it has no time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resting_seconds: Option<f64>,
+    /// How long its provider is tried after others, for it didn't accept weir's account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unaccepted_seconds: Option<f64>,
+}
+
 // === limits ===
 
 /// When a budget begins anew, in UTC.

@@ -69,6 +69,12 @@ fn table() -> Vec<At> {
                 asked.known.weir.limits(asked.query).await.map(Json)
             },
         ),
+        api("/api/upstreams").on(
+            Method::GET,
+            "upstreams",
+            "The endpoints of this process' configuration, and how they stand",
+            |asked: Plain| async move { asked.known.weir.upstreams().await.map(Json) },
+        ),
         api("/api/teams").on(
             Method::GET,
             "teams",

@@ -2,7 +2,7 @@
 //! thing off is as good as none.
 
 use super::Check;
-use crate::config::file::{Balance, Dialect, File, Provider, Route, RouteForm};
+use crate::config::file::{Dialect, File, Provider};
 use crate::config::path::Path;
 
 /// Notes every key that is used and isn't built.
@@ -31,12 +31,6 @@ pub(super) fn report(file: &File, check: &mut Check<'_>) {
     for (index, it) in file.providers.iter().flat_map(|list| list.items()) {
         provider(it, &providers.index(index), check);
     }
-    let routes = check.key("model_routes");
-    for (name, route) in file.model_routes.iter().flat_map(|map| &map.0) {
-        if let Some(Route::Form(form)) = route {
-            route_form(form, &routes.key(name), check);
-        }
-    }
 }
 
 fn provider(provider: &Provider, path: &Path, check: &mut Check<'_>) {
@@ -51,27 +45,5 @@ fn provider(provider: &Provider, path: &Path, check: &mut Check<'_>) {
     if let Some(dialect) = dialect {
         let key = format!("providers[].dialect ({dialect})");
         check.findings.not_built(&path.key("dialect"), key);
-    }
-    for (used, key) in [
-        (provider.breaker.is_some(), "breaker"),
-        (provider.health.is_some(), "health"),
-    ] {
-        if used {
-            check
-                .findings
-                .not_built(&path.key(key), format!("providers[].{key}"));
-        }
-    }
-}
-
-fn route_form(form: &RouteForm, path: &Path, check: &mut Check<'_>) {
-    let balance = match form.balance {
-        None | Some(Balance::RoundRobin | Balance::Random) => None,
-        Some(Balance::LeastLoaded) => Some("least_loaded"),
-        Some(Balance::Hash) => Some("hash"),
-    };
-    if let Some(balance) = balance {
-        let key = format!("model_routes.*.balance ({balance})");
-        check.findings.not_built(&path.key("balance"), key);
     }
 }

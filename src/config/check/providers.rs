@@ -1,6 +1,6 @@
 //! `providers`, and the providers that bare URLs stand for.
 
-use super::{Check, bounds, edits, road};
+use super::{Check, bounds, edits, road, watching};
 use crate::config::file::{
     self, File, OnDisconnect, OneOrMore, Provider, ProviderTimeouts, ProviderTls,
 };
@@ -84,6 +84,11 @@ impl Pool {
             drain: drain(provider, path, check),
             // Known when all are; see `places`.
             places: settings::Places::default(),
+            breaker: watching::breaker(provider.breaker.as_ref(), &path.key("breaker"), check),
+            health: watching::health(provider.health.as_ref(), &path.key("health"), check),
+            slow_start: provider
+                .slow_start
+                .map_or(settings::Provider::default().slow_start, |span| span.0),
         });
     }
 

@@ -1,14 +1,17 @@
 //! `target_map`, `model_routes`, `routing` and `providers[].models`: what goes where.
 
-use super::Check;
 use super::aliases::{self, is_glob};
 use super::fallbacks;
 use super::providers::{self, Pool};
-use crate::config::file::{Balance, File, RetryOn, Route, RouteForm, Target};
+use super::{Check, bounds};
+use crate::config::file::{
+    AllOpen, Balance, File, Hash, HashBy, RetryOn, Route, RouteForm, Target,
+};
 use crate::config::lists::List;
 use crate::config::path::Path;
 use crate::config::units::Text;
 use crate::route::settings::{self, ModelRoute, ProviderIndex, Settings};
+use crate::upstream::settings as upstream;
 use std::collections::HashSet;
 
 /// Reads all rules of routing; bare URLs become providers in the pool.
@@ -182,15 +185,71 @@ fn route_form(
     Some(ModelRoute {
         pattern: name.to_owned(),
         targets,
-        balance: match form.balance {
-            Some(Balance::Random) => settings::Balance::Random,
-            // The others were answered as not built yet.
-            _ => settings::Balance::RoundRobin,
-        },
+        balance: balance(form, path, check),
         retries: u32::try_from(retries).unwrap_or(u32::MAX),
         retry_on: form.retry_on.as_ref().map(retry_on),
         fallback: texts(form.fallback.as_ref()),
     })
+}
+
+fn balance(form: &RouteForm, path: &Path, check: &mut Check<'_>) -> settings::Balance {
+    let hash = path.key("hash");
+    if form.hash.is_some() && !matches!(form.balance, Some(Balance::Hash)) {
+        check
+            .findings
+            .wrong(&hash, "nothing, unless `balance: hash`");
+    }
+    match form.balance {
+        None | Some(Balance::RoundRobin) => settings::Balance::RoundRobin,
+        Some(Balance::Random) => settings::Balance::Random,
+        Some(Balance::LeastLoaded) => settings::Balance::LeastLoaded,
+        Some(Balance::Hash) => {
+            let none = Hash::default();
+            let given = form.hash.as_ref().unwrap_or(&none);
+            settings::Balance::Hash(hashing(given, &hash, check))
+        }
+    }
+}
+
+fn hashing(given: &Hash, path: &Path, check: &mut Check<'_>) -> settings::Hash {
+    const PREFIX: usize = 1 << 10;
+    const BOUND: f64 = 1.25;
+    let bytes = bounds::size(given.prefix, &path.key("prefix"), 1..=1 << 20, check);
+    let name = given.header.as_ref().map(|text| text.0.as_str());
+    let by_header = matches!(given.by, Some(HashBy::Header));
+    if name.is_some_and(|name| http::HeaderName::try_from(name).is_err()) {
+        check.findings.wrong(&path.key("header"), "a header's name");
+    } else if name.is_some() && !by_header {
+        check
+            .findings
+            .wrong(&path.key("header"), "nothing, unless `by: header`");
+    } else if name.is_none() && by_header {
+        check.missing(&path.key("header"), "a header's name");
+    }
+    let bound = given.bound.map_or(BOUND, |bound| bound.0);
+    if !(1.0..=100.0).contains(&bound) {
+        check
+            .findings
+            .wrong(&path.key("bound"), "a number from 1 to 100, such as 1.25");
+    }
+    settings::Hash {
+        by: match given.by {
+            None | Some(HashBy::Prefix) => settings::Affinity::Prefix(bytes.unwrap_or(PREFIX)),
+            Some(HashBy::User) => settings::Affinity::User,
+            Some(HashBy::Key) => settings::Affinity::Key,
+            Some(HashBy::Header) => settings::Affinity::Header(name.unwrap_or_default().to_owned()),
+        },
+        bound,
+    }
+}
+
+/// `routing.all_open`.
+pub(super) fn all_open(file: &File) -> upstream::AllOpen {
+    let routing = file.routing.as_ref();
+    match routing.and_then(|routing| routing.all_open) {
+        None | Some(AllOpen::Refuse) => upstream::AllOpen::Refuse,
+        Some(AllOpen::Try) => upstream::AllOpen::Try,
+    }
 }
 
 fn texts(list: Option<&List<Text>>) -> Vec<String> {

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::opening::Opening;
 use crate::dialect::json::{self, Fault, Member, What};
 use crate::dialect::replaced;
 
@@ -28,6 +29,8 @@ pub struct Asked {
     pub choices: Option<u64>,
     /// What an API for models can't let pass, and another may.
     pub odd: Option<AskedError>,
+    /// What it has in common with others.
+    pub opening: Opening,
     options: Options,
 }
 
@@ -136,6 +139,7 @@ struct Fields {
     other_case: Option<usize>,
     /// A list of models that can't be read.
     not_names: Option<&'static str>,
+    opening: Opening,
     end: Option<usize>,
 }
 
@@ -154,7 +158,7 @@ impl Fields {
             "n" | "best_of" => self.choices = self.choices.max(json::number(value)),
             "models" => self.name("models", value),
             "fallbacks" => self.name("fallbacks", value),
-            _ => {}
+            other => self.opening.see(other, &at),
         }
         self.see(&member.key);
         Ok(())
@@ -217,6 +221,7 @@ impl Fields {
             include_usage,
             choices: self.choices,
             odd,
+            opening: self.opening,
             options,
         })
     }

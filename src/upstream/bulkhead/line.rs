@@ -3,7 +3,7 @@
 use super::{Bulkhead, Permit};
 use crate::types::Tenant;
 use crate::types::turns;
-use crate::upstream::attempt::Load;
+use crate::upstream::endpoint::Load;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::oneshot::{self, Receiver, Sender};

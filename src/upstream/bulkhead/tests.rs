@@ -1,4 +1,5 @@
 use super::*;
+use crate::observe::Breakers;
 use crate::upstream::settings::{Provider, Settings};
 use crate::upstream::{Attempt, Choice, EndpointId, Upstreams};
 use rand::rngs::SmallRng;
@@ -34,7 +35,7 @@ fn settings(providers: &[(usize, Places)]) -> Settings {
 }
 
 fn upstreams(providers: &[(usize, Places)]) -> Upstreams {
-    Upstreams::new(&settings(providers), None)
+    Upstreams::new(&settings(providers), None, &Breakers::default())
 }
 
 fn choice(endpoint: usize) -> Choice {
@@ -221,13 +222,21 @@ async fn a_reload_that_raises_a_cap_lets_in_and_one_that_lowers_it_drains() {
     for it in &mut waiting {
         assert!(now(it).await.is_none());
     }
-    let new = Upstreams::new(&settings(&[(1, places(4, 0))]), Some(&old));
+    let new = Upstreams::new(
+        &settings(&[(1, places(4, 0))]),
+        Some(&old),
+        &Breakers::default(),
+    );
     assert!(now(&mut waiting[0]).await.is_none(), "it isn't live yet");
     new.go_live();
     for it in waiting.drain(..2) {
         held.push(it.await.expect("let in"));
     }
-    let lower = Upstreams::new(&settings(&[(1, places(1, 0))]), Some(&new));
+    let lower = Upstreams::new(
+        &settings(&[(1, places(1, 0))]),
+        Some(&new),
+        &Breakers::default(),
+    );
     lower.go_live();
     for left in [3, 2, 1] {
         held.pop();
@@ -236,7 +245,11 @@ async fn a_reload_that_raises_a_cap_lets_in_and_one_that_lowers_it_drains() {
     }
     held.pop();
     assert!(now(&mut waiting[0]).await.is_some(), "one at a time");
-    let open = Upstreams::new(&settings(&[(1, places(0, 0))]), Some(&lower));
+    let open = Upstreams::new(
+        &settings(&[(1, places(0, 0))]),
+        Some(&lower),
+        &Breakers::default(),
+    );
     open.go_live();
     assert!(now(&mut waiting[1]).await.is_some(), "no cap");
 }
@@ -247,6 +260,7 @@ fn a_provider_keeps_its_places_when_its_urls_change() {
     let new = Upstreams::new(
         &settings(&[(1, places(1, 0)), (1, places(1, 0))]),
         Some(&old),
+        &Breakers::default(),
     );
     assert!(Arc::ptr_eq(
         &old.providers()[0].bulkhead,
@@ -303,7 +317,7 @@ async fn story(seed: u64) {
         if chance.random_bool(0.05) {
             // Caps rise and fall; one that was lowered may be passed by what came before.
             let shape: Vec<_> = (0..2).map(|_| (2, bounds(&mut chance))).collect();
-            let next = Upstreams::new(&settings(&shape), Some(&live));
+            let next = Upstreams::new(&settings(&shape), Some(&live), &Breakers::default());
             next.go_live();
             old.push(std::mem::replace(&mut live, Arc::new(next)));
         }
