@@ -25,11 +25,10 @@ use tokio::sync::oneshot;
 /// All that this process knows and others need.
 pub(super) struct Handover {
     shared: Shared,
-    /// What is served, once something is.
-    live: OnceLock<Arc<Live>>,
     pub(super) tickets: Tickets,
     pub(super) challenges: Challenges,
     config_hash: Mutex<String>,
+    live: OnceLock<Arc<Live>>,
     /// Totals of generations that ended, and which.
     inherited: Mutex<(String, Vec<u64>)>,
     generation: u64,
@@ -45,20 +44,14 @@ impl Handover {
     ) -> Self {
         Self {
             shared,
-            live: OnceLock::new(),
             tickets: Tickets::new(std::time::SystemTime::now()),
             challenges: Challenges::default(),
             config_hash: Mutex::new(config_hash),
+            live: OnceLock::new(),
             inherited: Mutex::default(),
             generation: supervisor.as_ref().map_or(0, |(number, _)| *number),
             neighbours: supervisor.map(|(_, teller)| Neighbours::new(teller)),
         }
-    }
-
-    /// What is told of upstreams is that of what is served.
-    pub(super) fn tells_of(&self, live: &Arc<Live>) {
-        // Once, at the start; a second time would change nothing.
-        drop(self.live.set(Arc::clone(live)));
     }
 
     /// What others know, before anything is accepted.
@@ -103,6 +96,12 @@ impl Handover {
         }
         inherited.0 = totals(&[&inherited.0, &report.metrics]);
         inherited.1.push(report.generation);
+    }
+
+    /// What requests get from now on; to be said once.
+    pub(super) fn tells_of(&self, live: &Arc<Live>) {
+        // Said twice, the first holds.
+        let _ = self.live.set(Arc::clone(live));
     }
 
     /// The configuration is another one.

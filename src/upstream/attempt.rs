@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 pub struct Attempt {
     endpoint: Arc<Endpoint>,
     outcome: Outcome,
+    permit: Permit,
     leave: Leave,
     /// The head of its answer has come.
     heard: bool,
-    permit: Permit,
 }
 
 /// How a try ended.
@@ -36,13 +36,13 @@ pub enum Outcome {
 }
 
 impl Attempt {
-    pub(super) fn begin(endpoint: Arc<Endpoint>, leave: Leave, permit: Permit) -> Self {
+    pub(super) fn begin(endpoint: Arc<Endpoint>, permit: Permit, leave: Leave) -> Self {
         Self {
             endpoint,
             outcome: Outcome::Abandoned,
+            permit,
             leave,
             heard: false,
-            permit,
         }
     }
 

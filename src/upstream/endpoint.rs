@@ -28,10 +28,10 @@ pub struct Endpoint {
     pub host_header: HeaderValue,
     /// What it carries now; survives a reload.
     pub(super) load: Arc<Load>,
+    /// How many requests its provider carries, and who waits for that.
+    pub(super) bulkhead: Arc<Bulkhead>,
     /// What is known of its provider; survives a reload.
     pub(super) account: Arc<Account>,
-    /// Its provider's places.
-    pub(super) bulkhead: Arc<Bulkhead>,
     pub(super) provider_name: Arc<str>,
     /// Its place among the provider's.
     pub(super) place: usize,
@@ -45,7 +45,7 @@ pub struct Endpoint {
 /// What an endpoint carries; shared by all configurations that know it.
 #[derive(Debug)]
 pub(super) struct Load {
-    /// Counted by those who hold a place.
+    /// Counted by those who hold a permit.
     pub in_flight: AtomicUsize,
     pub failures: AtomicU64,
     /// When it last refused a request for asking for usage.

@@ -56,11 +56,11 @@ pub struct Provider {
     pub drain: Option<Duration>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointId>,
-    account: Arc<Account>,
     /// How many requests it may carry, once this configuration is live.
     places: settings::Places,
     /// What it carries now, and who waits; survives a reload.
     bulkhead: Arc<Bulkhead>,
+    account: Arc<Account>,
 }
 
 /// A provider's place in [`Upstreams`]; the same number as in the settings.
@@ -103,9 +103,9 @@ impl Upstreams {
             let account =
                 before.map_or_else(|| Arc::new(Account::new(now)), |it| Arc::clone(&it.account));
             let rules = provider.breaker.map(breaker::Rules::of_endpoint);
-            let count = provider.urls.len();
             let known_bulkhead = bulkheads.take(&provider.name, &provider.urls);
             let bulkhead = known_bulkhead.unwrap_or_else(|| Bulkhead::new(provider.places));
+            let count = provider.urls.len();
             let mut endpoints = Vec::with_capacity(count);
             for (place, base) in provider.urls.iter().enumerate() {
                 endpoints.push(EndpointId(upstreams.endpoints.len()));
@@ -119,6 +119,7 @@ impl Upstreams {
                     name: base.authority().into(),
                     host_header: host_header(base),
                     base: base.clone(),
+                    bulkhead: Arc::clone(&bulkhead),
                     load,
                     account: Arc::clone(&account),
                     provider_name: Arc::clone(&name),
@@ -132,7 +133,6 @@ impl Upstreams {
                         .and_then(|it| breaker::Rules::of_provider(it, count)),
                     health: provider.health.clone(),
                     breakers: breakers.clone(),
-                    bulkhead: Arc::clone(&bulkhead),
                 }));
             }
             upstreams.providers.push(Provider {
@@ -142,9 +142,9 @@ impl Upstreams {
                 include_usage: provider.include_usage,
                 drain: provider.drain,
                 endpoints,
-                account,
                 places: provider.places,
                 bulkhead,
+                account,
             });
         }
         upstreams
@@ -211,62 +211,50 @@ impl Upstreams {
         choices: &[Choice],
         turn: &Turn,
     ) -> Result<(usize, Attempt), Unavailable> {
-        // Each round either begins a try, or finds one more of them paused.
-        for _ in 0..=choices.len() {
-            let now = Instant::now();
-            let (mut soonest, mut full) = (None, Vec::new());
-            for (place, choice) in choices.iter().enumerate() {
-                let endpoint = self.endpoint(choice.endpoint);
-                match endpoint.enter(now) {
-                    Ok(leave) => match endpoint.bulkhead.take(&endpoint.load) {
-                        Some(permit) => {
-                            return Ok((
-                                place,
-                                Attempt::begin(Arc::clone(endpoint), leave, permit),
-                            ));
-                        }
-                        None => {
-                            endpoint.handle(leave, breaker::Event::Lost, now);
-                            full.push(place);
-                        }
-                    },
-                    Err(wait) if soonest.is_none_or(|(least, _)| wait < least) => {
-                        soonest = Some((wait, place));
-                    }
-                    Err(_) => {}
-                }
-            }
-            let mut forced = false;
-            if full.is_empty() {
+        let now = Instant::now();
+        // Most of the time the first one takes it.
+        if let Some(first) = choices.first()
+            && let endpoint = self.endpoint(first.endpoint)
+            && endpoint.wait(now).is_none()
+            && let Some(permit) = endpoint.bulkhead.take(&endpoint.load)
+            && let Ok(leave) = endpoint.enter(now)
+        {
+            let attempt = Attempt::begin(Arc::clone(endpoint), permit, leave);
+            return Ok((0, attempt));
+        }
+        let paused = |choice: &Choice| self.endpoint(choice.endpoint).wait(now);
+        let mut waits: Vec<Option<Duration>> = choices.iter().map(paused).collect();
+        loop {
+            let open = waits.iter().enumerate().filter(|(_, wait)| wait.is_none());
+            let mut open: Vec<usize> = open.map(|(number, _)| number).collect();
+            let forced = open.is_empty();
+            if forced {
+                let soonest = waits.iter().enumerate().min_by_key(|(_, wait)| **wait);
                 match soonest {
-                    Some((_, place)) if self.all_open == AllOpen::Try => {
-                        forced = true;
-                        full.push(place);
-                    }
-                    _ => {
-                        let wait = soonest.map_or(Duration::ZERO, |(wait, _)| wait);
+                    Some((number, _)) if self.all_open == AllOpen::Try => open.push(number),
+                    soonest => {
+                        let wait = soonest.and_then(|(_, wait)| *wait).unwrap_or_default();
                         return Err(Unavailable::Paused { wait });
                     }
                 }
             }
-            let endpoints = full
-                .iter()
-                .map(|place| self.endpoint(choices[*place].endpoint));
-            let endpoints: Vec<&Arc<Endpoint>> = endpoints.collect();
+            let endpoint = |number: &usize| self.endpoint(choices[*number].endpoint);
+            let endpoints: Vec<&Arc<Endpoint>> = open.iter().map(endpoint).collect();
             let (number, permit) = bulkhead::place(&endpoints, turn).await?;
             let endpoint = endpoints[number];
             let leave = match forced {
                 true => Ok(endpoint.forced()),
                 false => endpoint.enter(Instant::now()),
             };
-            // Where it was paused meanwhile, the place goes to the next in line.
-            if let Ok(leave) = leave {
-                let attempt = Attempt::begin(Arc::clone(endpoint), leave, permit);
-                return Ok((full[number], attempt));
+            match leave {
+                Ok(leave) => {
+                    let attempt = Attempt::begin(Arc::clone(endpoint), permit, leave);
+                    return Ok((open[number], attempt));
+                }
+                // It failed while its place was waited for: another one is asked.
+                Err(wait) => waits[open[number]] = Some(wait),
             }
         }
-        let wait = Duration::from_secs(1);
-        Err(Unavailable::Paused { wait })
     }
 
     /// Whether one of these would be tried now, if there is a place: none of what is paused.
@@ -343,13 +331,23 @@ mod tests {
         assert_eq!(counts, [100, 100, 200]);
     }
 
-    #[test]
-    fn state_survives_a_reload_where_name_and_url_are_the_same() {
+    fn anybody() -> Turn {
+        Turn {
+            tenant: crate::types::Tenant::Nobody,
+            priority: crate::types::Priority::Normal,
+            tokens: 1,
+            until: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn state_survives_a_reload_where_name_and_url_are_the_same() {
         let old = upstreams(&settings(&[&["http://a/", "http://b/"]]), None);
-        let endpoint = Arc::clone(old.endpoint(EndpointId(0)));
-        let leave = endpoint.enter(Instant::now()).expect("nothing is paused");
-        let permit = endpoint.bulkhead.take(&endpoint.load).expect("no cap");
-        let attempt = Attempt::begin(endpoint, leave, permit);
+        let first = [Choice {
+            endpoint: EndpointId(0),
+            model: None,
+        }];
+        let attempt = old.attempt(&first, &anybody()).await.expect("no cap");
         let new = upstreams(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
         assert_eq!(new.endpoint(EndpointId(1)).in_flight(), 1);
         assert_eq!(new.endpoint(EndpointId(0)).in_flight(), 0);

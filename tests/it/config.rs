@@ -536,7 +536,7 @@ fn every_key_is_known_and_only_the_later_ones_are_refused() {
                 .1
         })
         .collect();
-    assert_eq!(keys, [""; 0]);
+    assert!(keys.is_empty(), "{keys:?}");
 }
 
 #[test]

@@ -82,13 +82,13 @@ impl Pool {
                 Some(file::IncludeUsage::Never) => IncludeUsage::Never,
             },
             drain: drain(provider, path, check),
+            // Known when all are; see `places`.
+            places: settings::Places::default(),
             breaker: watching::breaker(provider.breaker.as_ref(), &path.key("breaker"), check),
             health: watching::health(provider.health.as_ref(), &path.key("health"), check),
             slow_start: provider
                 .slow_start
                 .map_or(settings::Provider::default().slow_start, |span| span.0),
-            // Known when all are; see `places`.
-            places: settings::Places::default(),
         });
     }
 
