@@ -12,7 +12,7 @@ use crate::snapshot::{Exit, Snapshot};
 use crate::tokens::calibration::Calibration;
 use crate::tokens::price::Prices;
 use crate::types::glob::is_glob;
-use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
+use crate::upstream::{self, Group, Hedge, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -155,7 +155,12 @@ impl Shared {
         };
         let patterns = routes.models.routes().iter();
         let route_terms = patterns.map(|route| terms_of(&route.pattern)).collect();
+        let hedges = settings.upstream.hedges.iter().map(|(pattern, hedge)| {
+            let old = old.and_then(|old| old.hedges.get(pattern));
+            (pattern.clone(), Hedge::new(*hedge, old))
+        });
         Ok(Snapshot {
+            hedges: hedges.collect(),
             route_terms,
             prices: Prices::new(&settings.tokens),
             model_list: model_list(&routes, &upstreams),

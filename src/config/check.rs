@@ -7,6 +7,7 @@
 mod aliases;
 mod allowance;
 mod bounds;
+mod calls;
 mod edits;
 mod exits;
 mod from_env;
@@ -88,6 +89,7 @@ pub(super) fn settings(
         route,
         upstream: upstream::Settings {
             providers: pool.providers,
+            hedges: calls::hedges(file, &mut check),
         },
         egress,
         govern: bounds.govern,

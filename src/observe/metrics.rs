@@ -2,6 +2,7 @@
 
 use super::access::{Record, Usage};
 use super::books::Books;
+use super::calls::Calls;
 use super::names;
 use super::pool::Pool;
 use prometheus::{
@@ -45,6 +46,8 @@ pub struct Metrics {
     pub pool: Pool,
     /// The ledger; whoever keeps it is given it.
     pub books: Books,
+    /// Calls that weir makes itself.
+    pub calls: Calls,
 }
 
 /// Gauges that are read when somebody asks.
@@ -233,6 +236,7 @@ impl Metrics {
             ),
             pool: Pool::registered(&registry),
             books: Books::registered(&registry),
+            calls: Calls::registered(&registry),
             registry,
         }
     }

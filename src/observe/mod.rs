@@ -4,6 +4,7 @@
 pub mod access;
 mod aside;
 pub mod books;
+pub mod calls;
 pub mod merge;
 pub mod metrics;
 pub mod names;
@@ -17,6 +18,7 @@ pub mod sink;
 pub use access::Record;
 pub use aside::Room;
 pub use books::Books;
+pub use calls::{Calls, Hedged};
 pub use metrics::Metrics;
 pub use pool::Pool;
 pub use settings::Settings;

@@ -59,6 +59,9 @@ pub const DNS_QUERIES: &str = "weir_dns_queries_total";
 /// How long a DNS server takes to answer.
 pub const DNS_SECONDS: &str = "weir_dns_query_seconds";
 
+/// Second calls of requests whose first one took long, by what came of them: `won`, `lost`, `failed`.
+pub const HEDGES: &str = "weir_hedges_total";
+
 /// Open connections to upstreams, idle ones too, by road.
 pub const POOL_CONNECTIONS: &str = "weir_pool_connections";
 /// Requests that were given a connection to an upstream, by road and whether it was reused.
@@ -110,6 +113,8 @@ pub const TOKEN_LABELS: &[&str] = &["team", "model", "provider", "kind", "source
 pub const COST_LABELS: &[&str] = &["team", "model"];
 /// Labels of [`BUDGET_USED`] and [`BUDGET_WARNINGS`]; `key` is empty for a team's own budget.
 pub const BUDGET_LABELS: &[&str] = &["team", "key", "period"];
+/// Labels of [`HEDGES`].
+pub const HEDGE_LABELS: &[&str] = &["model", "outcome"];
 /// Labels of the histograms of a request.
 pub const TIME_LABELS: &[&str] = &["model", "provider"];
 /// Labels of [`UPSTREAM_ERRORS`].

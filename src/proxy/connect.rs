@@ -279,7 +279,8 @@ pub fn is_late(error: &Error) -> bool {
         || *error.etype() == ErrorType::ReadTimedout && *error.esource() == ErrorSource::Upstream
 }
 
-fn failed_try(journey: &mut Journey, error: &Error) {
+/// Says of the current try that it has failed.
+pub fn failed_try(journey: &mut Journey, error: &Error) {
     // What weir itself lacks is no failure of the endpoint.
     let local = ConnectError::within(error).is_some_and(|it| it.blame() == Blame::Local);
     if let Some(current) = journey.attempt.as_mut().filter(|_| !local) {

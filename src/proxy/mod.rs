@@ -5,6 +5,7 @@
 
 mod arrive;
 mod ask;
+mod call;
 mod connect;
 mod forward;
 mod journey;
@@ -25,11 +26,13 @@ pub use plan::{Surface, model_in_path};
 use crate::snapshot::Live;
 use async_trait::async_trait;
 use bytes::Bytes;
+use call::Calls;
 use journey::Journey;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::protocols::Digest;
+use pingora::server::configuration::ServerConf;
 use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::sync::Arc;
@@ -38,12 +41,16 @@ use std::time::Duration;
 /// weir as Pingora sees it.
 pub struct Proxy {
     live: Arc<Live>,
+    calls: Calls,
 }
 
 impl Proxy {
-    /// A proxy that serves the live snapshot.
-    pub fn new(live: Arc<Live>) -> Self {
-        Self { live }
+    /// A proxy that serves the live snapshot; `conf` says how many connections are kept.
+    pub fn new(live: Arc<Live>, conf: &ServerConf) -> Self {
+        Self {
+            live,
+            calls: Calls::new(conf),
+        }
     }
 }
 
@@ -69,7 +76,7 @@ impl ProxyHttp for Proxy {
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> Result<bool> {
         match plan::plan(session, journey).await {
-            Ok(plan::Step::Onward) => Ok(false),
+            Ok(plan::Step::Onward) => call::serve(session, journey, &self.calls).await,
             Ok(plan::Step::Answered) => Ok(true),
             Err(refusal) => refuse::answer(session, journey, refusal).await,
         }

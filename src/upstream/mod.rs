@@ -4,10 +4,12 @@
 
 pub mod attempt;
 pub mod balance;
+pub mod hedge;
 pub mod settings;
 
 pub use attempt::{Attempt, Outcome};
 pub use balance::{Balancer, Order};
+pub use hedge::Hedge;
 pub use settings::{IncludeUsage, Settings};
 
 use crate::types::{BaseUrl, HeaderEdits};
@@ -253,6 +255,7 @@ mod tests {
                     drain: None,
                 })
                 .collect(),
+            ..Settings::default()
         }
     }
 

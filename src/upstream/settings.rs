@@ -9,6 +9,26 @@ use std::time::Duration;
 pub struct Settings {
     /// In the order of the file; `route::ProviderIndex` points here.
     pub providers: Vec<Provider>,
+    /// `hedge` of routes that have one, by pattern.
+    pub hedges: Vec<(String, Hedge)>,
+}
+
+/// `hedge` of a route: a second call for a short request whose first one takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedge {
+    /// When it is made.
+    pub after: After,
+    /// The share of the route's requests that may get one, in millionths; above 0.
+    pub max_millionths: u32,
+}
+
+/// How long a first call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// As long as this many percent of the route's calls do, 50 to 99.
+    Percentile(u8),
+    /// So long.
+    Time(Duration),
 }
 
 /// One provider: an API at one or more base URLs.

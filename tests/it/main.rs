@@ -26,6 +26,7 @@ mod evading;
 mod fixtures;
 mod forwarding;
 mod h2_hostile;
+mod hedging;
 mod hostile;
 mod keys;
 mod leaving;
