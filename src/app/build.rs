@@ -6,17 +6,18 @@ use crate::egress::{self, Egress};
 use crate::govern::settings::Unpriced;
 use crate::govern::{Accounts, Governor, Keys, Ledger};
 use crate::observe::Observer;
-use crate::route::settings::Balance;
+use crate::route::settings::{Balance, RetryOn};
 use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
 use crate::tokens::calibration::Calibration;
 use crate::tokens::price::Prices;
 use crate::types::glob::is_glob;
+use crate::upstream::retry::{self, Budget, Faults, Policy};
 use crate::upstream::{self, Group, Hedge, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A snapshot of a configuration that nothing is served from, for `weir check` and `weir explain`.
 /// Writes no log and opens no socket.
@@ -117,6 +118,7 @@ impl Shared {
         let upstreams = Upstreams::new(&settings.upstream, old.map(|old| &old.upstreams));
         let exits = exits(settings, &upstreams)?;
         let routes = Table::new(&settings.route);
+        let budget = || Budget::new(settings.upstream.retry_budget, Instant::now());
         let route_groups = routes
             .models
             .routes()
@@ -135,7 +137,11 @@ impl Shared {
                     Balance::RoundRobin => Order::RoundRobin,
                     Balance::Random => Order::Random,
                 };
-                Group::new(&upstreams, &shares, order, route.retries)
+                let policy = Policy {
+                    retries: route.retries,
+                    on: route.retry_on.as_deref().map(faults),
+                };
+                Group::new(&upstreams, &shares, order, policy, budget())
             })
             .collect();
         let provider_groups = (0..upstreams.providers().len())
@@ -145,7 +151,11 @@ impl Shared {
                     model: None,
                     weight: 1,
                 };
-                Group::new(&upstreams, &[share], Order::RoundRobin, PATH_RETRIES)
+                let policy = Policy {
+                    retries: PATH_RETRIES,
+                    on: None,
+                };
+                Group::new(&upstreams, &[share], Order::RoundRobin, policy, budget())
             })
             .collect();
         let terms_of = |pattern: &str| {
@@ -226,6 +236,17 @@ pub(super) async fn connect_ahead(snapshot: &Snapshot) {
 
 /// Further tries for requests that no model route governs.
 const PATH_RETRIES: u32 = 2;
+
+fn faults(words: &[RetryOn]) -> Faults {
+    Faults::of(words.iter().map(|word| match word {
+        RetryOn::Connect => retry::Fault::Connect,
+        RetryOn::Reset => retry::Fault::Reset,
+        RetryOn::Timeout => retry::Fault::Timeout,
+        RetryOn::Busy => retry::Fault::Busy,
+        RetryOn::Error => retry::Fault::Error,
+        RetryOn::Account => retry::Fault::Account,
+    }))
+}
 
 fn exits(settings: &Settings, upstreams: &Upstreams) -> Result<Vec<Exit>, Fault> {
     upstreams

@@ -10,6 +10,7 @@ mod bounds;
 mod calls;
 mod edits;
 mod exits;
+mod fallbacks;
 mod from_env;
 mod later;
 mod listeners;
@@ -90,6 +91,7 @@ pub(super) fn settings(
         upstream: upstream::Settings {
             providers: pool.providers,
             hedges: calls::hedges(file, &mut check),
+            retry_budget: bounds.retry_budget,
         },
         egress,
         govern: bounds.govern,

@@ -283,6 +283,9 @@ pub(super) struct Limits {
     pub(super) unmetered: Option<Unmetered>,
     /// Where requests wait for a limit, on routes with `on_limit: wait`.
     pub(super) queue: Option<Queue>,
+    /// Share of a route's requests that may be tried again, 0 to 1, besides 10 in 10 s. Tries that reached
+    /// no upstream aren't counted. Default: `0.2`.
+    pub(super) retry_budget: Option<Fraction>,
 }
 
 words! {
@@ -446,10 +449,16 @@ pub(super) struct RouteForm {
     /// How a target is chosen. Default: `round_robin`. (`least_loaded` and `hash` are not built
     /// yet)
     pub(super) balance: Option<Balance>,
-    /// Other routes, in order, when no target could answer. (not built yet)
+    /// Models whose routes are tried, in order, when no target could answer. Their own fallbacks aren't.
+    /// Default: `[]`.
     pub(super) fallback: Option<List<Text>>,
     /// Further tries after the first, 0 to 20. Default: `2`.
     pub(super) retries: Option<Whole>,
+    /// What they follow: `connect` (no connection), `reset` (it broke before the answer's head), `timeout`
+    /// (no first byte in time), `busy` (408, 409, 429, 503, 529), `5xx` (all others), `account` (401, 402,
+    /// 403 for the provider's `api_key`). Default: all of them, but `reset`, `timeout` and `5xx` only where a
+    /// second try does no harm.
+    pub(super) retry_on: Option<List<RetryOn>>,
     /// Limits of all requests of the route together. Default: none.
     pub(super) limits: Option<TeamLimits>,
     /// What becomes of a request that a limit doesn't let in: `refuse`, or `wait` in `limits.queue`.
@@ -470,6 +479,18 @@ pub(super) struct Hedge {
     pub(super) after: Option<Text>,
     /// The share of the route's requests that may have a second call, never more. Default: `5%`.
     pub(super) max: Option<Part>,
+}
+
+words! {
+    /// What went wrong with a try that another may follow.
+    RetryOn {
+        Connect = "connect",
+        Reset = "reset",
+        Timeout = "timeout",
+        Busy = "busy",
+        Error = "5xx",
+        Account = "account",
+    }
 }
 
 words! {

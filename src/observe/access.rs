@@ -2,6 +2,7 @@
 
 use crate::types::Money;
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything that is known of a request when it is over.
@@ -49,6 +50,8 @@ pub struct Record<'a> {
     pub road: Option<&'static str>,
     /// Tries at upstreams.
     pub attempts: u32,
+    /// Those of them that failed, in order.
+    pub failed_tries: &'a [FailedTry],
     /// The prompt's tokens as they were estimated before it was sent, where that was asked for.
     pub estimate: Option<u64>,
     /// What was used.
@@ -63,6 +66,19 @@ pub struct Record<'a> {
     pub stream: bool,
     /// How it ended.
     pub end: End<'a>,
+}
+
+/// A try at an upstream that failed.
+#[derive(Clone, Debug)]
+pub struct FailedTry {
+    /// Whose endpoint.
+    pub provider: Arc<str>,
+    /// Which endpoint of it.
+    pub endpoint: Arc<str>,
+    /// What went wrong: an `error_type` of the metrics.
+    pub error: &'static str,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// Tokens of one request.
@@ -116,6 +132,19 @@ enum Value<'a> {
     Truth(bool),
 }
 
+/// A list of JSON.
+fn told(tries: &[FailedTry]) -> String {
+    let tries = tries.iter().map(|it| {
+        serde_json::json!({
+            "provider": *it.provider,
+            "endpoint": *it.endpoint,
+            "error": it.error,
+            "ms": it.took.as_micros() as f64 / 1000.0,
+        })
+    });
+    serde_json::Value::Array(tries.collect()).to_string()
+}
+
 impl<'a> Record<'a> {
     /// A request whose head was refused before anything in it was understood.
     pub fn of_refused_head(client: Option<std::net::IpAddr>, status: u16, end: End<'a>) -> Self {
@@ -141,6 +170,7 @@ impl<'a> Record<'a> {
             endpoint: None,
             road: None,
             attempts: 0,
+            failed_tries: &[],
             estimate: None,
             usage: None,
             cost: None,
@@ -226,6 +256,10 @@ impl<'a> Record<'a> {
         field("endpoint", text(self.endpoint));
         field("road", text(self.road));
         field("attempts", Value::Number(self.attempts.into()));
+        if !self.failed_tries.is_empty() {
+            let tries = told(self.failed_tries);
+            field("failed_tries", Value::Raw(&tries));
+        }
         if self.estimate.is_some() {
             field("estimated_input_tokens", number(self.estimate));
         }
@@ -333,6 +367,7 @@ mod tests {
             endpoint: Some("api.openai.com"),
             road: Some("direct"),
             attempts: 1,
+            failed_tries: &[],
             estimate: None,
             usage: Some(Usage {
                 input: 7,

@@ -38,6 +38,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Access log records that were lost.
     pub access_log_dropped: IntCounter,
+    /// Requests that weren't tried again because there were too many retries lately.
+    pub retries_denied: IntCounter,
     /// Queries to DNS servers, by server and result.
     pub dns_queries: IntCounterVec,
     /// How long they took, by server.
@@ -215,6 +217,13 @@ impl Metrics {
                 IntCounter::new(
                     names::ACCESS_LOG_DROPPED,
                     "Access log records that were lost.",
+                ),
+            ),
+            retries_denied: kept(
+                &registry,
+                IntCounter::new(
+                    names::RETRIES_DENIED,
+                    "Requests that weren't tried again because there were too many retries lately.",
                 ),
             ),
             dns_queries: counters(

@@ -24,6 +24,8 @@ pub const FIRST_TOKEN: &str = "llm_time_to_first_token_seconds";
 pub const INTER_TOKEN: &str = "llm_inter_token_seconds";
 /// Failed tries by what went wrong.
 pub const UPSTREAM_ERRORS: &str = "llm_upstream_error_total";
+/// Requests that weren't tried again because there were too many retries lately.
+pub const RETRIES_DENIED: &str = "weir_retries_denied_total";
 /// Requests that wait for a limit to let them in.
 pub const QUEUE_DEPTH: &str = "weir_queue_depth";
 /// Requests in flight.

@@ -98,8 +98,7 @@ pub fn refused() -> Box<Error> {
 pub fn ask_no_more(journey: &mut Journey) {
     if let Some(plan) = journey.plan.as_mut() {
         plan.unasked = journey.attempt.as_ref().map(|it| it.choice.endpoint);
-        plan.next -= 1;
-        plan.tries -= 1;
+        plan.course.again();
         plan.body.let_go();
     }
     journey.reply = Default::default();

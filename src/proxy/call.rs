@@ -15,6 +15,7 @@ use super::journey::Journey;
 use super::peek::Body;
 use super::plan::Plan;
 use crate::snapshot::Snapshot;
+use crate::upstream::retry::{Fault, Nature};
 use bytes::Bytes;
 use http::{HeaderName, Method, header};
 use pingora::connectors::ConnectorOptions;
@@ -75,16 +76,28 @@ struct Call {
     wire: Wire,
     head: RequestHeader,
     body: Bytes,
+    nature: Nature,
     snapshot: Arc<Snapshot>,
 }
 
+/// The head of an answer.
+struct Head {
+    head: Box<ResponseHeader>,
+    /// A success, or a mistake of the client's, which every upstream would find.
+    good: bool,
+}
+
 impl Call {
-    /// A call to the next candidate, not begun.
+    /// A call to the next candidate, not begun; one beside another call without a session.
     ///
     /// # Errors
     /// As [`connect::next`].
-    async fn next(asked: &RequestHeader, journey: &mut Journey) -> Result<Self> {
-        let peer = connect::next(journey).await?;
+    async fn next(
+        asked: &RequestHeader,
+        session: Option<&mut Session>,
+        journey: &mut Journey,
+    ) -> Result<Self> {
+        let peer = connect::next(session, journey).await?;
         let mut head = asked.clone();
         strip_hop_by_hop(&mut head);
         forward::rewrite(&mut head, journey)?;
@@ -98,6 +111,7 @@ impl Call {
         Ok(Self {
             body: current.body.clone().unwrap_or_else(|| held.bytes.clone()),
             wire: Wire::to(peer),
+            nature: plan.nature(&journey.arrival.method),
             current,
             head,
             snapshot: Arc::clone(&journey.snapshot),
@@ -108,7 +122,7 @@ impl Call {
     ///
     /// # Errors
     /// What came instead.
-    async fn head(&mut self, calls: &Calls) -> Result<Box<ResponseHeader>> {
+    async fn head(&mut self, calls: &Calls) -> Result<Head> {
         let (http2, reused) = self.wire.connect(&calls.connector).await?;
         if let Some(lead) = self.current.lead.take() {
             lead.connected(http2);
@@ -121,7 +135,15 @@ impl Call {
             at: Instant::now(),
             http2,
         });
-        self.wire.ask(&self.head, self.body.clone()).await
+        let head = self.wire.ask(&self.head, self.body.clone()).await?;
+        let provider = self.current.attempt.endpoint().provider;
+        let own_account = self.snapshot.upstreams.provider(provider);
+        let own_account = own_account.authorization.is_some();
+        let fault = Fault::of_status(head.status.as_u16(), self.nature, own_account);
+        Ok(Head {
+            head,
+            good: fault.is_none(),
+        })
     }
 
     /// It has failed, or its client has left, before an answer had begun: what [`serve`] returns.

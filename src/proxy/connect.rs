@@ -1,18 +1,26 @@
 //! Third step, once for each try: the next candidate, its road, its peer.
 
 use super::ask::{self, USAGE_REFUSED};
+use super::course::NoMore;
 use super::journey::Journey;
 use super::peek::Body;
+use super::plan::Plan;
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
 use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
+use crate::observe::access::FailedTry;
 use crate::observe::pool::Handshake;
-use crate::upstream::{Attempt, Choice, Outcome};
+use crate::snapshot::Snapshot;
+use crate::upstream::retry::{Fault, retry_after};
+use crate::upstream::{Attempt, Choice, Outcome, Turn};
 use bytes::Bytes;
+use pingora::http::ResponseHeader;
 use pingora::prelude::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// The current try.
@@ -34,6 +42,8 @@ pub struct Try {
     pub body: Option<Bytes>,
     /// weir asked for usage in the client's stead.
     pub strip_usage: bool,
+    /// When it began.
+    pub began: Instant,
     /// The request has gone out: the upstream may be at work on it.
     pub sent: Option<Sent>,
     /// Which try this is, from 1.
@@ -49,29 +59,37 @@ pub struct Sent {
     pub http2: bool,
 }
 
-/// The peer of the next candidate that has a road.
+/// The peer of the next candidate that has a road. Without a session for a try beside another one, which
+/// never turns to a fallback and isn't followed by others.
 ///
 /// # Errors
 /// A [`Refusal`] as the cause, when no candidate is left.
-pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
+pub async fn next(
+    mut session: Option<&mut Session>,
+    journey: &mut Journey,
+) -> Result<Box<HttpPeer>> {
     let snapshot = Arc::clone(&journey.snapshot);
-    let mut last = None;
     loop {
+        let before = journey.attempt.take();
         let Some(plan) = journey.plan.as_mut() else {
             return Err(Refusal::NoRoute(journey.arrival.path.clone()).into());
         };
         if plan.body.client_left() {
             return Err(Refusal::ClientLeft.into());
         }
-        let Some(choice) = plan.candidates.get(plan.next).cloned() else {
-            let refusal =
-                last.unwrap_or_else(|| Refusal::UpstreamFailed("no endpoint is left".into()));
-            return Err(refusal.into());
+        let (choice, attempt) = match before {
+            // The same try once more keeps its place.
+            Some(before) if plan.course.takes_again() => (before.choice, before.attempt),
+            before => {
+                // The one before reports itself here.
+                drop(before);
+                let team = journey.arrival.caller.as_ref();
+                let team = team.map(|caller| Arc::clone(&caller.team.name));
+                choose(session.as_deref_mut(), plan, &snapshot, team).await?
+            }
         };
-        plan.next += 1;
-        plan.tries += 1;
         let mut current = Try {
-            attempt: snapshot.upstreams.attempt(&choice),
+            attempt,
             choice,
             road: None,
             proxy: None,
@@ -79,28 +97,28 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
             intranet: false,
             body: None,
             strip_usage: false,
+            began: Instant::now(),
             sent: None,
-            number: plan.tries,
+            number: plan.course.tries(),
         };
         let exit = snapshot.exit(current.choice.endpoint);
-        // The one before reports itself here.
-        journey.attempt = None;
-        let began = Instant::now();
         let avoided = &plan.detour.avoided;
         let way = match snapshot.egress.way_around(&exit.endpoint, avoided).await {
             Ok(way) => way,
             Err(error) => {
                 current.attempt.ended(Outcome::Failed);
-                tell(journey, &current.choice, error_type_of_road(&error), &error);
                 journey.attempt = Some(current);
-                last = Some(Refusal::from(error));
-                continue;
+                tell(journey, error_type_of_road(&error), &error);
+                match session.is_some() && goes_on(journey, Fault::Connect, None) {
+                    true => continue,
+                    false => return Err(Refusal::from(error).into()),
+                }
             }
         };
         current.road = Some(way.road);
         current.proxy = way.proxy_id().map(|id| (id, way.others()));
         current.intranet = way.is_intranet();
-        let since = *plan.detour.since.get_or_insert(began);
+        let since = *plan.detour.since.get_or_insert(current.began);
         // What is waited for others, and for proxies that failed, is time to connect.
         if !plan.upgrade {
             current.lead = way.join(&exit.endpoint, &exit.limits).await;
@@ -135,13 +153,90 @@ pub async fn next(journey: &mut Journey) -> Result<Box<HttpPeer>> {
     }
 }
 
+/// The next candidate that takes the request, and its permit; waits for both where it must.
+async fn choose(
+    mut session: Option<&mut Session>,
+    plan: &mut Plan,
+    snapshot: &Snapshot,
+    team: Option<Arc<str>>,
+) -> Result<(Choice, Attempt), Refusal> {
+    if let Some(pause) = plan.course.takes_pause() {
+        let watched = is_watched(plan);
+        let session = session.as_deref_mut();
+        watching(session, &plan.body, watched, tokio::time::sleep(pause)).await?;
+    }
+    let turn = Turn {
+        team,
+        tokens: plan.estimate.map_or(0, |estimate| estimate.input),
+        until: None,
+    };
+    loop {
+        let untried = plan.course.untried();
+        let attempt = snapshot.upstreams.attempt(untried, &turn);
+        let watched = is_watched(plan);
+        match watching(session.as_deref_mut(), &plan.body, watched, attempt).await? {
+            Ok((place, attempt)) => return Ok((plan.course.tries_at(place), attempt)),
+            Err(_) if session.is_some() && plan.course.turns_to_fallback() => {}
+            Err(unavailable) => return Err(Refusal::Unavailable(unavailable)),
+        }
+    }
+}
+
+/// Whether the client's leaving can be seen while weir waits: no byte of the request is awaited.
+fn is_watched(plan: &Plan) -> bool {
+    matches!(plan.body, Body::Held(_)) && !plan.upgrade
+}
+
+/// Waits for something, as long as the client does and the request may take.
+async fn watching<T>(
+    session: Option<&mut Session>,
+    body: &Body,
+    watched: bool,
+    awaited: impl Future<Output = T>,
+) -> Result<T, Refusal> {
+    let mut awaited = std::pin::pin!(awaited);
+    // Most of the time there is nothing to wait for.
+    if let Some(ready) = poll_once(awaited.as_mut()).await {
+        return Ok(ready);
+    }
+    let Some(session) = session.filter(|_| watched) else {
+        return Ok(awaited.await);
+    };
+    body.wait(true);
+    let left = async {
+        loop {
+            match session.downstream_session.read_body_or_idle(true).await {
+                Ok(Some(_)) => {}
+                Ok(None) => std::future::pending().await,
+                Err(error) => return error,
+            }
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        ready = &mut awaited => Ok(ready),
+        error = left => Err(refuse::while_waiting(&error)),
+    };
+    body.wait(false);
+    ended
+}
+
+async fn poll_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    std::future::poll_fn(|cx| {
+        Poll::Ready(match future.as_mut().poll(cx) {
+            Poll::Ready(ready) => Some(ready),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
 /// A connection could not be made: the next proxy, or the next candidate, if there is one.
 pub fn failed(journey: &mut Journey, mut error: Box<Error>) -> Box<Error> {
     let blame = ConnectError::within(&error).map(ConnectError::blame);
     if let (Some(Blame::Nobody), Some(plan)) = (blame, journey.plan.as_mut()) {
         plan.detour.shares += 1;
-        plan.next -= 1;
-        plan.tries -= 1;
+        plan.course.again();
         error.set_retry(true);
         return error;
     }
@@ -149,14 +244,33 @@ pub fn failed(journey: &mut Journey, mut error: Box<Error>) -> Box<Error> {
         error.set_retry(true);
         return error;
     }
-    let mut left = false;
     if let Some(plan) = journey.plan.as_mut() {
         plan.detour.end();
-        left = plan.next < plan.candidates.len();
     }
-    error.set_retry(left);
     failed_try(journey, &error);
+    error.set_retry(goes_on(journey, Fault::Connect, None));
     error
+}
+
+/// Whether a fault of the current try is followed by another one.
+pub fn goes_on(journey: &mut Journey, fault: Fault, retry_after: Option<Duration>) -> bool {
+    let Some(plan) = journey.plan.as_mut() else {
+        return false;
+    };
+    // What has gone out of a body that isn't held is gone.
+    if !matches!(plan.body, Body::Held(_)) && fault != Fault::Connect {
+        return false;
+    }
+    let nature = plan.nature(&journey.arrival.method);
+    let snapshot = &journey.snapshot;
+    let upstreams = &snapshot.upstreams;
+    let on = plan
+        .course
+        .goes_on(fault, nature, retry_after, upstreams, Instant::now());
+    if on == Err(NoMore::OverBudget) {
+        snapshot.observer.metrics.retries_denied.inc();
+    }
+    on.is_ok()
 }
 
 /// Where a proxy is to blame and another one is left, the same candidate is tried through that one:
@@ -182,8 +296,7 @@ fn asks_another_proxy(journey: &mut Journey, error: &Error) -> bool {
         return false;
     }
     plan.detour.avoided.push(proxy);
-    plan.next -= 1;
-    plan.tries -= 1;
+    plan.course.again();
     tracing::warn!(
         request_id = journey.arrival.request_id,
         kind = cause.as_str(),
@@ -207,16 +320,86 @@ pub fn connected(journey: &mut Journey, peer: &HttpPeer, reused: bool) {
     }
 }
 
+/// The answer's status asks for another try; see [`answered`].
+pub const ANOTHER: ErrorType = ErrorType::Custom("AnotherTry");
+
+/// The head of an answer has come: what it says of the endpoint, and whether another one is tried
+/// instead of handing it on.
+///
+/// # Errors
+/// Another try is made; Pingora begins it.
+pub fn answered(journey: &mut Journey, response: &ResponseHeader) -> Result<()> {
+    let begun = journey.reply.began();
+    let Some((fault, after)) = heard(journey, response) else {
+        return Ok(());
+    };
+    let endpoint = journey.attempt.as_ref().map(|it| it.choice.endpoint);
+    let unasked = journey.plan.as_ref().and_then(|plan| plan.unasked);
+    let again = unasked.is_some() && unasked == endpoint;
+    if begun || again || !goes_on(journey, fault, after) {
+        return Ok(());
+    }
+    Err(Error::explain(ANOTHER, "the answer asks for another try").into_up())
+}
+
+/// What the head of an answer says of the endpoint; a fault, and after which time it may be asked again.
+pub fn heard(
+    journey: &mut Journey,
+    response: &ResponseHeader,
+) -> Option<(Fault, Option<Duration>)> {
+    let status = response.status.as_u16();
+    let (Some(plan), Some(current)) = (&journey.plan, &mut journey.attempt) else {
+        return None;
+    };
+    if let Some(sent) = current.sent {
+        current.attempt.heard(sent.at.elapsed());
+    }
+    let provider = current.attempt.endpoint().provider;
+    let provider = journey.snapshot.upstreams.provider(provider);
+    let own_account = provider.authorization.is_some();
+    let nature = plan.nature(&journey.arrival.method);
+    let fault = Fault::of_status(status, nature, own_account)?;
+    let header = |name: &str| response.headers.get(name)?.to_str().ok();
+    let (millis, after) = (header("retry-after-ms"), header("retry-after"));
+    let after = retry_after(millis, after, chrono::Utc::now());
+    current.attempt.ended(match fault {
+        Fault::Busy if !own_account => Outcome::Busy(None),
+        Fault::Busy => Outcome::Busy(after),
+        Fault::Account => Outcome::Unaccepted,
+        _ => Outcome::Failed,
+    });
+    tell(
+        journey,
+        status_kind(fault),
+        &format_args!("it answered {status}"),
+    );
+    Some((fault, after))
+}
+
+fn status_kind(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Busy => "busy",
+        Fault::Account => "account",
+        _ => "status_5xx",
+    }
+}
+
 /// A connection broke after it was made. Where nothing was said before, and the upstream can't have
-/// acted, the request gets a second chance, at the same endpoint; see [`is_untouched`].
+/// acted, the request gets a second chance, at the same endpoint; see [`is_untouched`]. Else another
+/// try may follow.
 pub fn broke(
     session: &Session,
     journey: &mut Journey,
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
-    if *error.etype() == USAGE_REFUSED && !refuse::has_begun(session) {
+    let unseen = !refuse::has_begun(session);
+    if *error.etype() == USAGE_REFUSED && unseen {
         ask::ask_no_more(journey);
+        error.set_retry(true);
+        return error;
+    }
+    if *error.etype() == ANOTHER && unseen {
         error.set_retry(true);
         return error;
     }
@@ -229,7 +412,7 @@ pub fn broke(
             | ErrorType::InvalidH2
     );
     let from_upstream = *error.esource() == ErrorSource::Upstream;
-    let silent = !refuse::has_begun(session) && !journey.reply.began();
+    let silent = unseen && !journey.reply.began();
     let mut again = false;
     if let Some(plan) = journey.plan.as_mut() {
         let repeatable = matches!(plan.body, Body::Held(_));
@@ -240,15 +423,20 @@ pub fn broke(
         if again {
             // The endpoint has done nothing wrong: that was no try.
             plan.second_chance = true;
-            plan.next -= 1;
-            plan.tries -= 1;
+            plan.course.again();
         }
     }
-    error.set_retry(again);
-    let theirs = from_upstream || is_late(&error) && *error.etype() != ENDING;
+    let late = is_late(&error) && *error.etype() != ENDING;
+    let theirs = from_upstream || late;
     if !again && !journey.reply.is_done() && theirs {
         failed_try(journey, &error);
+        let fault = match late || *error.etype() == ErrorType::WriteTimedout {
+            true => Fault::Timeout,
+            false => Fault::Reset,
+        };
+        again = silent && *error.etype() != TOTAL && goes_on(journey, fault, None);
     }
+    error.set_retry(again);
     error
 }
 
@@ -289,7 +477,7 @@ pub fn failed_try(journey: &mut Journey, error: &Error) {
     if let Some(current) = &journey.attempt {
         let limits = &journey.snapshot.exit(current.choice.endpoint).limits;
         let said = in_words(error, limits);
-        tell(journey, &current.choice, error_type(error), &said);
+        tell(journey, error_type(error), &said);
     }
 }
 
@@ -321,10 +509,19 @@ fn in_words(error: &Error, limits: &Limits) -> String {
     }
 }
 
-/// Counts and logs a failed try.
-fn tell(journey: &Journey, choice: &Choice, kind: &'static str, error: &dyn std::fmt::Display) {
-    let endpoint = journey.snapshot.upstreams.endpoint(choice.endpoint);
+/// Counts, logs and notes that the current try failed.
+fn tell(journey: &mut Journey, kind: &'static str, error: &dyn std::fmt::Display) {
+    let (Some(plan), Some(current)) = (&mut journey.plan, &journey.attempt) else {
+        return;
+    };
+    let endpoint = current.attempt.endpoint();
     let provider = &journey.snapshot.upstreams.provider(endpoint.provider).name;
+    plan.course.tells(FailedTry {
+        endpoint: Arc::clone(&endpoint.name),
+        provider: Arc::clone(provider),
+        error: kind,
+        took: current.began.elapsed(),
+    });
     journey
         .snapshot
         .observer

@@ -7,6 +7,7 @@ mod arrive;
 mod ask;
 mod call;
 mod connect;
+mod course;
 mod forward;
 mod journey;
 mod peek;
@@ -84,10 +85,10 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         journey: &mut Journey,
     ) -> Result<Box<HttpPeer>> {
-        connect::next(journey).await
+        connect::next(Some(session), journey).await
     }
 
     fn fail_to_connect(

@@ -446,6 +446,17 @@ impl Body {
         }
     }
 
+    /// No upstream is asked until this ends: none is late.
+    pub fn wait(&self, wait: bool) {
+        let slot = match self {
+            Self::Held(held) => &held.slot,
+            Self::Streamed { slot, .. } => slot,
+        };
+        if let Some(slot) = slot {
+            slot.wait(wait);
+        }
+    }
+
     /// Gives the session its own connection back.
     pub fn restore(&mut self, session: &mut Session) {
         if let Some(slot) = self.slot().take() {

@@ -5,6 +5,8 @@ mod untold;
 
 pub use auth::{CREDENTIALS, without_keys, without_subprotocol_keys};
 
+use super::arrive::Arrival;
+use super::course::{Course, Leg};
 use super::journey::Journey;
 use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
@@ -15,7 +17,8 @@ use crate::govern::{Denied, Moment};
 use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::Estimate;
-use crate::upstream::{Choice, EndpointId};
+use crate::upstream::EndpointId;
+use crate::upstream::retry::Nature;
 use http::Method;
 use pingora::Result;
 use pingora_proxy::Session;
@@ -33,11 +36,7 @@ pub struct Plan {
     /// The route's name for logs and metrics.
     pub label: Option<Arc<str>>,
     /// What to try, best first.
-    pub candidates: Vec<Choice>,
-    /// The next candidate's place.
-    pub next: usize,
-    /// Tries so far.
-    pub tries: u32,
+    pub course: Course,
     /// The same candidate was given a second chance after a pooled connection had died.
     pub second_chance: bool,
     /// A candidate refused the request because weir asks for usage: from here on it doesn't.
@@ -68,6 +67,18 @@ pub struct Detour {
     pub avoided: Vec<u64>,
     /// How often the pool was asked again for a connection that others were using.
     pub shares: u32,
+}
+
+impl Plan {
+    /// What a second try of the request would do: a safe or idempotent method does no harm (RFC 9110,
+    /// section 9.2.2), and neither does a model that is asked for its answer twice.
+    pub fn nature(&self, method: &Method) -> Nature {
+        Nature {
+            repeatable: method.is_idempotent()
+                || self.surface.metered().is_some()
+                || self.surface.is_short(),
+        }
+    }
 }
 
 impl Detour {
@@ -136,9 +147,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
     let plan = journey.plan.insert(Plan {
         surface,
         label,
-        candidates: Vec::new(),
-        next: 0,
-        tries: 0,
+        course: Course::default(),
         second_chance: false,
         unasked: None,
         detour: Detour::default(),
@@ -158,14 +167,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         _ => Refusal::NoRoute(journey.arrival.path.clone()),
     })?;
     auth::permit_unnamed(&journey.arrival, plan)?;
-    plan.candidates = snapshot.group(found).candidates();
-    let alias_of = |model| snapshot.routes.models.alias_of(model);
-    if let Some(name) = plan.model.as_deref().and_then(alias_of) {
-        // An upstream knows the name that an alias stands for, not the alias.
-        for choice in &mut plan.candidates {
-            choice.model.get_or_insert_with(|| Arc::clone(name));
-        }
-    }
+    plan.course = Course::new(legs(&snapshot, &journey.arrival, plan, found));
     admit(session, journey, found).await?;
     let Some(plan) = journey.plan.as_mut() else {
         return Err(Refusal::NoRoute(journey.arrival.path.clone()));
@@ -179,6 +181,44 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
     };
     plan.body.install(session, deadlines);
     Ok(Step::Onward)
+}
+
+/// The candidates of the route that was found, and those of the routes that it falls back to, as far as
+/// the caller may use their models.
+fn legs(snapshot: &Snapshot, arrival: &Arrival, plan: &Plan, found: Found) -> Vec<Leg> {
+    let models = &snapshot.routes.models;
+    let alias_of = |model| models.alias_of(model).map(Arc::clone);
+    let leg = |found, name: Option<Arc<str>>, fallback: Option<Arc<str>>| {
+        let group = snapshot.group(found);
+        let mut choices = group.candidates();
+        if let Some(name) = name {
+            // An upstream knows the name that an alias stands for, not the alias.
+            for choice in &mut choices {
+                choice.model.get_or_insert_with(|| Arc::clone(&name));
+            }
+        }
+        Leg::new(choices, group.policy(), group.retries(), fallback)
+    };
+    let stands_for = plan.model.as_deref().and_then(alias_of);
+    snapshot.group(found).retries().request();
+    let mut legs = vec![leg(found, stands_for, None)];
+    let Found::Model(route) = found else {
+        return legs;
+    };
+    let may_use = |name: &str| {
+        let caller = arrival.caller.as_ref();
+        caller.is_none_or(|caller| auth::may_use(snapshot, caller, name))
+    };
+    for fallback in &models.route(route).fallback {
+        if let Some(route) = models.find(fallback)
+            && may_use(fallback)
+        {
+            let name = alias_of(fallback).unwrap_or_else(|| Arc::clone(fallback));
+            let label = Arc::clone(&models.route(route).pattern);
+            legs.push(leg(Found::Model(route), Some(name), Some(label)));
+        }
+    }
+    legs
 }
 
 /// Asks leave for what the request asks for; where its route says so, it waits for that.

@@ -30,7 +30,7 @@ pub fn reckon(snapshot: &Snapshot, plan: &Plan, arrival: &Arrival) -> Ask {
     // A client may name many models: its body isn't read again for each of them.
     let shared = Thought::of_any(plan);
     let prompt = shared.map_or_else(|| glance(plan), |_| 0);
-    for choice in &plan.candidates {
+    for choice in plan.course.candidates() {
         let endpoint = snapshot.upstreams.endpoint(choice.endpoint);
         let provider = &snapshot.upstreams.provider(endpoint.provider).name;
         let named = choice.model.as_deref().or(plan.model.as_deref());

@@ -17,6 +17,7 @@ use crate::govern::Denied;
 use crate::govern::keys::KeyFault;
 use crate::observe::access::End;
 use crate::tokens::meter::{self, Form, Gap, Meter};
+use crate::upstream::Unavailable;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use pingora::http::ResponseHeader;
@@ -59,6 +60,8 @@ pub enum Refusal {
     Overloaded(&'static str),
     /// weir ends, or is replaced, and the request has had its time.
     ShuttingDown,
+    /// No upstream takes the request now.
+    Unavailable(Unavailable),
     /// The upstream could not be reached or broke.
     UpstreamFailed(String),
     /// The upstream was too slow.
@@ -105,7 +108,7 @@ impl Refusal {
             Self::BodyTooLarge(_) => 413,
             Self::Limited(denied) => denied::status(denied),
             Self::UpstreamFailed(_) => 502,
-            Self::Overloaded(_) | Self::ShuttingDown => 503,
+            Self::Overloaded(_) | Self::ShuttingDown | Self::Unavailable(_) => 503,
             Self::UpstreamTimeout(_) => 504,
         }
     }
@@ -124,7 +127,9 @@ impl Refusal {
             Self::BodyTooLarge(_) => "body_too_large",
             Self::Limited(denied) => denied::code(denied),
             Self::UpstreamFailed(_) => "upstream_failed",
-            Self::Overloaded(_) => "overloaded",
+            Self::Overloaded(_) | Self::Unavailable(Unavailable::NotInTime { .. }) => "overloaded",
+            Self::Unavailable(Unavailable::QueueFull { .. }) => "queue_full",
+            Self::Unavailable(Unavailable::Paused { .. }) => "breaker_open",
             Self::ShuttingDown => "shutting_down",
             Self::UpstreamTimeout(_) => "upstream_timeout",
         }
@@ -167,6 +172,7 @@ impl Refusal {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Limited(denied) => denied.wait(),
+            Self::Unavailable(unavailable) => Some(unavailable.wait()),
             Self::Overloaded(_) | Self::ShuttingDown => Some(OVERLOADED_RETRY_AFTER),
             _ => None,
         }
@@ -290,6 +296,17 @@ impl fmt::Display for Refusal {
                 "The server is at its limit ({what}); wait as Retry-After says and try again."
             ),
             Self::ShuttingDown => f.write_str(ENDED),
+            Self::Unavailable(Unavailable::Paused { .. }) => f.write_str(
+                "The model server has failed too often lately; wait as Retry-After says and try again.",
+            ),
+            Self::Unavailable(Unavailable::QueueFull { .. }) => f.write_str(
+                "The model server is at its limit, and so many wait for it already; wait as Retry-After \
+                 says and try again.",
+            ),
+            Self::Unavailable(Unavailable::NotInTime { .. }) => f.write_str(
+                "The model server is at its limit and has no place in time; wait as Retry-After says and \
+                 try again.",
+            ),
             Self::UpstreamFailed(what) => write!(f, "The model server could not be used: {what}."),
             Self::UpstreamTimeout(what) => write!(f, "The model server was too slow: {what}."),
         }
@@ -515,6 +532,14 @@ async fn end_what_began(session: &mut Session, journey: &mut Journey, shutting_d
     journey.reply.bytes_out += last.len() as u64;
     if let Err(error) = session.write_response_body(Some(last), true).await {
         tracing::debug!(%error, "a client left before the end of its stream");
+    }
+}
+
+/// What a request comes to that ended while it waited for an upstream.
+pub fn while_waiting(error: &Error) -> Refusal {
+    match connect::is_late(error) {
+        true => from_upstream(error),
+        false => Refusal::ClientLeft,
     }
 }
 

@@ -71,6 +71,8 @@ struct Shared {
     left: AtomicBool,
     /// The answer is held back; see [`Slot::hold_back`].
     holding: AtomicBool,
+    /// No upstream is asked now; see [`Slot::wait`].
+    waiting: AtomicBool,
 }
 
 impl std::fmt::Debug for Slot {
@@ -116,6 +118,7 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
         }),
         left: AtomicBool::new(false),
         holding: AtomicBool::new(false),
+        waiting: AtomicBool::new(false),
     });
     let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
     let inner = std::mem::replace(&mut session.downstream_session, placeholder);
@@ -151,6 +154,11 @@ impl Slot {
     /// could be understood, and fails as one that refuses usage.
     pub fn hold_back(&self, hold: bool) {
         self.0.holding.store(hold, Ordering::Relaxed);
+    }
+
+    /// No upstream is asked until this ends: none is late, whatever the last try's deadlines were.
+    pub fn wait(&self, wait: bool) {
+        self.0.waiting.store(wait, Ordering::Relaxed);
     }
 
     /// Puts the real session back, so that its connection can serve the next request.
@@ -292,6 +300,9 @@ impl CustomSession for Replay {
 
     /// Waits for a piece of the body, for the client to leave, or for a deadline.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        if self.shared.waiting.load(Ordering::Relaxed) {
+            self.clock.rest();
+        }
         let idle = no_body_expected || self.body.is_some();
         if idle {
             self.whole = true;

@@ -1,6 +1,7 @@
 //! Fifth step: the answer as the client gets it, and what it tells of itself.
 
 use super::ask::{self, Suspect, Verdict};
+use super::connect;
 use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
 use super::peek::Body;
@@ -101,6 +102,7 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
     {
         return Ok(());
     }
+    connect::answered(journey, response)?;
     forget_case(response);
     let form = form(response, journey);
     let stream = form != Form::Body;
@@ -369,8 +371,10 @@ fn drop_hop_by_hop(response: &mut ResponseHeader) {
 pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
     let snapshot = &journey.snapshot;
     response.insert_header(X_REQUEST_ID, journey.arrival.request_id.as_str())?;
-    if let Some(label) = journey.plan.as_ref().and_then(|plan| plan.label.as_deref()) {
-        response.insert_header(X_WEIR_MODEL, label)?;
+    if let Some(plan) = &journey.plan
+        && let Some(label) = plan.course.fallback().or(plan.label.as_ref())
+    {
+        response.insert_header(X_WEIR_MODEL, &**label)?;
     }
     if let Some(current) = &journey.attempt {
         let provider = snapshot

@@ -336,6 +336,7 @@ impl<'a> Told<'a> {
                 Road::Proxy => "proxy",
             }),
             attempts: tried.map_or(0, |tried| tried.number),
+            failed_tries: plan.map_or(&[], |plan| plan.course.story()),
             estimate: plan.and_then(|plan| plan.estimate).map(|it| it.input),
             usage: bill.usage.map(figures),
             cost: bill.cost,

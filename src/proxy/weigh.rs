@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 pub async fn weigh(snapshot: &Snapshot, plan: &Plan) -> Option<Estimate> {
     let api = Api::of(plan.surface.metered()?)?;
     let body = plan.body.plain()?;
-    let first = plan.candidates.first()?;
+    let first = plan.course.untried().first()?;
     let endpoint = snapshot.upstreams.endpoint(first.endpoint);
     let provider = snapshot.upstreams.provider(endpoint.provider);
     let model = first.model.as_deref().or(plan.model.as_deref());

@@ -105,6 +105,8 @@ mod tests {
             targets: to(index),
             balance: Balance::RoundRobin,
             retries: 2,
+            retry_on: None,
+            fallback: Vec::new(),
         };
         Table::new(&Settings {
             target_map: vec![

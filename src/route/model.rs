@@ -1,6 +1,6 @@
 //! `model_routes`: exact names, aliases and globs.
 
-use super::settings::{Balance, Settings, Target};
+use super::settings::{Balance, RetryOn, Settings, Target};
 use crate::types::glob::{glob, is_glob};
 use ahash::AHashMap;
 use globset::GlobMatcher;
@@ -35,6 +35,10 @@ pub struct Route {
     pub balance: Balance,
     /// Further tries after the first.
     pub retries: u32,
+    /// What they follow; `None` leaves that to the request.
+    pub retry_on: Option<Vec<RetryOn>>,
+    /// Names of models whose routes are tried when no target could answer, in order.
+    pub fallback: Vec<Arc<str>>,
 }
 
 impl Models {
@@ -73,6 +77,12 @@ impl Models {
             targets: route.targets.clone(),
             balance: route.balance,
             retries: route.retries,
+            retry_on: route.retry_on.clone(),
+            fallback: route
+                .fallback
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
         });
         if is_glob(&route.pattern) {
             // A pattern that globset can't read was reported by the check of the configuration.

@@ -29,6 +29,10 @@ pub struct ModelRoute {
     pub balance: Balance,
     /// Further tries after the first, over the route's endpoints.
     pub retries: u32,
+    /// What they follow; `None` leaves that to the request.
+    pub retry_on: Option<Vec<RetryOn>>,
+    /// Names of models whose routes are tried when no target could answer, in order.
+    pub fallback: Vec<String>,
 }
 
 /// One way to serve a route.
@@ -40,6 +44,23 @@ pub struct Target {
     pub model: Option<String>,
     /// Share of requests relative to the route's other targets; 1 or more.
     pub weight: usize,
+}
+
+/// What went wrong with a try that another may follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOn {
+    /// There was no connection.
+    Connect,
+    /// The connection broke before the answer's head.
+    Reset,
+    /// No first byte in time.
+    Timeout,
+    /// 408, 409, 429, 503, 529.
+    Busy,
+    /// Another 5xx.
+    Error,
+    /// 401, 402, 403 for weir's own credential.
+    Account,
 }
 
 /// How a route spreads requests over its endpoints.

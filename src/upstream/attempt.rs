@@ -54,10 +54,14 @@ pub struct Attempt {
 pub enum Outcome {
     /// Nobody said: the client left, or the request was given up.
     Abandoned,
-    /// It answered whole.
+    /// It answered whole; also that the request is wrong.
     Answered,
-    /// It could not be reached, broke off or was too slow.
+    /// It could not be reached, broke off, was too slow, or answered with an error of its own.
     Failed,
+    /// It has no time now (429, 503, …); it may be asked again after this long, where it said so.
+    Busy(Option<Duration>),
+    /// It doesn't accept weir's account.
+    Unaccepted,
 }
 
 impl Attempt {
@@ -79,9 +83,14 @@ impl Attempt {
         Arc::clone(&self.endpoint)
     }
 
-    /// Says how it ended; the last word counts.
+    /// The answer's head has come, this long after the request had gone out.
+    pub fn heard(&mut self, _after: Duration) {}
+
+    /// Says how it ended; the last word counts, but that an answer is whole takes nothing back.
     pub fn ended(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
+        if outcome != Outcome::Answered || self.outcome == Outcome::Abandoned {
+            self.outcome = outcome;
+        }
     }
 }
 

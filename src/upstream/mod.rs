@@ -4,11 +4,14 @@
 
 pub mod attempt;
 pub mod balance;
+pub mod bulkhead;
 pub mod hedge;
+pub mod retry;
 pub mod settings;
 
 pub use attempt::{Attempt, Outcome};
 pub use balance::{Balancer, Order};
+pub use bulkhead::{Turn, Unavailable};
 pub use hedge::Hedge;
 pub use settings::{IncludeUsage, Settings};
 
@@ -17,7 +20,7 @@ use ahash::AHashMap;
 use attempt::Load;
 use http::HeaderValue;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// All providers and endpoints of one configuration.
 #[derive(Debug)]
@@ -136,9 +139,28 @@ impl Upstreams {
         &self.endpoints
     }
 
-    /// Begins a try at an endpoint.
-    pub fn attempt(&self, choice: &Choice) -> Attempt {
-        Attempt::begin(Arc::clone(self.endpoint(choice.endpoint)))
+    /// Begins a try at the first of these choices that takes one now, and says which that is. Where all
+    /// that could are full, it waits for the first free place among them. Dropping the future gives the
+    /// place in the line up.
+    ///
+    /// # Errors
+    /// Why none takes it.
+    pub async fn attempt(
+        &self,
+        choices: &[Choice],
+        _turn: &Turn,
+    ) -> Result<(usize, Attempt), Unavailable> {
+        let Some(choice) = choices.first() else {
+            let wait = Duration::ZERO;
+            return Err(Unavailable::Paused { wait });
+        };
+        let endpoint = Arc::clone(self.endpoint(choice.endpoint));
+        Ok((0, Attempt::begin(endpoint)))
+    }
+
+    /// Whether one of these would be tried now, if there is a place: none of what is paused.
+    pub fn any_open(&self, choices: &[Choice], _now: Instant) -> bool {
+        !choices.is_empty()
     }
 }
 
@@ -155,7 +177,8 @@ pub struct Choice {
 pub struct Group {
     choices: Vec<Choice>,
     balancer: Balancer,
-    tries_max: usize,
+    policy: retry::Policy,
+    retries: Arc<retry::Budget>,
 }
 
 /// What a [`Group`] is made of: a provider with its share.
@@ -170,7 +193,13 @@ pub struct Share {
 
 impl Group {
     /// A group over providers; a provider's endpoints divide its share evenly.
-    pub fn new(upstreams: &Upstreams, shares: &[Share], order: Order, retries: u32) -> Self {
+    pub fn new(
+        upstreams: &Upstreams,
+        shares: &[Share],
+        order: Order,
+        policy: retry::Policy,
+        retries: retry::Budget,
+    ) -> Self {
         let counts = |share: &Share| upstreams.provider(share.provider).endpoints.len();
         let common = shares.iter().map(counts).fold(1, least_common_multiple);
         let mut choices = Vec::new();
@@ -187,13 +216,24 @@ impl Group {
         Self {
             balancer: Balancer::new(order, &weights),
             choices,
-            tries_max: retries as usize + 1,
+            policy,
+            retries: Arc::new(retries),
         }
+    }
+
+    /// How its requests are tried again.
+    pub fn policy(&self) -> retry::Policy {
+        self.policy
+    }
+
+    /// How many retries all of them may have.
+    pub fn retries(&self) -> &Arc<retry::Budget> {
+        &self.retries
     }
 
     /// The choices for one request, best first, none twice.
     pub fn candidates(&self) -> Vec<Choice> {
-        let numbers = self.balancer.order(self.tries_max);
+        let numbers = self.balancer.order(self.choices.len());
         numbers
             .into_iter()
             .map(|n| self.choices[n].clone())
@@ -246,15 +286,10 @@ mod tests {
                 .map(|(number, urls)| settings::Provider {
                     name: format!("p{number}"),
                     urls: urls.iter().map(|url| url.parse().unwrap()).collect(),
-                    api_key: None,
-                    headers: HeaderEdits::default(),
-                    egress: settings::Egress::Auto,
-                    tls: settings::Tls::default(),
-                    timeouts: settings::Timeouts::default(),
-                    include_usage: IncludeUsage::Auto,
-                    drain: None,
+                    ..settings::Provider::default()
                 })
                 .collect(),
+            retry_budget: 0.2,
             ..Settings::default()
         }
     }
@@ -277,7 +312,11 @@ mod tests {
             &upstreams,
             &[share(0, 1), share(1, 1)],
             Order::RoundRobin,
-            0,
+            retry::Policy {
+                retries: 0,
+                on: None,
+            },
+            retry::Budget::new(0.2, Instant::now()),
         );
         let mut counts = [0; 3];
         for _ in 0..400 {
@@ -293,7 +332,7 @@ mod tests {
             endpoint: EndpointId(0),
             model: None,
         };
-        let attempt = old.attempt(&first);
+        let attempt = Attempt::begin(Arc::clone(old.endpoint(first.endpoint)));
         let new = Upstreams::new(&settings(&[&["http://b/", "http://a/"]]), Some(&old));
         assert_eq!(new.endpoint(EndpointId(1)).in_flight(), 1);
         assert_eq!(new.endpoint(EndpointId(0)).in_flight(), 0);
@@ -303,7 +342,6 @@ mod tests {
 
     #[test]
     fn who_refuses_usage_is_known_for_a_day_and_across_reloads() {
-        use std::time::Instant;
         let old = Upstreams::new(&settings(&[&["http://a/", "http://b/"]]), None);
         let now = Instant::now();
         assert!(!old.endpoint(EndpointId(0)).refuses_usage(now));

@@ -11,6 +11,8 @@ pub struct Settings {
     pub providers: Vec<Provider>,
     /// `hedge` of routes that have one, by pattern.
     pub hedges: Vec<(String, Hedge)>,
+    /// `limits.retry_budget`: share of a route's requests that may be tried again, 0 to 1.
+    pub retry_budget: f64,
 }
 
 /// `hedge` of a route: a second call for a short request whose first one takes long.
@@ -32,7 +34,7 @@ pub enum After {
 }
 
 /// One provider: an API at one or more base URLs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Provider {
     /// Name in logs, metrics and `x-weir-provider`. A provider made from a bare URL is named by its
     /// host (and port, when it isn't the scheme's own).

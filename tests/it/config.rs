@@ -538,7 +538,6 @@ fn every_key_is_known_and_only_the_later_ones_are_refused() {
         keys,
         [
             "model_routes.*.balance (least_loaded)",
-            "model_routes.*.fallback",
             "providers[].max_in_flight",
             "providers[].breaker",
             "providers[].health",
@@ -744,7 +743,7 @@ fn an_unknown_key_is_told_with_the_nearest_one() {
         "port: 1\nlimits:\n  bodybytes: 1MiB\n",
         "weir.yaml:3: limits.bodybytes: found an unknown key; allowed: connections, connections_per_client, \
          header_bytes, \
-         body_bytes, buffered_bytes, in_flight, drains, in_flight_tokens, per_address, cached_tokens, unpriced, unmetered, queue (did you mean `body_bytes`?)",
+         body_bytes, buffered_bytes, in_flight, drains, in_flight_tokens, per_address, cached_tokens, unpriced, unmetered, queue, retry_budget (did you mean `body_bytes`?)",
     );
     let text = told("providers:\n  - name: a\n    base_url: http://a\n    apikey: sk-secret\n");
     assert!(
@@ -2143,7 +2142,6 @@ model_routes:
         "14: providers[0].breaker: not built yet: providers[].breaker",
         "15: providers[0].health: not built yet: providers[].health",
         "18: model_routes.m.balance: not built yet: model_routes.*.balance (least_loaded)",
-        "18: model_routes.m.fallback: not built yet: model_routes.*.fallback",
         "19: model_routes.n.balance: not built yet: model_routes.*.balance (hash)",
     ];
     let expected: Vec<String> = expected

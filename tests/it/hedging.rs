@@ -222,9 +222,8 @@ fn a_call_that_fails_waits_for_the_other() {
         assert_embedded(&gateway.post(PATH, ASK), 2.0);
         assert_hedges(&gateway, "won", 1.0);
         assert_one_request(&gateway, 2);
-        if failure == "reset" {
-            gateway.wait_value("llm_upstream_error_total", &[("error_type", "closed")], 1.0);
-        }
+        let kind = if failure == "reset" { "closed" } else { "busy" };
+        gateway.wait_value("llm_upstream_error_total", &[("error_type", kind)], 1.0);
     }
 }
 

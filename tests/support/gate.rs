@@ -24,6 +24,13 @@ impl Gate {
         *self.0.lock()
     }
 
+    /// True when the gate is open, or opens in this time.
+    pub fn opens_within(&self, time: Duration) -> bool {
+        self.0
+            .wait_within(time, |open| open.then_some(()))
+            .is_some()
+    }
+
     /// Waits until the gate is open.
     #[track_caller]
     pub fn wait(&self) {

@@ -2,14 +2,18 @@
 
 use super::DEADLINE;
 use super::client::{chunk, find};
-use super::gate::{Board, Gate};
+use super::gate::{Board, Gate, eventually};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// A queue of the kernel's is full when it takes no connection in this time.
+const FULL: Duration = Duration::from_millis(100);
 
 /// A model server on a port of its own. It stops accepting when it is dropped; connections that a
 /// script still holds end with the script.
@@ -20,6 +24,7 @@ pub struct Provider {
     _listener: TcpListener,
 }
 
+#[derive(Default)]
 struct Shared {
     seen: Board<Seen>,
     stop: AtomicBool,
@@ -153,6 +158,63 @@ impl Provider {
         Self::accepting(move |_, stream, _| script(stream))
     }
 
+    /// As [`Provider::start_at_head`], but `first` gets each connection before anything of it is read,
+    /// and keeps it, or gives it back to be served.
+    pub fn start_at_connection(
+        first: impl Fn(TcpStream) -> Option<TcpStream> + Send + Sync + 'static,
+        script: impl Fn(&mut Exchange) + Send + Sync + 'static,
+    ) -> Self {
+        Self::accepting(move |shared, stream, connection| {
+            if let Some(stream) = first(stream) {
+                serve(&shared, stream, connection, &script);
+            }
+        })
+    }
+
+    /// Refuses connections, or where `full` is true lets them wait for ever, until the gate is opened;
+    /// then it is as [`Provider::start_at_head`] has it.
+    pub fn start_late(
+        gate: &Gate,
+        full: bool,
+        script: impl Fn(&mut Exchange) + Send + Sync + 'static,
+    ) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        socket.bind(&any.into()).expect("a free port");
+        if full {
+            socket.listen(0).expect("a socket");
+        }
+        let address = socket.local_addr().expect("bound").as_socket();
+        let address = address.expect("an address of IPv4");
+        // What the kernel's queue takes is taken: whoever comes next is never heard.
+        let mut queued = Vec::new();
+        while full && let Ok(stream) = TcpStream::connect_timeout(&address, FULL) {
+            queued.push(stream);
+        }
+        let shared = Arc::new(Shared::default());
+        let provider = Self {
+            address,
+            shared: Arc::clone(&shared),
+            _listener: socket.try_clone().expect("a descriptor").into(),
+        };
+        let (gate, script) = (gate.clone(), Arc::new(script));
+        std::thread::spawn(move || {
+            let ends = || shared.stop.load(Ordering::Relaxed);
+            while !gate.opens_within(FULL) {
+                if ends() {
+                    return;
+                }
+            }
+            drop(queued);
+            socket.listen(128).expect("a socket");
+            let serve = move |shared: Arc<Shared>, stream, number| {
+                serve(&shared, stream, number, &*script);
+            };
+            accept(&socket.into(), &shared, &Arc::new(serve));
+        });
+        provider
+    }
+
     /// Never accepts: connections wait in the kernel's queue.
     pub fn never_accepting() -> Self {
         let listener = listener();
@@ -178,29 +240,11 @@ impl Provider {
     ) -> Self {
         let provider = Self {
             address: listener.local_addr().expect("bound"),
-            shared: Arc::new(Shared {
-                seen: Board::default(),
-                stop: AtomicBool::new(false),
-            }),
+            shared: Arc::default(),
             _listener: listener.try_clone().expect("a descriptor"),
         };
         let shared = Arc::clone(&provider.shared);
-        let connection = Arc::new(connection);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                if shared.stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let Ok(stream) = stream else { continue };
-                let _ = stream.set_nodelay(true);
-                let number = shared.seen.change(|seen| {
-                    seen.connections += 1;
-                    seen.connections - 1
-                });
-                let (shared, connection) = (Arc::clone(&shared), Arc::clone(&connection));
-                std::thread::spawn(move || connection(shared, stream, number));
-            }
-        });
+        std::thread::spawn(move || accept(&listener, &shared, &Arc::new(connection)));
         provider
     }
 
@@ -280,6 +324,27 @@ impl Drop for Provider {
         self.shared.stop.store(true, Ordering::Relaxed);
         // Wakes the accepting thread.
         let _ = TcpStream::connect_timeout(&self.address, Duration::from_millis(100));
+    }
+}
+
+/// Gives each connection a thread of its own, until the model server is to stop.
+fn accept<C: Fn(Arc<Shared>, TcpStream, usize) + Send + Sync + 'static>(
+    listener: &TcpListener,
+    shared: &Arc<Shared>,
+    connection: &Arc<C>,
+) {
+    for stream in listener.incoming() {
+        if shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        let _ = stream.set_nodelay(true);
+        let number = shared.seen.change(|seen| {
+            seen.connections += 1;
+            seen.connections - 1
+        });
+        let (shared, connection) = (Arc::clone(shared), Arc::clone(connection));
+        std::thread::spawn(move || connection(shared, stream, number));
     }
 }
 
@@ -552,6 +617,22 @@ impl Exchange {
     /// Takes bytes that come after the request, as they are.
     pub fn take(&self, count: usize) -> Option<Vec<u8>> {
         self.wire.take(count)
+    }
+
+    /// Waits until the other side's system has taken all that was sent.
+    pub fn wait_taken(&self) {
+        eventually("the other side to take what was sent", || {
+            let mut unsent: libc::c_int = 0;
+            // SAFETY: the call writes one number, which lives through it.
+            let asked =
+                unsafe { libc::ioctl(self.stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) };
+            (asked != 0 || unsent == 0).then_some(())
+        });
+    }
+
+    /// Ends our sending side only.
+    pub fn half_close(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Ends the connection after this exchange.

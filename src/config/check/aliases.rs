@@ -11,13 +11,7 @@ pub(super) fn report(settings: &Settings, check: &mut Check<'_>) {
         let alias = settings.aliases.iter().find(|(alias, _)| alias == name);
         alias.map(|(_, target)| target.as_str())
     };
-    let is_route = |name: &str| {
-        let patterns = settings.models.iter().map(|route| route.pattern.as_str());
-        patterns.clone().any(|pattern| pattern == name)
-            || patterns
-                .clone()
-                .any(|pattern| is_glob(pattern) && matches(pattern, name))
-    };
+    let is_route = |name: &str| is_route(settings, name);
     let names = settings.models.iter().map(|route| &route.pattern);
     let names = names.chain(settings.aliases.iter().map(|(alias, _)| alias));
     let names: Vec<&str> = names
@@ -51,6 +45,12 @@ pub(super) fn report(settings: &Settings, check: &mut Check<'_>) {
             at = after;
         }
     }
+}
+
+/// Whether a route takes this name: by its pattern, or one that a glob takes.
+pub(super) fn is_route(settings: &Settings, name: &str) -> bool {
+    let mut patterns = settings.models.iter().map(|route| route.pattern.as_str());
+    patterns.any(|pattern| pattern == name || is_glob(pattern) && matches(pattern, name))
 }
 
 /// A name with `*` or `?`, which `route` reads as a glob.

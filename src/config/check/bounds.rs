@@ -6,7 +6,7 @@ use crate::config::file::{
     CachedTokens, File, Limits, Queue, RateLimit, Timeouts, Unmetered, Unpriced, Upgrade,
 };
 use crate::config::path::Path;
-use crate::config::units::{Size, Span, Whole};
+use crate::config::units::{Fraction, Size, Span, Whole};
 use crate::{
     govern::settings as govern, proxy::settings as proxy, supervise::settings as supervise,
 };
@@ -23,6 +23,7 @@ pub(super) struct Bounds {
     pub(super) drain: Duration,
     pub(super) idle_close_delay: Duration,
     pub(super) timeouts: proxy::Timeouts,
+    pub(super) retry_budget: f64,
     pub(super) govern: govern::Settings,
 }
 
@@ -80,6 +81,7 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
         drain,
         idle_close_delay,
         timeouts,
+        retry_budget: retry_budget(limits.retry_budget, &limit.key("retry_budget"), check),
         govern: govern::Settings {
             rate_limit: rate_limit(file.rate_limit.as_ref(), check),
             in_flight_max: count(limits.in_flight, 10_000),
@@ -134,6 +136,17 @@ fn count(count: Option<Whole>, standard: usize) -> usize {
     count.map_or(standard, |count| {
         usize::try_from(count.0).unwrap_or(usize::MAX)
     })
+}
+
+fn retry_budget(given: Option<Fraction>, path: &Path, check: &mut Check<'_>) -> f64 {
+    const STANDARD: f64 = 0.2;
+    let share = given.map_or(STANDARD, |share| share.0);
+    if !(0.0..=1.0).contains(&share) {
+        check
+            .findings
+            .wrong(path, "a share from 0 to 1, such as 0.2");
+    }
+    share
 }
 
 /// A duration above zero.

@@ -78,13 +78,4 @@ fn route_form(form: &RouteForm, path: &Path, check: &mut Check<'_>) {
         let key = format!("model_routes.*.balance ({balance})");
         check.findings.not_built(&path.key("balance"), key);
     }
-    if form
-        .fallback
-        .as_ref()
-        .is_some_and(|routes| !routes.0.is_empty())
-    {
-        check
-            .findings
-            .not_built(&path.key("fallback"), "model_routes.*.fallback");
-    }
 }

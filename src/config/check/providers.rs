@@ -9,7 +9,7 @@ use crate::config::lists::List;
 use crate::config::path::Path;
 use crate::config::units::Text;
 use crate::route::settings::ProviderIndex;
-use crate::types::{BaseUrl, HeaderEdits, is_name};
+use crate::types::{BaseUrl, is_name};
 use crate::upstream::settings::{self, Egress, IncludeUsage, Timeouts, Tls};
 use std::time::Duration;
 
@@ -145,13 +145,7 @@ impl Pool {
         self.providers.push(settings::Provider {
             name: urls.first()?.authority(),
             urls,
-            api_key: None,
-            headers: HeaderEdits::default(),
-            egress: Egress::Auto,
-            tls: Tls::default(),
-            timeouts: Timeouts::default(),
-            include_usage: IncludeUsage::Auto,
-            drain: None,
+            ..settings::Provider::default()
         });
         self.bare.push((key, index));
         Some(index)

@@ -2,8 +2,10 @@
 
 use super::Check;
 use super::aliases::{self, is_glob};
+use super::fallbacks;
 use super::providers::{self, Pool};
-use crate::config::file::{Balance, File, Route, RouteForm, Target};
+use crate::config::file::{Balance, File, RetryOn, Route, RouteForm, Target};
+use crate::config::lists::List;
 use crate::config::path::Path;
 use crate::config::units::Text;
 use crate::route::settings::{self, ModelRoute, ProviderIndex, Settings};
@@ -16,6 +18,7 @@ pub(super) fn routes(file: &File, pool: &mut Pool, check: &mut Check<'_>) -> Set
     model_routes(file, pool, &mut settings, check);
     provider_models(file, &mut settings, check);
     aliases::report(&settings, check);
+    fallbacks::report(file, &settings, check);
     let default = file
         .routing
         .as_ref()
@@ -117,6 +120,8 @@ fn plain_route(pattern: &str, target: settings::Target) -> ModelRoute {
         targets: vec![target],
         balance: settings::Balance::RoundRobin,
         retries: RETRIES_DEFAULT as u32,
+        retry_on: None,
+        fallback: Vec::new(),
     }
 }
 
@@ -183,7 +188,26 @@ fn route_form(
             _ => settings::Balance::RoundRobin,
         },
         retries: u32::try_from(retries).unwrap_or(u32::MAX),
+        retry_on: form.retry_on.as_ref().map(retry_on),
+        fallback: texts(form.fallback.as_ref()),
     })
+}
+
+fn texts(list: Option<&List<Text>>) -> Vec<String> {
+    let items = list.into_iter().flat_map(List::items);
+    items.map(|(_, text)| text.0.clone()).collect()
+}
+
+fn retry_on(list: &List<RetryOn>) -> Vec<settings::RetryOn> {
+    let meant = |(_, word): (usize, &RetryOn)| match word {
+        RetryOn::Connect => settings::RetryOn::Connect,
+        RetryOn::Reset => settings::RetryOn::Reset,
+        RetryOn::Timeout => settings::RetryOn::Timeout,
+        RetryOn::Busy => settings::RetryOn::Busy,
+        RetryOn::Error => settings::RetryOn::Error,
+        RetryOn::Account => settings::RetryOn::Account,
+    };
+    list.items().map(meant).collect()
 }
 
 fn target(

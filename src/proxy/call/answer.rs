@@ -21,7 +21,7 @@ pub async fn pass(
     calls: &Calls,
 ) -> Result<bool> {
     if let Some(plan) = &journey.plan {
-        call.current.number = plan.tries;
+        call.current.number = plan.course.tries();
     }
     let mut wire = call.wire;
     let reused = wire.reused().unwrap_or_default();

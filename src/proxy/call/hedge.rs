@@ -1,20 +1,19 @@
 //! A second call for a request whose first one takes long. The first good answer is passed on, the other
 //! call is given up at once: what it has cost the upstream is nobody's bill.
 
-use super::{Call, Calls, answer, interrupted};
+use super::{Call, Calls, Head, answer, interrupted};
 use crate::observe::Hedged;
 use crate::proxy::connect;
 use crate::proxy::journey::Journey;
-use crate::proxy::plan::Plan;
 use crate::upstream::Hedge;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
 use pingora::{Error, Result};
 use pingora_proxy::Session;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 /// What came of a call.
-type Outcome = Result<Box<ResponseHeader>>;
+type Outcome = Result<Head>;
 
 /// Serves a request by one call, or by two; see [`super::serve`].
 pub async fn serve(
@@ -24,7 +23,7 @@ pub async fn serve(
     hedge: &Hedge,
 ) -> Result<bool> {
     let asked = session.req_header().clone();
-    let mut first = Call::next(&asked, journey).await?;
+    let mut first = Call::next(&asked, Some(session), journey).await?;
     session.downstream_session.enable_retry_buffering();
     let began = Instant::now();
     let patience = hedge.begin(began);
@@ -37,48 +36,45 @@ pub async fn serve(
     };
     match race {
         Race::Alone(Ok(head)) => {
-            if is_good(&head) {
+            if head.good {
                 learn();
             }
-            answer::pass(first, head, session, journey, calls).await
+            answer::pass(first, head.head, session, journey, calls).await
         }
-        Race::Alone(Err(error)) => first.failed(error, session, journey),
         Race::First(head) => {
             learn();
             tell(journey, Hedged::Lost);
-            answer::pass(first, head, session, journey, calls).await
+            answer::pass(first, head.head, session, journey, calls).await
         }
-        Race::Second(second, head, error) => {
+        Race::Second(second, head, earlier) => {
             tell(journey, Hedged::Won);
-            match error {
-                Some(error) => give_up(journey, first, Some(error)),
+            if earlier.is_none() {
                 // It would have taken longer than this.
-                None => {
-                    learn();
-                    give_up(journey, first, None);
-                }
+                learn();
             }
-            answer::pass(*second, head, session, journey, calls).await
+            give_up(journey, first, earlier);
+            answer::pass(*second, head.head, session, journey, calls).await
         }
         Race::Neither(outcome, second) => {
             tell(journey, Hedged::Failed);
             match (outcome, second) {
                 (Ok(head), second) => {
-                    drop(second);
-                    answer::pass(first, head, session, journey, calls).await
+                    if let Some((second, came)) = second {
+                        give_up(journey, *second, Some(came));
+                    }
+                    answer::pass(first, head.head, session, journey, calls).await
                 }
-                (Err(error), Ok((second, head))) => {
-                    give_up(journey, first, Some(error));
-                    answer::pass(*second, head, session, journey, calls).await
-                }
-                (Err(error), Err(None)) => first.failed(error, session, journey),
-                (Err(error), Err(Some((second, last)))) => {
-                    give_up(journey, first, Some(error));
-                    second.failed(last, session, journey)
+                (Err(error), None) => first.failed(error, session, journey),
+                (Err(error), Some((second, came))) => {
+                    give_up(journey, first, Some(Err(error)));
+                    match came {
+                        Ok(head) => answer::pass(*second, head.head, session, journey, calls).await,
+                        Err(error) => second.failed(error, session, journey),
+                    }
                 }
             }
         }
-        Race::Interrupted(error) => first.failed(error, session, journey),
+        Race::Alone(Err(error)) | Race::Interrupted(error) => first.failed(error, session, journey),
     }
 }
 
@@ -87,17 +83,17 @@ enum Race {
     /// There was no second call.
     Alone(Outcome),
     /// The first call was answered well, before the second.
-    First(Box<ResponseHeader>),
-    /// The second; with what had come of the first, where it has failed.
-    Second(Box<Call>, Box<ResponseHeader>, Option<Box<Error>>),
+    First(Head),
+    /// The second; with what had come of the first before, where it wasn't good.
+    Second(Box<Call>, Head, Option<Outcome>),
     /// No answer is good.
     Neither(Outcome, Second),
     /// The client has left, or time is over.
     Interrupted(Box<Error>),
 }
 
-/// What came of the second call; `None` where there was nobody to be called.
-type Second = Result<(Box<Call>, Box<ResponseHeader>), Option<(Box<Call>, Box<Error>)>>;
+/// The second call, and what came of it; `None` where nobody could be called.
+type Second = Option<(Box<Call>, Outcome)>;
 
 async fn race(
     session: &mut Session,
@@ -136,13 +132,11 @@ async fn race(
         tokio::select! {
             biased;
             outcome = &mut primary, if one.is_none() => match outcome {
-                Ok(head) if is_good(&head) => return Race::First(head),
+                Ok(head) if head.good => return Race::First(head),
                 outcome => one = Some(outcome),
             },
             outcome = &mut second, if two.is_none() => match outcome {
-                Ok((call, head)) if is_good(&head) => {
-                    return Race::Second(call, head, one.and_then(Result::err));
-                }
+                Some((call, Ok(head))) if head.good => return Race::Second(call, head, one),
                 outcome => two = Some(outcome),
             },
             error = &mut interrupted => return Race::Interrupted(error),
@@ -156,37 +150,21 @@ async fn race(
 
 /// A call to the next candidate, or to the last one again, on another connection or stream.
 async fn second(asked: &RequestHeader, journey: &mut Journey, calls: &Calls) -> Second {
-    if let Some(plan) = journey.plan.as_mut().filter(|plan| is_exhausted(plan)) {
-        plan.next -= 1;
+    if let Some(plan) = journey.plan.as_mut() {
+        plan.course.doubles();
     }
-    let Ok(call) = Call::next(asked, journey).await else {
-        return Err(None);
-    };
-    let mut call = Box::new(call);
-    match call.head(calls).await {
-        Ok(head) => Ok((call, head)),
-        Err(error) => Err(Some((call, error))),
-    }
+    let mut call = Box::new(Call::next(asked, None, journey).await.ok()?);
+    let outcome = call.head(calls).await;
+    Some((call, outcome))
 }
 
-fn is_exhausted(plan: &Plan) -> bool {
-    plan.next == plan.candidates.len()
-}
-
-/// The other call's answer is passed on.
-fn give_up(journey: &mut Journey, call: Call, error: Option<Box<Error>>) {
-    if let Some(error) = error {
-        journey.attempt = Some(call.current);
-        connect::failed_try(journey, &error);
+/// The other call's answer is passed on. What has come of this one, if anything, is its endpoint's fault.
+fn give_up(journey: &mut Journey, call: Call, came: Option<Outcome>) {
+    journey.attempt = Some(call.current);
+    match came {
+        Some(Ok(head)) => drop(connect::heard(journey, &head.head)),
+        Some(Err(error)) => connect::failed_try(journey, &error),
+        None => {}
     }
     journey.attempt = None;
-}
-
-/// A success, or a mistake of the client's, which every upstream would find.
-fn is_good(head: &ResponseHeader) -> bool {
-    match head.status.as_u16() {
-        // The account, or the moment, is to blame.
-        401..=403 | 408 | 409 | 425 | 429 => false,
-        status => status < 500,
-    }
 }

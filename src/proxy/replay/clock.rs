@@ -65,6 +65,12 @@ impl Clock {
         self.answering = false;
     }
 
+    /// No try is under way.
+    pub(super) fn rest(&mut self) {
+        const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
+        self.restart(LONG, LONG);
+    }
+
     /// A piece of the request came.
     pub(super) fn heard(&mut self) {
         self.since = Instant::now();

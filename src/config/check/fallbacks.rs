@@ -1,0 +1,30 @@
+//! `model_routes.*.fallback`: each names another route.
+
+use super::Check;
+use super::aliases::{is_glob, is_route};
+use crate::config::file::{File, Route};
+use crate::route::settings::Settings;
+
+/// Notes fallbacks that lead nowhere, or back to their own route.
+pub(super) fn report(file: &File, settings: &Settings, check: &mut Check<'_>) {
+    let map = check.key("model_routes");
+    let aliases = || settings.aliases.iter().map(|(alias, _)| alias.as_str());
+    let patterns = || settings.models.iter().map(|route| route.pattern.as_str());
+    for (name, route) in file.model_routes.iter().flat_map(|map| &map.0) {
+        let Some(Route::Form(form)) = route else {
+            continue;
+        };
+        let path = map.key(name).key("fallback");
+        for (index, text) in form.fallback.iter().flat_map(|list| list.items()) {
+            let (path, other) = (path.index(index), text.0.as_str());
+            let others = patterns().chain(aliases());
+            let others = others.filter(|it| *it != name && !is_glob(it));
+            let known = aliases().any(|alias| alias == other) || is_route(settings, other);
+            let covered = check.findings.covers(&map.key(other));
+            if other == name || is_glob(other) || !known && !covered {
+                let allowed = "the name of another model that `model_routes` has";
+                check.findings.wrong_word(&path, allowed, others);
+            }
+        }
+    }
+}
