@@ -10,6 +10,7 @@ use crate::proxy::settings::Settings as Corridor;
 use crate::route::{Found, ProviderIndex, Table};
 use crate::tokens::calibration::Calibration;
 use crate::tokens::price::Prices;
+use crate::upstream::settings::Batch;
 use crate::upstream::{EndpointId, Group, Hedge, Upstreams};
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
@@ -35,6 +36,8 @@ pub struct Snapshot {
     pub route_terms: Vec<Option<Terms>>,
     /// When a route's short requests are worth a second call, by its pattern.
     pub hedges: AHashMap<String, Hedge>,
+    /// How a route's requests for one embedding become one call, by its pattern.
+    pub batches: AHashMap<String, Batch>,
     /// What tokens cost.
     pub prices: Prices,
     /// Which road, and how it is walked.

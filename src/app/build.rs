@@ -171,6 +171,7 @@ impl Shared {
         });
         Ok(Snapshot {
             hedges: hedges.collect(),
+            batches: settings.upstream.batches.iter().cloned().collect(),
             route_terms,
             prices: Prices::new(&settings.tokens),
             model_list: model_list(&routes, &upstreams),

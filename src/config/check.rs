@@ -91,6 +91,7 @@ pub(super) fn settings(
         upstream: upstream::Settings {
             providers: pool.providers,
             hedges: calls::hedges(file, &mut check),
+            batches: calls::batches(file, &mut check),
             retry_budget: bounds.retry_budget,
         },
         egress,

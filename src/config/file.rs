@@ -468,6 +468,23 @@ pub(super) struct RouteForm {
     /// the next target, or to the same one where there is no other. The first good answer counts, the
     /// other call is given up. Default: none.
     pub(super) hedge: Option<Hedge>,
+    /// Puts requests for one embedding each, which come within a few milliseconds and differ in nothing but
+    /// their `input`, into one call. `batch: {}` takes the defaults. Default: none.
+    pub(super) batch: Option<Batch>,
+}
+
+/// How many requests become one call.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Batch {
+    /// How long the first of them waits for others, 1 ms to 1 s: the most that it costs a request that comes
+    /// alone. Default: `3ms`.
+    pub(super) window: Option<Span>,
+    /// So many of them are sent without waiting longer, 2 to 2048. Default: `32`.
+    pub(super) size: Option<Whole>,
+    /// So many tokens, by weir's own count, are in one call at most; a request with more goes alone. Default:
+    /// `8192`.
+    pub(super) tokens: Option<Whole>,
 }
 
 /// When a second call is made, and how often.

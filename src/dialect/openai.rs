@@ -4,9 +4,11 @@
 //! - [`chat`]: chat, completions and embeddings, of the many servers that speak them
 //! - [`responses`] of the API of that name
 //! - [`media`]: sound and images
+//! - [`embeddings`]: requests for one that become one request for several
 //! - [`glance`]: the usage of a body that is there in one piece
 
 pub mod chat;
+pub mod embeddings;
 pub mod glance;
 pub mod media;
 pub mod request;

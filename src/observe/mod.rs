@@ -18,7 +18,7 @@ pub mod sink;
 pub use access::Record;
 pub use aside::Room;
 pub use books::Books;
-pub use calls::{Calls, Hedged};
+pub use calls::{Batched, Calls, Hedged};
 pub use metrics::Metrics;
 pub use pool::Pool;
 pub use settings::Settings;

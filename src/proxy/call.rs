@@ -1,11 +1,13 @@
 //! Calls that weir makes itself, where Pingora's one connection for each request isn't enough: a second
-//! one beside the first (`hedge`). For short requests whose body is held; between `plan` and `connect`.
+//! one beside the first (`hedge`), or one for several (`batch`). For short requests whose body is held;
+//! between `plan` and `connect`.
 //!
 //! A call goes the way of every try: `connect` chooses its candidate, `forward` writes its head, `reply`
 //! passes its answer on and meters it, `settle` books it. What fails before an answer has begun is given
 //! back to `connect`, which says whether the request goes on in the usual way.
 
 mod answer;
+mod batch;
 mod hedge;
 mod wire;
 
@@ -16,6 +18,7 @@ use super::peek::Body;
 use super::plan::Plan;
 use crate::snapshot::Snapshot;
 use crate::upstream::retry::{Fault, Nature};
+use batch::Batches;
 use bytes::Bytes;
 use http::{HeaderName, Method, header};
 use pingora::connectors::ConnectorOptions;
@@ -31,6 +34,7 @@ use wire::Wire;
 /// Where connections of such calls are kept; Pingora's own pool is out of reach.
 pub struct Calls {
     connector: Connector,
+    batches: Batches,
 }
 
 impl Calls {
@@ -39,6 +43,7 @@ impl Calls {
         let options = ConnectorOptions::from_server_conf(conf);
         Self {
             connector: Connector::new(Some(options)),
+            batches: Batches::default(),
         }
     }
 }
@@ -48,17 +53,28 @@ impl Calls {
 ///
 /// # Errors
 /// What the client is to be told, as `refuse` reads it.
-pub async fn serve(session: &mut Session, journey: &mut Journey, calls: &Calls) -> Result<bool> {
+pub async fn serve(
+    session: &mut Session,
+    journey: &mut Journey,
+    calls: &Arc<Calls>,
+) -> Result<bool> {
     let snapshot = Arc::clone(&journey.snapshot);
-    let Some(plan) = journey.plan.as_ref().filter(|plan| is_short(plan)) else {
+    let posted = journey.arrival.method == Method::POST;
+    let plan = journey
+        .plan
+        .as_ref()
+        .filter(|plan| posted && is_short(plan));
+    let Some(label) = plan.and_then(|plan| plan.label.clone()) else {
         return Ok(false);
     };
-    let label = plan.label.as_deref();
-    match label.and_then(|label| snapshot.hedges.get(label)) {
-        Some(hedge) if journey.arrival.method == Method::POST => {
-            hedge::serve(session, journey, calls, hedge).await
-        }
-        _ => Ok(false),
+    if let Some(batch) = snapshot.batches.get(&*label)
+        && let Some(place) = batch::join(session, journey, calls, batch, &label).await
+    {
+        return batch::serve(session, journey, calls, place).await;
+    }
+    match snapshot.hedges.get(&*label) {
+        Some(hedge) => hedge::serve(session, journey, calls, hedge).await,
+        None => Ok(false),
     }
 }
 
@@ -118,11 +134,19 @@ impl Call {
         })
     }
 
-    /// Sends the request, and waits for the answer's head. To be called once.
+    /// Has another body; `false` where its length can't be said.
+    fn carry(&mut self, body: Bytes) -> bool {
+        let said = self.head.insert_header(header::CONTENT_LENGTH, body.len());
+        self.body = body;
+        said.is_ok()
+    }
+
+    /// Sends the request, and waits for the answer's head. To be called once. `sent` is told when the
+    /// upstream may be at work.
     ///
     /// # Errors
     /// What came instead.
-    async fn head(&mut self, calls: &Calls) -> Result<Head> {
+    async fn head(&mut self, calls: &Calls, sent: impl FnOnce(&Try)) -> Result<Head> {
         let (http2, reused) = self.wire.connect(&calls.connector).await?;
         if let Some(lead) = self.current.lead.take() {
             lead.connected(http2);
@@ -135,6 +159,7 @@ impl Call {
             at: Instant::now(),
             http2,
         });
+        sent(&self.current);
         let head = self.wire.ask(&self.head, self.body.clone()).await?;
         let provider = self.current.attempt.endpoint().provider;
         let own_account = self.snapshot.upstreams.provider(provider);

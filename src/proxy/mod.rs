@@ -42,7 +42,7 @@ use std::time::Duration;
 /// weir as Pingora sees it.
 pub struct Proxy {
     live: Arc<Live>,
-    calls: Calls,
+    calls: Arc<Calls>,
 }
 
 impl Proxy {
@@ -50,7 +50,7 @@ impl Proxy {
     pub fn new(live: Arc<Live>, conf: &ServerConf) -> Self {
         Self {
             live,
-            calls: Calls::new(conf),
+            calls: Arc::new(Calls::new(conf)),
         }
     }
 }

@@ -47,6 +47,8 @@ impl Endpoint {
 pub struct Attempt {
     endpoint: Arc<Endpoint>,
     outcome: Outcome,
+    /// It is another one seen again; see [`Attempt::echo`].
+    is_echo: bool,
 }
 
 /// How a try ended.
@@ -70,6 +72,17 @@ impl Attempt {
         Self {
             endpoint,
             outcome: Outcome::Abandoned,
+            is_echo: false,
+        }
+    }
+
+    /// A try at this endpoint that is another one's, as a further request has it that it is made for: it
+    /// weighs nothing, and how it ends isn't told twice.
+    pub fn echo(endpoint: Arc<Endpoint>) -> Self {
+        Self {
+            endpoint,
+            outcome: Outcome::Abandoned,
+            is_echo: true,
         }
     }
 
@@ -96,6 +109,9 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
+        if self.is_echo {
+            return;
+        }
         let load = &self.endpoint.load;
         load.in_flight.fetch_sub(1, Ordering::Relaxed);
         if self.outcome == Outcome::Failed {

@@ -11,6 +11,8 @@ pub struct Settings {
     pub providers: Vec<Provider>,
     /// `hedge` of routes that have one, by pattern.
     pub hedges: Vec<(String, Hedge)>,
+    /// `batch` of routes that have one, by pattern.
+    pub batches: Vec<(String, Batch)>,
     /// `limits.retry_budget`: share of a route's requests that may be tried again, 0 to 1.
     pub retry_budget: f64,
 }
@@ -22,6 +24,17 @@ pub struct Hedge {
     pub after: After,
     /// The share of the route's requests that may get one, in millionths; above 0.
     pub max_millionths: u32,
+}
+
+/// `batch` of a route: requests for one embedding that become one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// How long the first of them waits for others.
+    pub window: Duration,
+    /// So many are sent at once; 2 or more.
+    pub size: usize,
+    /// So many tokens are in one call at most.
+    pub tokens: u64,
 }
 
 /// How long a first call may take.

@@ -11,6 +11,7 @@ mod admin;
 mod arrows;
 mod asking;
 mod balance;
+mod batching;
 mod bodies;
 mod budgets;
 mod cli;

@@ -1,10 +1,10 @@
-//! `hedge` of `model_routes`: what weir does for a route by calls of its own.
+//! `hedge` and `batch` of `model_routes`: what weir does for a route by calls of its own.
 
 use super::Check;
 use crate::config::file::{self, File, Route, RouteForm};
 use crate::config::path::Path;
 use crate::config::units::{Scalar, duration};
-use crate::upstream::settings::{After, Hedge};
+use crate::upstream::settings::{After, Batch, Hedge};
 use std::time::Duration;
 
 /// Hedging of all routes that want it, by pattern.
@@ -12,6 +12,14 @@ pub(super) fn hedges(file: &File, check: &mut Check<'_>) -> Vec<(String, Hedge)>
     of_routes(file, check, |form, path, check| {
         let hedge = form.hedge.as_ref()?;
         Some(self::hedge(hedge, &path.key("hedge"), check))
+    })
+}
+
+/// Batching of all routes that want it, by pattern.
+pub(super) fn batches(file: &File, check: &mut Check<'_>) -> Vec<(String, Batch)> {
+    of_routes(file, check, |form, path, check| {
+        let batch = form.batch.as_ref()?;
+        Some(self::batch(batch, &path.key("batch"), check))
     })
 }
 
@@ -53,6 +61,32 @@ fn hedge(hedge: &file::Hedge, path: &Path, check: &mut Check<'_>) -> Hedge {
     Hedge {
         after,
         max_millionths,
+    }
+}
+
+fn batch(batch: &file::Batch, path: &Path, check: &mut Check<'_>) -> Batch {
+    const WINDOW_MAX: Duration = Duration::from_secs(1);
+    const SIZE_MAX: u64 = 2048;
+    let window = batch.window.map_or(Duration::from_millis(3), |span| span.0);
+    if window.is_zero() || window > WINDOW_MAX {
+        let allowed = "a duration from 1ms to 1s";
+        check.findings.wrong(&path.key("window"), allowed);
+    }
+    let size = batch.size.map_or(32, |size| size.0);
+    if !(2..=SIZE_MAX).contains(&size) {
+        let allowed = format!("a number from 2 to {SIZE_MAX}");
+        check.findings.wrong(&path.key("size"), allowed);
+    }
+    let tokens = batch.tokens.map_or(8192, |tokens| tokens.0);
+    if tokens == 0 {
+        check
+            .findings
+            .wrong(&path.key("tokens"), "a number above 0");
+    }
+    Batch {
+        window,
+        size: usize::try_from(size).unwrap_or(usize::MAX),
+        tokens,
     }
 }
 

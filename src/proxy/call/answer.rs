@@ -61,6 +61,27 @@ pub async fn pass(
     Ok(true)
 }
 
+/// Passes an answer on that is here whole. The try that it came of is the journey's.
+pub async fn whole(
+    mut head: Box<ResponseHeader>,
+    body: Bytes,
+    session: &mut Session,
+    journey: &mut Journey,
+) -> Result<bool> {
+    head.remove_header(&header::TRANSFER_ENCODING);
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    frame(&mut head, true)?;
+    if let Err(error) = reply::head(session, &mut head, journey) {
+        return refused(session, journey, error, false);
+    }
+    let mut body = Some(body);
+    reply::body(&mut body, true, journey)?;
+    let tasks = vec![HttpTask::Header(head, false), HttpTask::Body(body, true)];
+    let written = session.write_response_tasks(tasks).await;
+    written.map_err(|error| error.into_down())?;
+    Ok(true)
+}
+
 /// The answer has broken, or isn't passed on.
 fn refused(
     session: &Session,

@@ -105,7 +105,7 @@ async fn race(
     asked: &RequestHeader,
 ) -> Race {
     let mut interrupted = pin!(interrupted(session));
-    let mut primary = pin!(first.head(calls));
+    let mut primary = pin!(first.head(calls, |_| ()));
     let overdue = async {
         match patience {
             Some(patience) => tokio::time::sleep(patience).await,
@@ -154,7 +154,7 @@ async fn second(asked: &RequestHeader, journey: &mut Journey, calls: &Calls) -> 
         plan.course.doubles();
     }
     let mut call = Box::new(Call::next(asked, None, journey).await.ok()?);
-    let outcome = call.head(calls).await;
+    let outcome = call.head(calls, |_| ()).await;
     Some((call, outcome))
 }
 
