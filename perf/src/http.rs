@@ -121,7 +121,7 @@ impl Head {
 /// Size ─► Data(n) ─► DataEnd ─► Size … ─► Trailer ─► Done
 /// ```
 #[derive(PartialEq)]
-enum Body {
+pub(crate) enum Body {
     Plain(u64),
     Size,
     Data(u64),
@@ -131,7 +131,7 @@ enum Body {
 }
 
 impl Body {
-    fn new(framing: Framing) -> Body {
+    pub(crate) fn new(framing: Framing) -> Body {
         match framing {
             Framing::Absent | Framing::Length(0) => Body::Done,
             Framing::Length(bytes) => Body::Plain(bytes),
@@ -140,7 +140,11 @@ impl Body {
     }
 
     /// Decodes what it can of `input` and says how much of it is used up.
-    fn feed(&mut self, input: &[u8], sink: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<usize> {
+    pub(crate) fn feed(
+        &mut self,
+        input: &[u8],
+        sink: &mut impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<usize> {
         let mut used = 0;
         while *self != Body::Done && used < input.len() {
             let rest = &input[used..];
@@ -199,14 +203,17 @@ impl Buffer {
         &self.bytes[self.start..self.end]
     }
 
-    fn take(&mut self, bytes: usize) {
+    pub(crate) fn take(&mut self, bytes: usize) {
         self.start += bytes;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
     }
 
-    async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<usize> {
+    pub(crate) async fn fill(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+    ) -> std::io::Result<usize> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);

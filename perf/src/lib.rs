@@ -4,8 +4,10 @@
 //! - [`client`] sends a request and checks all that comes back.
 //! - [`http`] reads messages, whole and in pieces, and accepts no framing that is not exact.
 //! - [`scene`] writes the simulator's answers and checks that they arrived as they were sent.
+//! - [`chaos`] troubles weir with broken model servers and broken clients, and checks what must hold.
 //! - [`process`] reads CPU time and memory of a process tree.
 
+pub mod chaos;
 pub mod client;
 pub mod http;
 pub mod process;

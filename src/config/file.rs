@@ -339,6 +339,9 @@ pub(super) struct Timeouts {
     pub(super) idle: Option<Span>,
     /// The whole request; `0s` = no limit. Default: `0s`.
     pub(super) total: Option<Span>,
+    /// A stream of events whose upstream is silent this long gets a comment line, so that what stands
+    /// between keeps its connection; `0s` = none. Default: `0s`.
+    pub(super) heartbeat: Option<Span>,
     /// How long a connection may be silent between two requests. Default: `75s`.
     pub(super) keepalive: Option<Span>,
     /// How long open requests may go on when weir stops or is replaced. Default: `1h`.

@@ -192,6 +192,15 @@ impl Reader {
         self.marks.complete
     }
 
+    /// The event or body that was begun has not come to its end.
+    pub fn is_midway(&self) -> bool {
+        match self.lex {
+            Lex::Closed | Lex::Broken => false,
+            Lex::Value => self.depth > 0,
+            _ => true,
+        }
+    }
+
     /// What was said.
     pub fn facts(&self) -> &Facts {
         &self.facts

@@ -7,6 +7,7 @@ use super::peek::Body;
 use super::plan::Plan;
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
+use super::settle::Tried;
 use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
 use crate::observe::access::FailedTry;
 use crate::observe::pool::Handshake;
@@ -81,6 +82,7 @@ pub async fn next(
             // The same try once more keeps its place.
             Some(before) if plan.course.takes_again() => (before.choice, before.attempt),
             before => {
+                plan.tried = before.as_ref().map(Tried::in_vain);
                 // The one before reports itself here.
                 drop(before);
                 let team = journey.arrival.caller.as_ref();
@@ -481,6 +483,11 @@ pub fn failed_try(journey: &mut Journey, error: &Error) {
     }
 }
 
+/// An answer came whole by its framing, and isn't by its own account: counts and logs it, as `kind`.
+pub fn broke_inside(journey: &mut Journey, kind: &'static str, said: &'static str) {
+    tell(journey, kind, &said);
+}
+
 /// What went wrong and what to do, for the log.
 fn in_words(error: &Error, limits: &Limits) -> String {
     if let Some(cause) = ConnectError::within(error) {
@@ -565,7 +572,10 @@ fn error_type(error: &Error) -> &'static str {
         ErrorType::ReadTimedout => "first_byte_timeout",
         ErrorType::WriteTimedout => "write_timeout",
         ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => "closed",
-        ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H2Error => "protocol",
+        ErrorType::InvalidHTTPHeader
+        | ErrorType::InvalidH2
+        | ErrorType::H2Error
+        | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => "protocol",
         ErrorType::ConnectError | ErrorType::SocketError | ErrorType::InternalError => "connect",
         _ => "other",
     }

@@ -457,6 +457,13 @@ impl Body {
         }
     }
 
+    /// Says that the client has all of a stream, though its end may not have come yet.
+    pub fn said_all(&mut self) {
+        if let Some(slot) = self.slot() {
+            slot.said_all();
+        }
+    }
+
     /// Gives the session its own connection back.
     pub fn restore(&mut self, session: &mut Session) {
         if let Some(slot) = self.slot().take() {

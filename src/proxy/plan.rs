@@ -10,6 +10,7 @@ use super::course::{Course, Leg};
 use super::journey::Journey;
 use super::peek::{self, Body};
 use super::refuse::{self, Refusal};
+use super::settle::Tried;
 pub use super::surface::Surface;
 use super::surface::plain;
 use super::{reckon, replay, weigh};
@@ -37,6 +38,8 @@ pub struct Plan {
     pub label: Option<Arc<str>>,
     /// What to try, best first.
     pub course: Course,
+    /// The last try, while there is no current one.
+    pub tried: Option<Tried>,
     /// The same candidate was given a second chance after a pooled connection had died.
     pub second_chance: bool,
     /// A candidate refused the request because weir asks for usage: from here on it doesn't.
@@ -148,6 +151,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         surface,
         label,
         course: Course::default(),
+        tried: None,
         second_chance: false,
         unasked: None,
         detour: Detour::default(),

@@ -6,6 +6,7 @@
 //! a session is polled while neither side moves.
 
 mod clock;
+mod heartbeat;
 mod sink;
 
 pub use clock::{BODY_LATE, ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
@@ -16,7 +17,8 @@ use crate::govern::{Drains, Ending};
 use crate::listen::Conn;
 use async_trait::async_trait;
 use bytes::Bytes;
-use clock::{Clock, DRAINED};
+use clock::{BEAT, Clock, DRAINED};
+use heartbeat::Heartbeat;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -73,6 +75,8 @@ struct Shared {
     holding: AtomicBool,
     /// No upstream is asked now; see [`Slot::wait`].
     waiting: AtomicBool,
+    /// The client has all that will come; see [`Slot::said_all`].
+    said_all: AtomicBool,
 }
 
 impl std::fmt::Debug for Slot {
@@ -88,6 +92,7 @@ struct Replay {
     body: Option<Bytes>,
     shared: Arc<Shared>,
     clock: Clock,
+    heartbeat: Heartbeat,
     ending: Ending,
     drains: Drains,
     /// How long this try's answer is read on when the client has left.
@@ -119,6 +124,7 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
         left: AtomicBool::new(false),
         holding: AtomicBool::new(false),
         waiting: AtomicBool::new(false),
+        said_all: AtomicBool::new(false),
     });
     let placeholder = Box::new(ServerSession::new_custom(Box::new(())));
     let inner = std::mem::replace(&mut session.downstream_session, placeholder);
@@ -129,6 +135,7 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
         ending: deadlines.ending.clone(),
         drains: deadlines.drains.clone(),
         drain: None,
+        heartbeat: Heartbeat::every(deadlines.timeouts.heartbeat),
         clock: Clock::new(deadlines, body.is_none()),
         whole: body.is_some(),
         body,
@@ -159,6 +166,12 @@ impl Slot {
     /// No upstream is asked until this ends: none is late, whatever the last try's deadlines were.
     pub fn wait(&self, wait: bool) {
         self.0.waiting.store(wait, Ordering::Relaxed);
+    }
+
+    /// Says that the last event of a stream has come, though its end may not have: nothing is put in
+    /// behind it.
+    pub fn said_all(&self) {
+        self.0.said_all.store(true, Ordering::Relaxed);
     }
 
     /// Puts the real session back, so that its connection can serve the next request.
@@ -226,6 +239,15 @@ impl Replay {
         true
     }
 
+    /// Writes what is owed of a heartbeat, before anything else goes to the client.
+    async fn finish_beat(&mut self) -> Result<()> {
+        let inner = self
+            .inner
+            .as_deref_mut()
+            .expect("the inner session is taken only by drop");
+        self.heartbeat.finish(inner).await
+    }
+
     fn has_left(&self) -> bool {
         self.shared.left.load(Ordering::Relaxed)
     }
@@ -234,6 +256,9 @@ impl Replay {
     fn begins(&mut self, head: &ResponseHeader) {
         if !is_interim(head) {
             self.clock.moved();
+            let asked = &self.inner().req_header().method;
+            let may = asked != http::Method::HEAD && !self.has_left();
+            self.heartbeat.begins(head, may);
             if self.ending.is_draining() {
                 self.inner_mut().set_keepalive(None);
             }
@@ -278,6 +303,7 @@ impl CustomSession for Replay {
         self.clock.restart(terms.first_byte, terms.idle);
         self.drain = terms.drain;
         self.held.clear();
+        self.heartbeat.restart();
         self.upgrading = self.inner().is_upgrade_req();
     }
 
@@ -308,17 +334,30 @@ impl CustomSession for Replay {
             self.whole = true;
             self.clock.uploaded();
         }
-        let inner = self
-            .inner
-            .as_deref_mut()
-            .expect("the inner session is taken only by drop");
-        let read = tokio::select! {
-            biased;
-            read = inner.read_body_or_idle(idle) => read,
-            late = self.clock.over() => return match late {
-                DRAINED => Error::e_explain(ErrorType::ConnectionClosed, "the client left"),
-                late => Error::e_explain(late, "no byte in time"),
-            },
+        let read = loop {
+            let inner = self
+                .inner
+                .as_deref_mut()
+                .expect("the inner session is taken only by drop");
+            let beat = match self.shared.said_all.load(Ordering::Relaxed) {
+                true => None,
+                false => self.heartbeat.due(),
+            };
+            let late = tokio::select! {
+                biased;
+                read = inner.read_body_or_idle(idle) => break read,
+                late = self.clock.over(beat) => late,
+            };
+            match late {
+                BEAT => match self.heartbeat.beat(inner).await {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+                DRAINED => {
+                    return Error::e_explain(ErrorType::ConnectionClosed, "the client left");
+                }
+                late => return Error::e_explain(late, "no byte in time"),
+            }
         };
         match read {
             Ok(read) => {
@@ -375,10 +414,12 @@ impl CustomSession for Replay {
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         self.clock.moved();
+        self.finish_beat().await?;
         self.inner_mut().write_response_body(data, end).await
     }
 
     async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        self.finish_beat().await?;
         self.inner_mut().write_response_trailers(trailers).await
     }
 
@@ -386,12 +427,20 @@ impl CustomSession for Replay {
         let Some(tasks) = self.let_through(tasks)? else {
             return Ok(false);
         };
-        let interim = matches!(tasks.as_slice(), [HttpTask::Header(head, _)] if is_interim(head));
-        if let Some(HttpTask::Header(head, _)) = tasks.first() {
-            self.begins(head);
+        // Several can come at once.
+        let interim = (tasks.iter())
+            .all(|task| matches!(task, HttpTask::Header(head, _) if is_interim(head)));
+        for task in &tasks {
+            if let HttpTask::Header(head, _) = task {
+                self.begins(head);
+            }
         }
         let end = tasks.iter().any(HttpTask::is_end);
-        let written = self.inner_mut().response_duplex_vec(tasks).await;
+        self.heartbeat.passes(&tasks);
+        let written = match self.finish_beat().await {
+            Ok(()) => self.inner_mut().response_duplex_vec(tasks).await,
+            Err(error) => Err(error),
+        };
         if !interim {
             self.clock.moved();
         }

@@ -1,7 +1,7 @@
 //! Fifth step: the answer as the client gets it, and what it tells of itself.
 
 use super::ask::{self, Suspect, Verdict};
-use super::connect;
+use super::connect::{self, broke_inside};
 use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
 use super::peek::Body;
@@ -16,8 +16,8 @@ use crate::tokens::meter::{Coding, Ending, Form, Meter, Overdue};
 use crate::upstream::Outcome;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
-use pingora::Result;
 use pingora::http::ResponseHeader;
+use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 use std::time::Instant;
 
@@ -96,11 +96,20 @@ const HOP_BY_HOP: [HeaderName; 3] = [
 ];
 
 /// Learns what kind of answer it is, and adds weir's headers.
+///
+/// # Errors
+/// When it is none to this request.
 pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Journey) -> Result<()> {
     if response.status.is_informational()
         && response.status != http::StatusCode::SWITCHING_PROTOCOLS
     {
         return Ok(());
+    }
+    let asked = (journey.plan.as_ref()).is_some_and(|plan| plan.upgrade);
+    if response.status == http::StatusCode::SWITCHING_PROTOCOLS && !asked {
+        // RFC 9110, section 15.2.2. The client would take what follows for the answer.
+        const UNASKED: &str = "it switches to another protocol unasked";
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, UNASKED).into_up());
     }
     connect::answered(journey, response)?;
     forget_case(response);
@@ -125,6 +134,10 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         ask::learn(journey);
     }
     journey.reply.meter = None;
+    if response.status == http::StatusCode::NO_CONTENT {
+        // RFC 9110, section 8.6: it has none, whatever it is.
+        response.remove_header(&header::CONTENT_LENGTH);
+    }
     let bodiless = head_only || matches!(response.status.as_u16(), 204 | 304);
     journey.reply.length = match (bodiless, stream) {
         (true, _) => Some(0),
@@ -207,6 +220,9 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
     }
     if end || journey.reply.is_whole() {
         settle::complete(journey);
+        if let Some(plan) = journey.plan.as_mut() {
+            plan.body.said_all();
+        }
     }
     Ok(())
 }
@@ -303,10 +319,10 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
     reply.complete = true;
     let mut outcome = Outcome::Answered;
     let mut last = Bytes::new();
-    let mut cut = false;
+    let mut ending = Ending::Finished;
     if let Some(meter) = reply.meter.as_mut().filter(|_| reply.stream) {
         last = meter.end();
-        cut = meter.saw_finish() == Ending::Open;
+        ending = meter.saw_finish();
     }
     if reply.meter.as_ref().is_some_and(Meter::is_blind) {
         let metered = match settle::has_prompt(journey.plan.as_ref()) {
@@ -318,12 +334,18 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
             "an answer's compression can't be followed: {metered}"
         );
     }
-    if cut {
+    if matches!(ending, Ending::Open | Ending::Error) {
         reply.end = Some(End::UpstreamBroke);
         outcome = Outcome::Failed;
+    }
+    if ending == Ending::Open {
+        broke_inside(journey, "short_stream", "it ended its stream early");
         if let Some(told) = stream_error(journey, SHORT_STREAM) {
             last = joined(last, told);
         }
+    } else if ending == Ending::Error {
+        // The client has its own error event already.
+        broke_inside(journey, "error_in_stream", "its stream ended with an error");
     }
     if let Some(current) = journey.attempt.as_mut() {
         current.attempt.ended(outcome);
@@ -376,13 +398,17 @@ pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
     {
         response.insert_header(X_WEIR_MODEL, &**label)?;
     }
-    if let Some(current) = &journey.attempt {
-        let provider = snapshot
-            .upstreams
-            .provider(current.attempt.endpoint().provider);
+    let current = journey.attempt.as_ref();
+    let current = current.map(|it| (it.attempt.endpoint().provider, it.number));
+    let before = || {
+        let tried = journey.plan.as_ref()?.tried.as_ref()?;
+        Some((tried.provider(), tried.number()))
+    };
+    if let Some((provider, tries)) = current.or_else(before) {
+        let provider = snapshot.upstreams.provider(provider);
         response.insert_header(X_WEIR_PROVIDER, &*provider.name)?;
         let mut number = itoa::Buffer::new();
-        response.insert_header(X_WEIR_ATTEMPTS, number.format(current.number))?;
+        response.insert_header(X_WEIR_ATTEMPTS, number.format(tries))?;
     }
     if let Some(grant) = &journey.grant {
         standing::mark(response, grant, journey.surface())?;

@@ -34,4 +34,6 @@ pub struct Timeouts {
     pub idle: Duration,
     /// The whole request; zero = no limit.
     pub total: Duration,
+    /// After so much silence a stream of events gets a comment line; zero = never.
+    pub heartbeat: Duration,
 }

@@ -23,7 +23,7 @@ use crate::snapshot::Snapshot;
 use crate::tokens::estimate::at_a_glance;
 use crate::tokens::meter::{self, Source};
 use crate::types::identity::Identity;
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, ProviderId};
 use pingora::{Error, ErrorSource};
 use pingora_proxy::Session;
 use std::sync::Arc;
@@ -113,6 +113,7 @@ impl Drop for Journey {
             return;
         }
         let tried = self.attempt.take().map(|current| Tried::of(&current));
+        let tried = tried.or_else(|| self.plan.as_mut()?.tried.take());
         // Its places among those in flight are free when it is told of, or left to be counted: a weir
         // that waits for the last request to end must not end between the two.
         let (seat, stake) = self.grant.take().map(Grant::parts).unzip();
@@ -154,7 +155,8 @@ struct Told<'a> {
 }
 
 /// The last try.
-struct Tried {
+#[derive(Debug)]
+pub struct Tried {
     endpoint: Arc<Endpoint>,
     model: Option<Arc<str>>,
     road: Option<Road>,
@@ -163,7 +165,26 @@ struct Tried {
 }
 
 impl Tried {
-    fn of(current: &Try) -> Self {
+    /// One that is over, and that another may follow: its upstream has refused the request, or never had it.
+    pub fn in_vain(current: &Try) -> Self {
+        Self {
+            sent: false,
+            ..Self::of(current)
+        }
+    }
+
+    /// Whose endpoint it was.
+    pub fn provider(&self) -> ProviderId {
+        self.endpoint.provider
+    }
+
+    /// Which try it was, from 1.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The current one.
+    pub fn of(current: &Try) -> Self {
         Self {
             endpoint: current.attempt.shared_endpoint(),
             model: current.choice.model.clone(),

@@ -332,6 +332,8 @@ impl Meter {
             () if self.done => Ending::Done,
             () if self.framer.is_none() && facts.closed => Ending::Finished,
             () if self.framer.is_none() => Ending::Open,
+            // What an event says counts for whoever reads whole ones only.
+            () if self.reader.is_midway() => Ending::Open,
             () if self.reader.is_complete() => Ending::Done,
             () if self.reader.all_finished() => Ending::Finished,
             () => Ending::Open,

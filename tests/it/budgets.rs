@@ -19,7 +19,7 @@ const ANSWER: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant","co
 /// An answer of five tokens at most.
 const ASK: &str = r#"{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}"#;
 
-fn sha256(text: &str) -> String {
+pub fn sha256(text: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
     let bytes = digest.as_ref().iter();
     bytes.map(|byte| format!("{byte:02x}")).collect()

@@ -778,3 +778,61 @@ fn a_body_that_names_no_model_goes_where_something_else_takes_its_path() {
         }
     }
 }
+
+/// The reason to stop came, and then the event that says it was cut: whoever reads whole events has not
+/// seen it.
+#[test]
+fn a_stream_that_is_cut_in_its_last_event_does_not_look_whole() {
+    const CUT: &[&str] = &[
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}],\"id\":\"chat",
+    ];
+    const WHOLE: &[&str] = &[
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}],\"id\":\"chat\"}\n\n",
+    ];
+    for (sent, cut) in [(CUT, true), (WHOLE, false)] {
+        let provider = Provider::start(move |exchange| {
+            exchange.stream();
+            for piece in sent {
+                exchange.chunk(piece);
+            }
+            exchange.end();
+        });
+        let weir = gateway(&provider.url(), "");
+        let answer = weir.post(CHAT, r#"{"model":"m","stream":true}"#).text();
+        assert_eq!(answer.contains("upstream_failed"), cut, "{answer}");
+        assert!(answer.starts_with(&sent.concat()), "{answer}");
+        let end = if cut { "upstream_broke" } else { "complete" };
+        assert_eq!(weir.records(1)[0]["end"], end);
+    }
+}
+
+/// RFC 9110, section 8.6: an answer with this status has no length.
+#[test]
+fn a_length_that_an_answer_without_a_body_cannot_have_is_not_passed_on() {
+    let provider = Provider::start(|exchange| {
+        exchange.raw("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n");
+        exchange.close();
+    });
+    let weir = gateway(&provider.url(), "");
+    let answer = weir.post(CHAT, BODY);
+    assert_eq!((answer.status(), answer.body.len()), (204, 0));
+    assert_eq!(answer.header("content-length"), None);
+}
+
+/// The client would take for its answer what comes in a protocol that it doesn't speak.
+#[test]
+fn an_upstream_that_switches_protocols_unasked_has_failed() {
+    let provider = Provider::start(|exchange| {
+        exchange
+            .raw("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nhi");
+        exchange.wait_end();
+    });
+    let weir = gateway(&provider.url(), "");
+    let answer = weir.post(CHAT, BODY);
+    answer.assert_refused(502, "upstream_failed");
+    let record = &weir.records(1)[0];
+    assert_eq!(record["end"], "refused:upstream_failed");
+    assert_eq!(record["output_tokens"], Value::Null);
+}

@@ -5,6 +5,7 @@ use super::gate::Gate;
 use super::provider::{Exchange, Provider, reset};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// What a model server does wrong.
@@ -68,15 +69,15 @@ pub enum Fault {
     SilentInBody,
     /// The body comes byte by byte.
     TrickledBody,
-    /// A chunk's size comes byte by byte and never ends.
-    TrickledChunkSize,
+    /// What may stand behind a chunk's size comes byte by byte and never ends.
+    TrickledChunkHead,
     /// The body ends before its length.
     LengthTooLong,
     /// A chunk without a size.
     MalformedChunk,
     /// The connection is closed between two chunks.
     CloseBetweenChunks,
-    /// A gigabyte of spaces, compressed.
+    /// Spaces, compressed to a thousandth: [`BOMB_BYTES`].
     GzipBomb,
     /// A stream: an event, then silence.
     SilentStream,
@@ -153,7 +154,7 @@ impl Fault {
         Self::SilentAfterHead,
         Self::SilentInBody,
         Self::TrickledBody,
-        Self::TrickledChunkSize,
+        Self::TrickledChunkHead,
         Self::LengthTooLong,
         Self::MalformedChunk,
         Self::CloseBetweenChunks,
@@ -190,6 +191,27 @@ impl Fault {
         (Self::SilentStream as usize..=Self::NoDone as usize).contains(&n)
     }
 
+    /// It keeps the connection to itself: there is no end of what it says, or of its silence.
+    pub fn hangs(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectHangs
+                | Self::Silent
+                | Self::SilentInHead
+                | Self::TrickledHead
+                | Self::InterimFlood
+                | Self::EarlyAnswer
+                | Self::SilentAfterHead
+                | Self::SilentInBody
+                | Self::TrickledBody
+                | Self::TrickledChunkHead
+                | Self::SilentStream
+                | Self::OnlyComments
+                | Self::EndlessStream
+                | Self::EndlessEvent
+        )
+    }
+
     /// It shows only where the request is larger than what sockets buffer.
     pub fn wants_large_request(self) -> bool {
         self == Self::EarlyAnswer
@@ -202,6 +224,9 @@ impl Fault {
 
     /// A model server that does it to each request, and is healthy once the gate is open.
     pub fn provider_until(self, healed: &Gate) -> Provider {
+        if self == Self::GzipBomb {
+            bomb();
+        }
         let gate = healed.clone();
         let script = move |exchange: &mut Exchange| {
             if !exchange.read_body() {
@@ -337,10 +362,11 @@ impl Fault {
                 json_head(exchange, 1 << 20);
                 trickle(exchange, b" ");
             }
-            Self::TrickledChunkSize => {
+            Self::TrickledChunkHead => {
                 json_chunks(exchange);
                 exchange.chunk(&ANSWER[..20]);
-                trickle(exchange, b"0");
+                exchange.raw("1;");
+                trickle(exchange, b"x");
             }
             Self::LengthTooLong => {
                 json_head(exchange, ANSWER.len() + 100);
@@ -364,7 +390,7 @@ impl Fault {
                     ("content-type", "application/json"),
                     ("content-encoding", "gzip"),
                 ],
-                &bomb(),
+                bomb(),
             ),
             Self::SilentStream => {
                 exchange.stream();
@@ -456,6 +482,9 @@ pub const ERROR: &str =
 /// What [`Fault::ThrottledSeconds`] and [`Fault::ThrottledDate`] say.
 pub const RETRY_AFTER_SECS: u64 = 7;
 
+/// What [`Fault::GzipBomb`] unpacks to.
+pub const BOMB_BYTES: usize = 64 << 20;
+
 /// Between two bytes that trickle, and between two events of a stream without end.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -536,12 +565,15 @@ fn answer_unread(mut stream: TcpStream, healed: &Gate) {
     healed.opens_within(DEADLINE);
 }
 
-/// A gigabyte of spaces in a megabyte.
-fn bomb() -> Vec<u8> {
-    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    let zeros = vec![b' '; 1 << 20];
-    for _ in 0..1 << 10 {
-        bomb.write_all(&zeros).expect("a vector takes it");
-    }
-    bomb.finish().expect("a vector takes it")
+/// 64 megabytes of spaces in 64 kilobytes. Made once: it takes its time.
+fn bomb() -> &'static [u8] {
+    static BOMB: OnceLock<Vec<u8>> = OnceLock::new();
+    BOMB.get_or_init(|| {
+        let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        let spaces = vec![b' '; 1 << 20];
+        for _ in 0..BOMB_BYTES / spaces.len() {
+            bomb.write_all(&spaces).expect("a vector takes it");
+        }
+        bomb.finish().expect("a vector takes it")
+    })
 }

@@ -21,6 +21,8 @@ pub struct Reading<'a> {
     pub head: Response<()>,
     body: h2::RecvStream,
     ahead: Vec<u8>,
+    /// Bytes that were read and not yet told of.
+    unreleased: usize,
 }
 
 /// A whole answer.
@@ -40,6 +42,13 @@ impl Client {
     /// Connects; a thread of its own moves the connection.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Self {
+        Self::with_window(address, 1 << 20)
+    }
+
+    /// Connects; of one answer so many bytes are taken before they are read.
+    #[track_caller]
+    pub fn with_window(address: SocketAddr, window: usize) -> Self {
+        let window = u32::try_from(window).expect("a window of HTTP/2");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -51,7 +60,7 @@ impl Client {
                 .expect("a connection");
             socket.set_nodelay(true).expect("a socket");
             let (send, connection) = h2::client::Builder::new()
-                .initial_window_size(1 << 20)
+                .initial_window_size(window)
                 .initial_connection_window_size(4 << 20)
                 .handshake(socket)
                 .await
@@ -116,6 +125,7 @@ impl Client {
             head: Response::from_parts(head, ()),
             body,
             ahead: Vec::new(),
+            unreleased: 0,
         }
     }
 
@@ -207,6 +217,20 @@ impl Reading<'_> {
         }
     }
 
+    /// Reads `count` bytes, or a few more, without telling weir that they were read.
+    #[track_caller]
+    pub fn read_unreleased(&mut self, count: usize) -> Vec<u8> {
+        while self.ahead.len() < count {
+            let piece = self
+                .client
+                .within("a piece of an HTTP/2 body", self.body.data());
+            let piece = piece.expect("not the end").expect("a piece");
+            self.unreleased += piece.len();
+            self.ahead.extend_from_slice(&piece);
+        }
+        self.ahead.clone()
+    }
+
     /// Reads to the end.
     #[track_caller]
     pub fn answer(mut self) -> Answer {
@@ -235,6 +259,10 @@ impl Reading<'_> {
     #[track_caller]
     fn piece(&mut self) -> Option<Result<Bytes, h2::Error>> {
         let body = &mut self.body;
+        let unreleased = std::mem::take(&mut self.unreleased);
+        if unreleased > 0 {
+            let _ = body.flow_control().release_capacity(unreleased);
+        }
         let piece = self.client.within("a piece of an HTTP/2 body", body.data());
         if let Some(Ok(piece)) = &piece {
             let _ = body.flow_control().release_capacity(piece.len());

@@ -300,6 +300,14 @@ impl Provider {
         );
     }
 
+    /// Waits until it takes connections.
+    #[track_caller]
+    pub fn wait_listening(&self) {
+        eventually("the model server to listen", || {
+            TcpStream::connect_timeout(&self.address, FULL).ok()
+        });
+    }
+
     /// Waits until the other side has ended a connection.
     #[track_caller]
     pub fn wait_end(&self, connection: usize) -> ConnectionEnd {

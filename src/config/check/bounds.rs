@@ -53,6 +53,7 @@ pub(super) fn bounds(file: &File, check: &mut Check<'_>) -> Bounds {
         first_byte: positive(timeouts.first_byte, "first_byte", 300),
         idle: positive(timeouts.idle, "idle", 120),
         total: any(timeouts.total, 0),
+        heartbeat: any(timeouts.heartbeat, 0),
     };
     let mut size = |size: Option<Size>, key: &str, range: RangeInclusive<u64>, standard: usize| {
         let path = limit.key(key);

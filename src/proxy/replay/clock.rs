@@ -25,6 +25,9 @@ pub const BODY_LATE: ErrorType = ErrorType::Custom("BodyLate");
 /// The client left, and the time is over in which its answer was to be read on.
 pub const DRAINED: ErrorType = ErrorType::Custom("Drained");
 
+/// A heartbeat is due: no deadline.
+pub(super) const BEAT: ErrorType = ErrorType::Custom("Beat");
+
 /// Deadlines of an answer. One timer that is moved only when it fires: a stream's events cost a
 /// look at the clock each, not a timer.
 pub(super) struct Clock {
@@ -111,10 +114,14 @@ impl Clock {
         }
     }
 
-    /// Resolves when a deadline is over.
-    pub(super) async fn over(&mut self) -> ErrorType {
+    /// Resolves when a deadline is over, or at `beat`.
+    pub(super) async fn over(&mut self, beat: Option<Instant>) -> ErrorType {
         loop {
-            let (due, late) = self.due();
+            let mut soonest = self.due();
+            if let Some(beat) = beat {
+                soonest = sooner(soonest, (beat, BEAT));
+            }
+            let (due, late) = soonest;
             if due <= Instant::now() {
                 return late;
             }

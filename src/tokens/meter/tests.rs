@@ -98,6 +98,23 @@ fn a_cut_stream_is_told_from_a_whole_one() {
     assert_eq!(after(&finish(0)), Ending::Finished);
     assert_eq!(after("data: [DO"), Ending::Finished);
     assert_eq!(after("NE]\n\n"), Ending::Done);
+    for (last, end) in [
+        (
+            "data: {\"choices\":[{\"finish_reason\":\"stop\"}],\"id\":\"x",
+            Ending::Open,
+        ),
+        (
+            "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}",
+            Ending::Finished,
+        ),
+        ("data: [DONE]", Ending::Done),
+        (": hi", Ending::Open),
+    ] {
+        let mut cut = chat(false);
+        cut.feed(chunk(last));
+        cut.end();
+        assert_eq!(cut.saw_finish(), end, "{last}");
+    }
     assert_eq!(after("data: {\"error\":\"late\"}\n\n"), Ending::Error);
     let mut body = Meter::new(Surface::Chat, "gpt-4o", Form::Body, false);
     body.feed(chunk("{\"choices\":[]"));
