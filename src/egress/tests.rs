@@ -578,7 +578,7 @@ async fn an_http2_connection_is_bounded_and_asked_for_a_sign_of_life() {
         options.h2_stream_window_size,
         options.h2_connection_window_size,
     );
-    assert_eq!(windows, (Some(512 << 10), Some(16 << 20)));
+    assert_eq!(windows, (Some(160 << 10), Some(16 << 20)));
 }
 
 #[tokio::test]

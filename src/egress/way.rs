@@ -24,9 +24,11 @@ const POOL_IDLE_TUNNEL: Duration = Duration::from_secs(45);
 const H2_STREAMS_MAX: usize = 100;
 
 /// What an upstream may send on one stream, and on one connection, before it was read here. A client
-/// that reads slowly holds up to the former, and dozens of such leave room for the others.
-const H2_STREAM_WINDOW_BYTES: u32 = 512 << 10;
+/// that reads slowly holds up to the former, and as many as a connection carries leave room for others.
+const H2_STREAM_WINDOW_BYTES: u32 = 160 << 10;
 const H2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const _: () =
+    assert!(H2_STREAM_WINDOW_BYTES as usize * H2_STREAMS_MAX < H2_CONNECTION_WINDOW_BYTES as usize);
 
 /// An HTTP/2 connection is asked for a sign of life this often; Pingora gives it 5 s to answer.
 /// Keepalive of TCP would notice a dead proxy, but no dead endpoint behind it.

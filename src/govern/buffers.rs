@@ -81,6 +81,14 @@ impl Hold {
         Ok(())
     }
 
+    /// Makes the hold at least `bytes` large, whatever the cap says: for what is there already, and leaves
+    /// no room for others.
+    pub fn take(&mut self, bytes: usize) {
+        let more = bytes.saturating_sub(self.bytes);
+        self.shared.held.fetch_add(more, Ordering::Relaxed);
+        self.bytes += more;
+    }
+
     /// Gives back what is above `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
@@ -107,6 +115,10 @@ mod tests {
     #[test]
     fn the_cap_is_shared_and_exact() {
         let buffers = Buffers::new(100);
+        let mut over = buffers.hold();
+        over.take(150);
+        assert_eq!(buffers.hold().grow_to(1), Err(Full), "no room is left");
+        drop(over);
         let mut a = buffers.hold();
         let mut b = buffers.hold();
         assert_eq!(a.grow_to(60), Ok(()));

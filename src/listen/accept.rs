@@ -15,8 +15,10 @@ use pingora::server::ShutdownWatch;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 /// After accept failed for want of descriptors or memory.
@@ -213,6 +215,29 @@ impl<A: HttpServerApp + Send + Sync + 'static> Shared<A> {
     }
 }
 
+/// Of what was written to a client, what the kernel holds besides what is on its way: without a bound it is
+/// megabytes for each client that reads slowly.
+const UNSENT_BYTES_MAX: libc::c_int = 128 << 10;
+
+/// Lets a socket take more only while it holds less than this that wasn't sent yet (tcp(7)).
+fn unsent_at_most(socket: &TcpStream, bytes: libc::c_int) -> io::Result<()> {
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option is a number, which lives through the call and whose size is said.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            size,
+        )
+    };
+    match set {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn options(socket: &Socket, terms: &Terms) -> io::Result<()> {
     /// From the first question on; then the client is taken for gone.
     const PROBE_INTERVAL: Duration = Duration::from_secs(15);
@@ -221,6 +246,7 @@ fn options(socket: &Socket, terms: &Terms) -> io::Result<()> {
         return Ok(());
     };
     socket.set_nodelay(true)?;
+    unsent_at_most(socket, UNSENT_BYTES_MAX)?;
     if !terms.tcp_keepalive.is_zero() {
         let keepalive = TcpKeepalive::new()
             .with_time(terms.tcp_keepalive)

@@ -182,6 +182,7 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         upload: !upgrade,
         ending: snapshot.governor.ending().clone(),
         drains: snapshot.governor.drains().clone(),
+        buffers: snapshot.governor.buffers().clone(),
     };
     plan.body.install(session, deadlines);
     Ok(Step::Onward)

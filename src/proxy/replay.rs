@@ -13,7 +13,7 @@ pub use clock::{BODY_LATE, ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
 
 use super::ask;
 use super::settings::Timeouts;
-use crate::govern::{Drains, Ending};
+use crate::govern::{Buffers, Drains, Ending};
 use crate::listen::Conn;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,6 +48,8 @@ pub struct Deadlines {
     pub ending: Ending,
     /// Places for answers that are read on after their clients have left.
     pub drains: Drains,
+    /// What slow clients haven't taken is counted here.
+    pub buffers: Buffers,
 }
 
 /// What holds for the next try: a provider may have its own.
@@ -95,6 +97,7 @@ struct Replay {
     heartbeat: Heartbeat,
     ending: Ending,
     drains: Drains,
+    buffers: Buffers,
     /// How long this try's answer is read on when the client has left.
     drain: Option<Duration>,
     /// No more of the request is awaited from the client.
@@ -134,6 +137,7 @@ pub fn install(session: &mut Session, body: Option<Bytes>, deadlines: Deadlines)
         held: Vec::new(),
         ending: deadlines.ending.clone(),
         drains: deadlines.drains.clone(),
+        buffers: deadlines.buffers.clone(),
         drain: None,
         heartbeat: Heartbeat::every(deadlines.timeouts.heartbeat),
         clock: Clock::new(deadlines, body.is_none()),
@@ -239,6 +243,51 @@ impl Replay {
         true
     }
 
+    /// Gives the client's session what goes to the client, of large pieces a little at a time: each write has
+    /// `timeouts.idle`, and a client that takes so little in that time is as good as gone. What is small
+    /// goes in one write, for which the session copies it.
+    async fn write(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        /// Of a piece of an answer, what is written at a time.
+        const WRITE_BYTES: usize = 16 << 10;
+        let bytes = |task: &HttpTask| match task {
+            HttpTask::Body(Some(piece), _) | HttpTask::UpgradedBody(Some(piece), _) => piece.len(),
+            _ => 0,
+        };
+        let all = tasks.iter().map(bytes).sum::<usize>();
+        if all <= WRITE_BYTES {
+            return self.inner_mut().response_duplex_vec(tasks).await;
+        }
+        // As much again is read from the upstream meanwhile, and waits.
+        let mut hold = self.buffers.hold();
+        hold.take(2 * all);
+        let mut ended = false;
+        for task in tasks {
+            let (piece, end, form): (_, _, fn(_, _) -> _) = match task {
+                HttpTask::Body(Some(piece), end) => (piece, end, HttpTask::Body),
+                HttpTask::UpgradedBody(Some(piece), end) => (piece, end, HttpTask::UpgradedBody),
+                other => {
+                    ended |= self.inner_mut().response_duplex_vec(vec![other]).await?;
+                    continue;
+                }
+            };
+            let mut rest = piece;
+            loop {
+                let next = rest.split_to(rest.len().min(WRITE_BYTES));
+                let last = rest.is_empty();
+                let task = form(Some(next), end && last);
+                ended |= self.inner_mut().response_duplex_vec(vec![task]).await?;
+                if last {
+                    break;
+                }
+                self.clock.moved();
+                if let Some(late) = self.clock.is_over() {
+                    return Error::e_explain(late, "in the middle of a large piece");
+                }
+            }
+        }
+        Ok(ended)
+    }
+
     /// Writes what is owed of a heartbeat, before anything else goes to the client.
     async fn finish_beat(&mut self) -> Result<()> {
         let inner = self
@@ -329,6 +378,7 @@ impl CustomSession for Replay {
         if self.shared.waiting.load(Ordering::Relaxed) {
             self.clock.rest();
         }
+        self.clock.asks();
         let idle = no_body_expected || self.body.is_some();
         if idle {
             self.whole = true;
@@ -438,7 +488,7 @@ impl CustomSession for Replay {
         let end = tasks.iter().any(HttpTask::is_end);
         self.heartbeat.passes(&tasks);
         let written = match self.finish_beat().await {
-            Ok(()) => self.inner_mut().response_duplex_vec(tasks).await,
+            Ok(()) => self.write(tasks).await,
             Err(error) => Err(error),
         };
         if !interim {

@@ -373,3 +373,36 @@ fn a_refusals_retry_after_passes_in_both_forms() {
         );
     }
 }
+
+/// What weir's process had in memory at its peak since it was forgotten, or has now, bytes.
+fn memory(weir: &Gateway, name: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", weir.pid())).expect("/proc");
+    let line = status.lines().find(|line| line.starts_with(name));
+    let size = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok());
+    size.expect("a size") << 10
+}
+
+#[test]
+fn what_is_endless_or_unpacks_to_much_takes_a_bounded_piece_of_memory() {
+    /// Of one answer: what passes, what its meter holds, and what an allocator keeps of it.
+    const GROWTH_MAX: usize = 24 << 20;
+    for fault in [
+        Fault::GzipBomb,
+        Fault::EndlessEvent,
+        Fault::GiganticHead,
+        Fault::InterimFlood,
+    ] {
+        let provider = fault.provider();
+        let weir = gateway(&provider);
+        // The vocabularies are there once something was counted.
+        ask(&weir, false, &question(fault));
+        assert_nothing_stays(&weir);
+        std::fs::write(format!("/proc/{}/clear_refs", weir.pid()), "5").expect("/proc");
+        let before = memory(&weir, "VmRSS:");
+        ask(&weir, false, &question(fault));
+        let peak = memory(&weir, "VmHWM:").saturating_sub(before);
+        println!("{fault:?}: {peak} bytes");
+        assert!(peak < GROWTH_MAX, "{fault:?}: {peak} bytes");
+        assert_nothing_stays(&weir);
+    }
+}

@@ -141,25 +141,25 @@ impl Http2 {
         keys: &str,
         launch: impl FnOnce(Launch) -> Launch,
     ) -> Self {
-        Self::start_whole(provider, ", models: [gpt-4o]", keys, "", launch)
+        Self::start_in(provider, keys, "", launch)
     }
 
     /// With routes to the provider `p` in the file.
     pub fn start_as(provider: H2Provider, routes: &str) -> Self {
-        Self::start_whole(provider, "", "", routes, |launch| launch)
+        Self::start_in(provider, "", routes, |launch| launch)
     }
 
-    fn start_whole(
+    /// With more of the configuration, too.
+    pub fn start_in(
         provider: H2Provider,
-        models: &str,
         keys: &str,
-        routes: &str,
+        more: &str,
         launch: impl FnOnce(Launch) -> Launch,
     ) -> Self {
         let authority = Authority::new();
         let front = authority.front("IP:127.0.0.1", &["h2", "http/1.1"], provider.address());
         let gateway = launch(Launch::file(&format!(
-            "providers:\n- {{name: p, base_url: \"https://{}\"{models}, tls: {{ca: {:?}}}{keys}}}\n{routes}",
+            "providers:\n- {{name: p, base_url: \"https://{}\", models: [gpt-4o], tls: {{ca: {:?}}}{keys}}}\n{more}\n",
             front.address(),
             authority.ca(),
         )));

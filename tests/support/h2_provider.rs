@@ -1,7 +1,7 @@
 //! A model server that speaks HTTP/2 without TLS; [`super::tls`] puts TLS in front of it.
 
 use super::DEADLINE;
-use super::gate::Board;
+use super::gate::{Board, Gate};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -35,6 +35,17 @@ pub struct H2Exchange {
 impl H2Provider {
     /// Calls `script` with each request, once its body is read.
     pub fn start(script: impl Fn(&mut H2Exchange) + Send + Sync + 'static) -> Self {
+        let open = Gate::new();
+        open.open();
+        Self::start_late(&open, script)
+    }
+
+    /// The same, but no body is read before the gate is open.
+    pub fn start_late(
+        gate: &Gate,
+        script: impl Fn(&mut H2Exchange) + Send + Sync + 'static,
+    ) -> Self {
+        let gate = gate.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -49,14 +60,18 @@ impl H2Provider {
             while let Ok((socket, _)) = listener.accept().await {
                 let _ = socket.set_nodelay(true);
                 let (seen, script) = (Arc::clone(&known), Arc::clone(&script));
+                let gate = gate.clone();
                 tokio::spawn(async move {
                     let Ok(mut connection) = h2::server::handshake(socket).await else {
                         return;
                     };
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
-                        let mut body = request.into_body();
+                        let (mut body, gate) = (request.into_body(), gate.clone());
                         tokio::spawn(async move {
+                            if !gate.is_open() {
+                                let _ = tokio::task::spawn_blocking(move || gate.wait()).await;
+                            }
                             let mut whole = Vec::new();
                             while let Some(Ok(piece)) = body.data().await {
                                 whole.extend_from_slice(&piece);
@@ -113,6 +128,11 @@ impl H2Provider {
 }
 
 impl H2Exchange {
+    /// The request's body.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// The request's body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -148,6 +168,26 @@ impl H2Exchange {
         if let Some(stream) = &mut self.stream {
             let _ = stream.send_data(bytes.into(), end);
         }
+    }
+
+    /// Bytes of the body, as the other side makes room for them; `false` when it has left.
+    pub fn data_as_taken(&mut self, bytes: &[u8]) -> bool {
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
+        let mut left = Bytes::copy_from_slice(bytes);
+        while !left.is_empty() {
+            stream.reserve_capacity(left.len());
+            let room = std::future::poll_fn(|cx| stream.poll_capacity(cx));
+            let Some(Ok(room)) = self.runtime.block_on(room) else {
+                return false;
+            };
+            let piece = left.split_to(room.min(left.len()));
+            if stream.send_data(piece, false).is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// The end of the body.

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, Response};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -129,6 +130,46 @@ impl Client {
         }
     }
 
+    /// Sends a POST of these bytes as weir takes them, which `sent` counts, and reads its answer.
+    #[track_caller]
+    pub fn upload(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+        sent: &AtomicUsize,
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://weir.test{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).expect("a request");
+        let mut body = Bytes::from(body);
+        let send = self.send.clone();
+        // As long as the test takes: each of its own steps has a bound.
+        let response = self.runtime.block_on(async move {
+            let (response, mut stream) = send.ready().await?.send_request(request, false)?;
+            while !body.is_empty() {
+                let piece = body.split_to(body.len().min(1 << 16));
+                let count = piece.len();
+                send_piece(&mut stream, piece, body.is_empty()).await?;
+                sent.fetch_add(count, Ordering::Relaxed);
+            }
+            response.await
+        });
+        let (head, body) = response.expect("an HTTP/2 answer").into_parts();
+        let reading = Reading {
+            client: self,
+            head: Response::from_parts(head, ()),
+            body,
+            ahead: Vec::new(),
+            unreleased: 0,
+        };
+        reading.answer()
+    }
+
     /// Sends a POST of JSON and takes it back (RST_STREAM) after `sent`, before any answer is read.
     pub fn post_and_cancel(&self, path: &str, json: impl AsRef<[u8]>, sent: impl FnOnce()) {
         let request = Request::builder()
@@ -179,7 +220,15 @@ impl Client {
     }
 }
 
-async fn send_body(stream: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Result<(), h2::Error> {
+async fn send_body(stream: &mut h2::SendStream<Bytes>, body: Bytes) -> Result<(), h2::Error> {
+    send_piece(stream, body, true).await
+}
+
+async fn send_piece(
+    stream: &mut h2::SendStream<Bytes>,
+    mut body: Bytes,
+    last: bool,
+) -> Result<(), h2::Error> {
     while !body.is_empty() {
         stream.reserve_capacity(body.len().min(1 << 18));
         let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
@@ -188,7 +237,7 @@ async fn send_body(stream: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Resul
         };
         let count = capacity?.min(body.len());
         let piece = body.split_to(count);
-        stream.send_data(piece, body.is_empty())?;
+        stream.send_data(piece, last && body.is_empty())?;
     }
     Ok(())
 }
@@ -255,6 +304,12 @@ impl Reading<'_> {
 
     /// Takes the stream back (RST_STREAM), while the connection lives on.
     pub fn cancel(self) {}
+
+    /// The next piece; `None` at the end.
+    #[track_caller]
+    pub fn next_piece(&mut self) -> Option<Result<Bytes, h2::Error>> {
+        self.piece()
+    }
 
     #[track_caller]
     fn piece(&mut self) -> Option<Result<Bytes, h2::Error>> {

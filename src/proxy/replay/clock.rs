@@ -5,7 +5,7 @@ use crate::govern::ending::Over;
 use crate::proxy::settings::Timeouts;
 use pingora::ErrorType;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
@@ -38,6 +38,8 @@ pub(super) struct Clock {
     answering: bool,
     /// By when the client's body must be whole, while it isn't.
     upload_due: Option<Instant>,
+    /// Since when nothing is asked of the client, as the upstream hasn't taken what it sent.
+    unasked: Option<Instant>,
     /// When an answer that nobody waits for ends.
     end_due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -54,6 +56,7 @@ impl Clock {
             since: Instant::now(),
             answering: false,
             upload_due: uploads.then(|| began + deadlines.timeouts.client_body),
+            unasked: None,
             end_due: None,
             timer: None,
             ending: deadlines.ending.over(),
@@ -77,6 +80,15 @@ impl Clock {
     /// A piece of the request came.
     pub(super) fn heard(&mut self) {
         self.since = Instant::now();
+        self.unasked = Some(self.since);
+    }
+
+    /// The next piece of the request is asked for. What passed since the last one came is the upstream's
+    /// time, not the client's.
+    pub(super) fn asks(&mut self) {
+        if let (Some(since), Some(due)) = (self.unasked.take(), &mut self.upload_due) {
+            *due += since.elapsed();
+        }
     }
 
     /// The request's body is whole.
@@ -112,6 +124,16 @@ impl Clock {
             Some(due) => sooner(soonest, (due, DRAINED)),
             None => soonest,
         }
+    }
+
+    /// The deadline that is over; it looks at the clock only, and sees the end of weir too.
+    pub(super) fn is_over(&mut self) -> Option<ErrorType> {
+        let mut now = Context::from_waker(Waker::noop());
+        if self.ending.poll(&mut now).is_ready() {
+            return Some(ENDING);
+        }
+        let (due, late) = self.due();
+        (due <= Instant::now()).then_some(late)
     }
 
     /// Resolves when a deadline is over, or at `beat`.
