@@ -10,7 +10,9 @@ use crate::proxy::settings::Settings as Corridor;
 use crate::route::{Found, ProviderIndex, Table};
 use crate::tokens::calibration::Calibration;
 use crate::tokens::price::Prices;
-use crate::upstream::{EndpointId, Group, Upstreams};
+use crate::upstream::settings::Batch;
+use crate::upstream::{EndpointId, Group, Hedge, Upstreams};
+use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -32,6 +34,10 @@ pub struct Snapshot {
     pub provider_groups: Vec<Group>,
     /// What holds for each route of a model, by `RouteIndex`.
     pub route_terms: Vec<Option<Terms>>,
+    /// When a route's short requests are worth a second call, by its pattern.
+    pub hedges: AHashMap<String, Hedge>,
+    /// How a route's requests for one embedding become one call, by its pattern.
+    pub batches: AHashMap<String, Batch>,
     /// What tokens cost.
     pub prices: Prices,
     /// Which road, and how it is walked.

@@ -13,7 +13,7 @@ use crate::tokens::calibration::Calibration;
 use crate::tokens::price::Prices;
 use crate::types::glob::is_glob;
 use crate::upstream::retry::{self, Budget, Faults, Policy};
-use crate::upstream::{self, Group, Order, ProviderId, Share, Upstreams};
+use crate::upstream::{self, Group, Hedge, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -171,7 +171,13 @@ impl Shared {
         };
         let patterns = routes.models.routes().iter();
         let route_terms = patterns.map(|route| terms_of(&route.pattern)).collect();
+        let hedges = settings.upstream.hedges.iter().map(|(pattern, hedge)| {
+            let old = old.and_then(|old| old.hedges.get(pattern));
+            (pattern.clone(), Hedge::new(*hedge, old))
+        });
         Ok(Snapshot {
+            hedges: hedges.collect(),
+            batches: settings.upstream.batches.iter().cloned().collect(),
             route_terms,
             prices: Prices::new(&settings.tokens),
             model_list: model_list(&routes, &upstreams),

@@ -254,7 +254,7 @@ fn http_proxy(settings: &Settings, live: Arc<Live>) -> HttpProxy<Proxy> {
         max_retries: TRIES_MAX,
         ..ServerConf::default()
     };
-    let mut proxy = HttpProxy::new(Proxy::new(live), Arc::new(conf));
+    let mut proxy = HttpProxy::new(Proxy::new(live, &conf), Arc::new(conf));
     proxy.handle_init_modules();
     proxy
 }

@@ -7,6 +7,7 @@
 mod aliases;
 mod allowance;
 mod bounds;
+mod calls;
 mod edits;
 mod exits;
 mod fallbacks;
@@ -91,6 +92,8 @@ pub(super) fn settings(
         route,
         upstream: upstream::Settings {
             providers: pool.providers,
+            hedges: calls::hedges(file, &mut check),
+            batches: calls::batches(file, &mut check),
             retry_budget: bounds.retry_budget,
             all_open: routes::all_open(file),
         },

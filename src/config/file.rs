@@ -4,7 +4,9 @@
 //! docstrings are the descriptions in `conf/schema.json`. Read by [`super::shape`].
 
 use super::lists::{List, Map};
-use super::units::{Flag, Fraction, Scalar, Size, Span, Text, Whole, duration, scalar, words};
+use super::units::{
+    Flag, Fraction, Part, Scalar, Size, Span, Text, Whole, duration, scalar, words,
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
@@ -467,6 +469,38 @@ pub(super) struct RouteForm {
     /// What becomes of a request that a limit doesn't let in: `refuse`, or `wait` in `limits.queue`.
     /// Default: `refuse`.
     pub(super) on_limit: Option<OnLimit>,
+    /// A second call for a short request (embeddings, rerank, moderations) whose first one takes long: to
+    /// the next target, or to the same one where there is no other. The first good answer counts, the
+    /// other call is given up. Default: none.
+    pub(super) hedge: Option<Hedge>,
+    /// Puts requests for one embedding each, which come within a few milliseconds and differ in nothing but
+    /// their `input`, into one call. `batch: {}` takes the defaults. Default: none.
+    pub(super) batch: Option<Batch>,
+}
+
+/// How many requests become one call.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Batch {
+    /// How long the first of them waits for others, 1 ms to 1 s: the most that it costs a request that comes
+    /// alone. Default: `3ms`.
+    pub(super) window: Option<Span>,
+    /// So many of them are sent without waiting longer, 2 to 2048. Default: `32`.
+    pub(super) size: Option<Whole>,
+    /// So many tokens, by weir's own count, are in one call at most; a request with more goes alone. Default:
+    /// `8192`.
+    pub(super) tokens: Option<Whole>,
+}
+
+/// When a second call is made, and how often.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hedge {
+    /// A duration, or `p50` to `p99`: as long as that many percent of the route's latest calls took, once
+    /// it had 100 in the last 5 minutes. Default: `p95`.
+    pub(super) after: Option<Text>,
+    /// The share of the route's requests that may have a second call, never more. Default: `5%`.
+    pub(super) max: Option<Part>,
 }
 
 words! {

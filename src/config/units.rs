@@ -26,6 +26,10 @@ pub(super) struct Whole(pub(super) u64);
 #[derive(Clone, Copy)]
 pub(super) struct Fraction(pub(super) f64);
 
+/// `5%`, or `0.05`: a part of a whole, in millionths.
+#[derive(Clone, Copy)]
+pub(super) struct Part(pub(super) u32);
+
 /// `true` or `false`.
 #[derive(Clone, Copy)]
 pub(super) struct Flag(pub(super) bool);
@@ -142,6 +146,10 @@ scalars! {
         "type": ["number", "string"],
         "pattern": r"^[0-9.]+$|\$\{"
     };
+    Part: "a share such as 5% or 0.05, at most 100%", part, {
+        "type": ["number", "string"],
+        "pattern": r"^[0-9.]+ ?%?$|\$\{"
+    };
     Flag: "true or false", flag, {
         "type": ["boolean", "string"],
         "pattern": r"^(true|false|on|off|yes|no)$|\$\{"
@@ -182,6 +190,17 @@ fn fraction(scalar: &Scalar<'_>) -> Option<f64> {
         Scalar::Negative | Scalar::Flag(_) => return None,
     };
     (value.is_finite() && value >= 0.0).then_some(value)
+}
+
+fn part(scalar: &Scalar<'_>) -> Option<u32> {
+    let millionths = match scalar {
+        Scalar::Text(text) if text.ends_with('%') => {
+            let percent = text.trim_end_matches('%').trim_end();
+            fraction(&Scalar::Text(percent))? * 1e4
+        }
+        other => fraction(other)? * 1e6,
+    };
+    (millionths <= 1e6).then_some(millionths.round() as u32)
 }
 
 fn size(scalar: &Scalar<'_>) -> Option<u64> {
@@ -348,6 +367,24 @@ mod tests {
         for bad in ["", "MiB", "-1", "1.5GiB", "1Q", "18446744073709551615KiB"] {
             assert_eq!(read(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_share_is_read_as_percent_or_as_a_fraction() {
+        let read = |text| part(&Scalar::Text(text));
+        for (text, millionths) in [
+            ("5%", 50_000),
+            ("0.5 %", 5000),
+            ("100%", 1_000_000),
+            ("0.05", 50_000),
+        ] {
+            assert_eq!(read(text), Some(millionths), "{text}");
+        }
+        for bad in ["", "%", "-1%", "101%", "5", "x%"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        assert_eq!(part(&Scalar::Fraction(0.25)), Some(250_000));
+        assert_eq!(part(&Scalar::Whole(1)), Some(1_000_000));
     }
 
     #[test]

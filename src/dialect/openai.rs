@@ -5,9 +5,11 @@
 //! - [`responses`] of the API of that name
 //! - [`media`]: sound and images
 //! - [`opening`]: how a request begins, and for whom it asks
+//! - [`embeddings`]: requests for one that become one request for several
 //! - [`glance`]: the usage of a body that is there in one piece
 
 pub mod chat;
+pub mod embeddings;
 pub mod glance;
 pub mod media;
 pub mod opening;

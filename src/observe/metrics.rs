@@ -3,6 +3,7 @@
 use super::access::{Record, Usage};
 use super::books::Books;
 use super::breakers::Breakers;
+use super::calls::Calls;
 use super::names;
 use super::pool::Pool;
 use prometheus::{
@@ -54,6 +55,8 @@ pub struct Metrics {
     pub books: Books,
     /// Breakers and health; whoever keeps them is given it.
     pub breakers: Breakers,
+    /// Calls that weir makes itself.
+    pub calls: Calls,
 }
 
 /// Gauges that are read when somebody asks.
@@ -281,6 +284,7 @@ impl Metrics {
             pool: Pool::registered(&registry),
             books: Books::registered(&registry),
             breakers: Breakers::registered(&registry),
+            calls: Calls::registered(&registry),
             registry,
         }
     }

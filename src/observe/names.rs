@@ -73,6 +73,13 @@ pub const DNS_QUERIES: &str = "weir_dns_queries_total";
 /// How long a DNS server takes to answer.
 pub const DNS_SECONDS: &str = "weir_dns_query_seconds";
 
+/// Second calls of requests whose first one took long, by what came of them: `won`, `lost`, `failed`.
+pub const HEDGES: &str = "weir_hedges_total";
+/// Calls for several requests, by what came of them: `single`, `divided`, `shared`, `undone`.
+pub const BATCHES: &str = "weir_batches_total";
+/// Requests in such a call.
+pub const BATCH_REQUESTS: &str = "weir_batch_requests";
+
 /// Open connections to upstreams, idle ones too, by road.
 pub const POOL_CONNECTIONS: &str = "weir_pool_connections";
 /// Requests that were given a connection to an upstream, by road and whether it was reused.
@@ -124,6 +131,16 @@ pub const TOKEN_LABELS: &[&str] = &["team", "model", "provider", "kind", "source
 pub const COST_LABELS: &[&str] = &["team", "model"];
 /// Labels of [`BUDGET_USED`] and [`BUDGET_WARNINGS`]; `key` is empty for a team's own budget.
 pub const BUDGET_LABELS: &[&str] = &["team", "key", "period"];
+/// Labels of [`HEDGES`].
+pub const HEDGE_LABELS: &[&str] = &["model", "outcome"];
+/// Labels of [`BATCHES`].
+pub const BATCH_LABELS: &[&str] = &["model", "outcome"];
+/// Labels of [`BATCH_REQUESTS`].
+pub const BATCH_REQUEST_LABELS: &[&str] = &["model"];
+/// Bounds of [`BATCH_REQUESTS`].
+pub const BATCH_BUCKETS: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0,
+];
 /// Labels of the histograms of a request.
 pub const TIME_LABELS: &[&str] = &["model", "provider"];
 /// Labels of what is known of an endpoint.

@@ -61,11 +61,15 @@ pub struct Sent {
     pub http2: bool,
 }
 
-/// The peer of the next candidate that has a road.
+/// The peer of the next candidate that has a road. Without a session for a try beside another one, which
+/// never turns to a fallback and isn't followed by others.
 ///
 /// # Errors
 /// A [`Refusal`] as the cause, when no candidate is left.
-pub async fn next(session: &mut Session, journey: &mut Journey) -> Result<Box<HttpPeer>> {
+pub async fn next(
+    mut session: Option<&mut Session>,
+    journey: &mut Journey,
+) -> Result<Box<HttpPeer>> {
     let snapshot = Arc::clone(&journey.snapshot);
     loop {
         let before = journey.attempt.take();
@@ -82,7 +86,7 @@ pub async fn next(session: &mut Session, journey: &mut Journey) -> Result<Box<Ht
                 plan.tried = before.as_ref().map(Tried::in_vain);
                 // The one before reports itself here.
                 drop(before);
-                choose(session, plan, &snapshot, &journey.arrival).await?
+                choose(session.as_deref_mut(), plan, &snapshot, &journey.arrival).await?
             }
         };
         let mut current = Try {
@@ -106,7 +110,7 @@ pub async fn next(session: &mut Session, journey: &mut Journey) -> Result<Box<Ht
                 current.attempt.ended(Outcome::Failed);
                 journey.attempt = Some(current);
                 tell(journey, error_type_of_road(&error), &error);
-                match goes_on(journey, Fault::Connect, None) {
+                match session.is_some() && goes_on(journey, Fault::Connect, None) {
                     true => continue,
                     false => return Err(Refusal::from(error).into()),
                 }
@@ -152,7 +156,7 @@ pub async fn next(session: &mut Session, journey: &mut Journey) -> Result<Box<Ht
 
 /// The next candidate that takes the request, and its permit; waits for both where it must.
 async fn choose(
-    session: &mut Session,
+    mut session: Option<&mut Session>,
     plan: &mut Plan,
     snapshot: &Snapshot,
     arrival: &Arrival,
@@ -161,6 +165,7 @@ async fn choose(
     const WAITED_MIN: Duration = Duration::from_millis(1);
     if let Some(pause) = plan.course.takes_pause() {
         let watched = is_watched(plan);
+        let session = session.as_deref_mut();
         watching(session, &plan.body, watched, tokio::time::sleep(pause)).await?;
     }
     let turn = turn(plan, snapshot, arrival);
@@ -168,7 +173,7 @@ async fn choose(
         let untried = plan.course.untried();
         let attempt = snapshot.upstreams.attempt(untried, &turn);
         let (watched, began) = (is_watched(plan), Instant::now());
-        let ended = watching(session, &plan.body, watched, attempt).await;
+        let ended = watching(session.as_deref_mut(), &plan.body, watched, attempt).await;
         let waited = match &ended {
             Ok(Ok((_, attempt))) => attempt.waited(),
             _ => Some(began.elapsed()).filter(|waited| *waited >= WAITED_MIN),
@@ -186,7 +191,7 @@ async fn choose(
                 }
                 return Ok((plan.course.tries_at(place), attempt));
             }
-            Err(_) if plan.course.turns_to_fallback() => {}
+            Err(_) if session.is_some() && plan.course.turns_to_fallback() => {}
             Err(unavailable) => return Err(Refusal::Unavailable(unavailable)),
         }
     }
@@ -219,7 +224,7 @@ fn is_watched(plan: &Plan) -> bool {
 
 /// Waits for something, as long as the client does and the request may take.
 async fn watching<T>(
-    session: &mut Session,
+    session: Option<&mut Session>,
     body: &Body,
     watched: bool,
     awaited: impl Future<Output = T>,
@@ -229,9 +234,9 @@ async fn watching<T>(
     if let Some(ready) = poll_once(awaited.as_mut()).await {
         return Ok(ready);
     }
-    if !watched {
+    let Some(session) = session.filter(|_| watched) else {
         return Ok(awaited.await);
-    }
+    };
     body.wait(true);
     let left = async {
         loop {
@@ -359,9 +364,27 @@ pub const ANOTHER: ErrorType = ErrorType::Custom("AnotherTry");
 /// # Errors
 /// Another try is made; Pingora begins it.
 pub fn answered(journey: &mut Journey, response: &ResponseHeader) -> Result<()> {
+    let begun = journey.reply.began();
+    let Some((fault, after)) = heard(journey, response) else {
+        return Ok(());
+    };
+    let endpoint = journey.attempt.as_ref().map(|it| it.choice.endpoint);
+    let unasked = journey.plan.as_ref().and_then(|plan| plan.unasked);
+    let again = unasked.is_some() && unasked == endpoint;
+    if begun || again || !goes_on(journey, fault, after) {
+        return Ok(());
+    }
+    Err(Error::explain(ANOTHER, "the answer asks for another try").into_up())
+}
+
+/// What the head of an answer says of the endpoint; a fault, and after which time it may be asked again.
+pub fn heard(
+    journey: &mut Journey,
+    response: &ResponseHeader,
+) -> Option<(Fault, Option<Duration>)> {
     let status = response.status.as_u16();
     let (Some(plan), Some(current)) = (&journey.plan, &mut journey.attempt) else {
-        return Ok(());
+        return None;
     };
     let provider = current.attempt.endpoint().provider;
     let provider = journey.snapshot.upstreams.provider(provider);
@@ -371,7 +394,7 @@ pub fn answered(journey: &mut Journey, response: &ResponseHeader) -> Result<()> 
         if let Some(sent) = current.sent {
             current.attempt.heard(sent.at.elapsed());
         }
-        return Ok(());
+        return None;
     };
     let header = |name: &str| response.headers.get(name)?.to_str().ok();
     let (millis, after) = (header("retry-after-ms"), header("retry-after"));
@@ -382,17 +405,12 @@ pub fn answered(journey: &mut Journey, response: &ResponseHeader) -> Result<()> 
         Fault::Account => Outcome::Unaccepted,
         _ => Outcome::Failed,
     });
-    let again = plan.unasked == Some(current.choice.endpoint);
-    let begun = journey.reply.began();
     tell(
         journey,
         status_kind(fault),
         &format_args!("it answered {status}"),
     );
-    if begun || again || !goes_on(journey, fault, after) {
-        return Ok(());
-    }
-    Err(Error::explain(ANOTHER, "the answer asks for another try").into_up())
+    Some((fault, after))
 }
 
 fn status_kind(fault: Fault) -> &'static str {
@@ -486,7 +504,8 @@ pub fn is_late(error: &Error) -> bool {
         || *error.etype() == ErrorType::ReadTimedout && *error.esource() == ErrorSource::Upstream
 }
 
-fn failed_try(journey: &mut Journey, error: &Error) {
+/// Says of the current try that it has failed.
+pub fn failed_try(journey: &mut Journey, error: &Error) {
     // What weir itself lacks is no failure of the endpoint.
     let local = ConnectError::within(error).is_some_and(|it| it.blame() == Blame::Local);
     if let Some(current) = journey.attempt.as_mut().filter(|_| !local) {

@@ -143,6 +143,35 @@ impl Course {
         self.again = true;
     }
 
+    /// A try is made beside the last one, at the next candidate of its leg, or at the same once more
+    /// where there is no other. It is none of those that may follow a fault.
+    pub fn doubles(&mut self) {
+        if let Some(leg) = self.legs.get_mut(self.leg) {
+            leg.left = leg.left.saturating_add(1);
+            if leg.next == leg.choices.len() {
+                leg.next = leg.next.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The next try is made for other requests too, of which one has chosen its candidate.
+    pub fn shares(&mut self) {
+        self.tries += 1;
+        if let Some(leg) = self.legs.get_mut(self.leg) {
+            leg.left = leg.left.saturating_sub(1);
+        }
+    }
+
+    /// The last try was made for other requests too, and brought nothing for which its endpoint or this
+    /// request is to blame: it may be made once more. `chose` tells whether this one had chosen its
+    /// candidate.
+    pub fn undoes(&mut self, chose: bool) {
+        if let Some(leg) = self.legs.get_mut(self.leg) {
+            leg.left = leg.left.saturating_add(1);
+            leg.next -= usize::from(chose && leg.next > 0);
+        }
+    }
+
     /// No candidate of this leg can be tried: the next one is. `false` where there is none.
     pub fn turns_to_fallback(&mut self) -> bool {
         self.leg = (self.leg + 1).min(self.legs.len());

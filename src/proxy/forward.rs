@@ -47,7 +47,11 @@ pub fn head(request: &mut RequestHeader, journey: &mut Journey) -> Result<()> {
     rewrite(request, journey)
 }
 
-fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
+/// The same for a call of weir's own, which hasn't a connection yet.
+///
+/// # Errors
+/// When the URL can't be made.
+pub fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
     let (Some(plan), Some(current)) = (&journey.plan, &journey.attempt) else {
         return Err(Refusal::NoRoute(journey.arrival.path.clone()).into());
     };

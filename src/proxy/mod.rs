@@ -6,6 +6,7 @@
 mod affinity;
 mod arrive;
 mod ask;
+mod call;
 mod connect;
 mod course;
 mod forward;
@@ -27,11 +28,13 @@ pub use plan::{Surface, model_in_path};
 use crate::snapshot::Live;
 use async_trait::async_trait;
 use bytes::Bytes;
+use call::Calls;
 use journey::Journey;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::protocols::Digest;
+use pingora::server::configuration::ServerConf;
 use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::sync::Arc;
@@ -40,12 +43,16 @@ use std::time::Duration;
 /// weir as Pingora sees it.
 pub struct Proxy {
     live: Arc<Live>,
+    calls: Arc<Calls>,
 }
 
 impl Proxy {
-    /// A proxy that serves the live snapshot.
-    pub fn new(live: Arc<Live>) -> Self {
-        Self { live }
+    /// A proxy that serves the live snapshot; `conf` says how many connections are kept.
+    pub fn new(live: Arc<Live>, conf: &ServerConf) -> Self {
+        Self {
+            live,
+            calls: Arc::new(Calls::new(conf)),
+        }
     }
 }
 
@@ -71,7 +78,7 @@ impl ProxyHttp for Proxy {
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> Result<bool> {
         match plan::plan(session, journey).await {
-            Ok(plan::Step::Onward) => Ok(false),
+            Ok(plan::Step::Onward) => call::serve(session, journey, &self.calls).await,
             Ok(plan::Step::Answered) => Ok(true),
             Err(refusal) => refuse::answer(session, journey, refusal).await,
         }
@@ -82,7 +89,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         journey: &mut Journey,
     ) -> Result<Box<HttpPeer>> {
-        connect::next(session, journey).await
+        connect::next(Some(session), journey).await
     }
 
     fn fail_to_connect(

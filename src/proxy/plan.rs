@@ -86,7 +86,9 @@ impl Plan {
     /// section 9.2.2), and neither does a model that is asked for its answer twice.
     pub fn nature(&self, method: &Method) -> Nature {
         Nature {
-            repeatable: method.is_idempotent() || self.surface.metered().is_some(),
+            repeatable: method.is_idempotent()
+                || self.surface.metered().is_some()
+                || self.surface.is_short(),
         }
     }
 }

@@ -80,6 +80,25 @@ impl Surface {
         }
     }
 
+    /// Its requests are answered soon and in one piece, and change nothing: they may be sent twice.
+    pub fn is_short(self) -> bool {
+        use meter::Surface as Of;
+        match self {
+            Self::Metered(surface) => matches!(
+                surface,
+                Of::Embeddings
+                    | Of::GeminiEmbed
+                    | Of::OllamaEmbed
+                    | Of::CohereEmbed
+                    | Of::Rerank
+                    | Of::MessagesCount
+                    | Of::GeminiCount
+            ),
+            Self::Free => true,
+            Self::Models | Self::Health | Self::Hidden | Self::Other => false,
+        }
+    }
+
     /// Sound or pictures are paid.
     pub fn is_media(self) -> bool {
         self.metered().is_some_and(meter::Surface::is_media)

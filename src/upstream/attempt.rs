@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 pub struct Attempt {
     endpoint: Arc<Endpoint>,
     outcome: Outcome,
-    permit: Permit,
-    leave: Leave,
+    /// Its place, and leave of the breakers; `None` for an echo.
+    hold: Option<(Permit, Leave)>,
     /// The head of its answer has come.
     heard: bool,
 }
@@ -40,15 +40,25 @@ impl Attempt {
         Self {
             endpoint,
             outcome: Outcome::Abandoned,
-            permit,
-            leave,
+            hold: Some((permit, leave)),
+            heard: false,
+        }
+    }
+
+    /// A try at this endpoint that is another one's, as a further request has it that it is made for: it
+    /// weighs nothing, and how it ends isn't told twice.
+    pub fn echo(endpoint: Arc<Endpoint>) -> Self {
+        Self {
+            endpoint,
+            outcome: Outcome::Abandoned,
+            hold: None,
             heard: false,
         }
     }
 
     /// How long its place was waited for, if it was.
     pub fn waited(&self) -> Option<Duration> {
-        self.permit.waited()
+        self.hold.as_ref()?.0.waited()
     }
 
     /// Where it goes.
@@ -64,11 +74,14 @@ impl Attempt {
     /// The head of a usable answer has come, this long after the request had gone out. So long as it
     /// may go on, that it can be asked is known from here on.
     pub fn heard(&mut self, after: Duration) {
+        let Some((_, leave)) = &self.hold else {
+            return;
+        };
         if !std::mem::replace(&mut self.heard, true) {
             let now = Instant::now();
             self.endpoint.load.condition.measured(after, now);
             self.endpoint.accepted();
-            self.endpoint.handle(self.leave, Event::Good(after), now);
+            self.endpoint.handle(*leave, Event::Good(after), now);
         }
     }
 
@@ -82,6 +95,9 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
+        let Some((_, leave)) = &self.hold else {
+            return;
+        };
         let load = &self.endpoint.load;
         let now = Instant::now();
         match self.outcome {
@@ -100,6 +116,6 @@ impl Drop for Attempt {
             (Outcome::Answered | Outcome::Unaccepted, false) => Event::Good(Duration::ZERO),
             (Outcome::Busy(_) | Outcome::Abandoned, false) => Event::Lost,
         };
-        self.endpoint.handle(self.leave, event, now);
+        self.endpoint.handle(*leave, event, now);
     }
 }

@@ -10,6 +10,7 @@ mod condition;
 pub mod endpoint;
 pub mod group;
 pub mod health;
+pub mod hedge;
 pub mod pace;
 pub mod retry;
 pub mod settings;
@@ -21,6 +22,7 @@ pub use balance::{Balancer, Order};
 pub use bulkhead::{Turn, Unavailable};
 pub use endpoint::Endpoint;
 pub use group::{Choice, Group, Share};
+pub use hedge::Hedge;
 pub use settings::{AllOpen, IncludeUsage, Settings};
 
 use crate::observe::Breakers;
@@ -293,6 +295,7 @@ mod tests {
                 .collect(),
             retry_budget: 0.2,
             all_open: AllOpen::Refuse,
+            ..Settings::default()
         }
     }
 

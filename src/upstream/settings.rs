@@ -9,6 +9,10 @@ use std::time::Duration;
 pub struct Settings {
     /// In the order of the file; `route::ProviderIndex` points here.
     pub providers: Vec<Provider>,
+    /// `hedge` of routes that have one, by pattern.
+    pub hedges: Vec<(String, Hedge)>,
+    /// `batch` of routes that have one, by pattern.
+    pub batches: Vec<(String, Batch)>,
     /// `limits.retry_budget`: share of a route's requests that may be tried again, 0 to 1.
     pub retry_budget: f64,
     /// `routing.all_open`.
@@ -23,6 +27,35 @@ pub enum AllOpen {
     Refuse,
     /// The one that is to be asked again the soonest is tried.
     Try,
+}
+
+/// `hedge` of a route: a second call for a short request whose first one takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedge {
+    /// When it is made.
+    pub after: After,
+    /// The share of the route's requests that may get one, in millionths; above 0.
+    pub max_millionths: u32,
+}
+
+/// `batch` of a route: requests for one embedding that become one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// How long the first of them waits for others.
+    pub window: Duration,
+    /// So many are sent at once; 2 or more.
+    pub size: usize,
+    /// So many tokens are in one call at most.
+    pub tokens: u64,
+}
+
+/// How long a first call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// As long as this many percent of the route's calls do, 50 to 99.
+    Percentile(u8),
+    /// So long.
+    Time(Duration),
 }
 
 /// One provider: an API at one or more base URLs.

@@ -70,6 +70,7 @@ impl World {
             providers: (0..weights.len()).map(provider).collect(),
             retry_budget: 0.2,
             all_open: AllOpen::Refuse,
+            ..Settings::default()
         };
         let upstreams = Upstreams::new(&all, None, &Breakers::default());
         let shares: Vec<Share> = (weights.iter().enumerate())

@@ -1597,6 +1597,34 @@ fn routes_are_checked() {
             "model_routes.a: found more than one of `url`, `urls` and `targets`; allowed: one of them",
         ),
         (
+            "model_routes: {a: {url: http://a, hedge: {after: p49}}}",
+            "model_routes.a.hedge.after: found \"p49\"; allowed: p50 to p99, or a duration such as 200ms, from 1ms to 1h",
+        ),
+        (
+            "model_routes: {a: {url: http://a, hedge: {after: 2h}}}",
+            "model_routes.a.hedge.after: found \"2h\"; allowed: p50 to p99, or a duration such as 200ms, from 1ms to 1h",
+        ),
+        (
+            "model_routes: {a: {url: http://a, hedge: {max: 0}}}",
+            "model_routes.a.hedge.max: found 0; allowed: a share above 0 (without `hedge` there is no second call)",
+        ),
+        (
+            "model_routes: {a: {url: http://a, hedge: {max: 101%}}}",
+            "model_routes.a.hedge.max: found \"101%\"; allowed: a share such as 5% or 0.05, at most 100%",
+        ),
+        (
+            "model_routes: {a: {url: http://a, batch: {window: 2s}}}",
+            "model_routes.a.batch.window: found \"2s\"; allowed: a duration from 1ms to 1s",
+        ),
+        (
+            "model_routes: {a: {url: http://a, batch: {size: 1}}}",
+            "model_routes.a.batch.size: found 1; allowed: a number from 2 to 2048",
+        ),
+        (
+            "model_routes: {a: {url: http://a, batch: {tokens: 0}}}",
+            "model_routes.a.batch.tokens: found a value that isn't shown; allowed: a number above 0",
+        ),
+        (
             "model_routes: {a: {url: http://a, retries: 21}}",
             "model_routes.a.retries: found 21; allowed: a number from 0 to 20",
         ),

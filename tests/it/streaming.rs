@@ -144,6 +144,11 @@ impl Http2 {
         Self::start_in(provider, keys, "", launch)
     }
 
+    /// With routes to the provider `p` in the file.
+    pub fn start_as(provider: H2Provider, routes: &str) -> Self {
+        Self::start_in(provider, "", routes, |launch| launch)
+    }
+
     /// With more of the configuration, too.
     pub fn start_in(
         provider: H2Provider,
