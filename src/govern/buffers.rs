@@ -81,6 +81,14 @@ impl Hold {
         Ok(())
     }
 
+    /// Whether `bytes` would fit now; they are not held.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let held = self.shared.held.load(Ordering::Relaxed);
+        let elsewhere = self.shared.elsewhere.load(Ordering::Relaxed);
+        let all = held.saturating_add(bytes).saturating_add(elsewhere);
+        all <= self.shared.max.load(Ordering::Relaxed)
+    }
+
     /// Makes the hold at least `bytes` large, whatever the cap says: for what is there already, and leaves
     /// no room for others.
     pub fn take(&mut self, bytes: usize) {
@@ -119,6 +127,8 @@ mod tests {
         over.take(150);
         assert_eq!(buffers.hold().grow_to(1), Err(Full), "no room is left");
         drop(over);
+        let asks = buffers.hold();
+        assert!(asks.has_room(100) && !asks.has_room(101));
         let mut a = buffers.hold();
         let mut b = buffers.hold();
         assert_eq!(a.grow_to(60), Ok(()));

@@ -140,6 +140,11 @@ async fn read(
     bytes_max: usize,
 ) -> Result<Bytes, Refusal> {
     let gone = |error: Box<pingora::Error>| Refusal::client_broke(&error);
+    // Whoever can't come to an end now doesn't begin: bodies that all came half would keep each other from
+    // ever being whole. What is only announced is not held, or announcing would be an attack.
+    if length.is_some_and(|length| !hold.has_room(length)) {
+        return Err(Refusal::Overloaded("buffered bytes"));
+    }
     let Some(first) = session.read_request_body().await.map_err(gone)? else {
         return Ok(Bytes::new());
     };

@@ -524,6 +524,33 @@ fn what_slow_readers_hold_is_counted_and_leaves_no_room_for_others() {
     weir.wait_value("weir_buffered_bytes", &[], 0.0);
 }
 
+#[test]
+fn a_body_that_has_no_room_is_refused_before_it_is_read() {
+    let gate = Gate::new();
+    let opened = gate.clone();
+    let provider = Provider::start(move |exchange| {
+        exchange.wait(&opened);
+        exchange.json(200, "{}");
+    });
+    let weir = gateway(&provider, "limits: {buffered_bytes: 1MiB}");
+    let mut first = weir.client();
+    first.post(CHAT, ASK.replace("Hi", &"x".repeat(800 << 10)));
+    provider.wait_requests(1);
+    let mut second = weir.client();
+    let length = (500 << 10).to_string();
+    let headers = [
+        ("content-type", "application/json"),
+        ("content-length", &*length),
+    ];
+    second.send_head("POST", CHAT, &headers);
+    // Its body never comes.
+    second.answer().assert_refused(503, "overloaded");
+    assert_eq!(weir.get("/healthz").status(), 200);
+    gate.open();
+    assert_eq!(first.answer().status(), 200);
+    weir.wait_value("weir_buffered_bytes", &[], 0.0);
+}
+
 /// Has `clients` upload a prompt of 30 MB at once and asks again as `Retry-After` says; returns how many
 /// 503s there were, and by how much weir's memory grew.
 fn uploads(clients: usize, cap: &str) -> (usize, usize) {
@@ -560,8 +587,12 @@ fn uploads(clients: usize, cap: &str) -> (usize, usize) {
                         ("content-length", &*length),
                     ];
                     client.send_head("POST", CHAT, &headers);
-                    // A refusal may come before all is sent.
-                    let _ = client.try_send(prompt.as_bytes());
+                    // A refusal may come before all is sent: then the rest isn't.
+                    for piece in prompt.as_bytes().chunks(1 << 18) {
+                        if client.has_answer() || client.try_send(piece).is_err() {
+                            break;
+                        }
+                    }
                     let answer = client.answer();
                     match answer.status() {
                         200 => {

@@ -246,6 +246,14 @@ impl Client {
         }
     }
 
+    /// True when something has come that wasn't read yet; never waits.
+    pub fn has_answer(&self) -> bool {
+        let _ = self.stream.set_nonblocking(true);
+        let peeked = self.stream.peek(&mut [0]);
+        let _ = self.stream.set_nonblocking(false);
+        peeked.is_ok()
+    }
+
     /// Ends the sending side only.
     pub fn half_close(&self) {
         let _ = self.stream.shutdown(Shutdown::Write);
