@@ -15,8 +15,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
-/// By then weir has ended any request, by its own deadlines; see `proxy.rs`.
-pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+/// By then weir has ended any request by its own deadlines, also for a client that stays away a while.
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a client stays that doesn't read.
 pub(super) const STAY: Duration = Duration::from_secs(12);
 /// A client with a kernel buffer as small as this slows its answer down.
