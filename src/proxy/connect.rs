@@ -5,13 +5,14 @@ use super::ask::{self, USAGE_REFUSED};
 use super::course::NoMore;
 use super::journey::Journey;
 use super::peek::Body;
-use super::plan::Plan;
+use super::plan::{self, Plan};
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
 use super::settle::Tried;
 use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
 use crate::observe::access::FailedTry;
 use crate::observe::pool::Handshake;
+use crate::route::Found;
 use crate::snapshot::Snapshot;
 use crate::upstream::retry::{Fault, retry_after};
 use crate::upstream::{Attempt, Choice, Outcome, Turn};
@@ -170,6 +171,13 @@ async fn choose(
     }
     let turn = turn(plan, snapshot, arrival);
     loop {
+        if let Some(session) = session.as_deref()
+            && let Some(route) = plan.course.untaken()
+        {
+            let (request, found) = (session.req_header(), Found::Model(route));
+            let order = plan::in_turn(snapshot, request, arrival, plan, found);
+            plan.course.takes_turns(&order);
+        }
         let untried = plan.course.untried();
         let attempt = snapshot.upstreams.attempt(untried, &turn);
         let (watched, began) = (is_watched(plan), Instant::now());

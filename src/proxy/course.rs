@@ -2,6 +2,7 @@
 //! by `connect`.
 
 use crate::observe::access::FailedTry;
+use crate::route::RouteIndex;
 use crate::upstream::retry::{Budget, Fault, Nature, Policy, pause};
 use crate::upstream::{Choice, Upstreams};
 use std::sync::Arc;
@@ -26,8 +27,10 @@ pub struct Course {
 /// One route's candidates.
 #[derive(Debug)]
 pub struct Leg {
-    /// Best first; those before `next` were tried in this round.
+    /// Best first, once it is known who that is; those before `next` were tried in this round.
     choices: Vec<Choice>,
+    /// The route whose turns are still to be taken.
+    untaken: Option<RouteIndex>,
     next: usize,
     rounds: u32,
     /// The tries that it may still have.
@@ -52,7 +55,8 @@ pub enum NoMore {
 // === impl Leg ===
 
 impl Leg {
-    /// A leg over these choices; `fallback` names the route, where it isn't the one that was asked for.
+    /// A leg over these choices, best first; `fallback` names the route, where it isn't the one that was asked
+    /// for.
     pub fn new(
         choices: Vec<Choice>,
         policy: Policy,
@@ -62,11 +66,21 @@ impl Leg {
         Self {
             left: policy.retries.saturating_add(1),
             choices,
+            untaken: None,
             next: 0,
             rounds: 0,
             policy,
             budget: Arc::clone(budget),
             fallback,
+        }
+    }
+
+    /// The same for a fallback to `route`, whose turns are taken when the course comes to it: most requests
+    /// never do.
+    pub fn later(self, route: RouteIndex) -> Self {
+        Self {
+            untaken: Some(route),
+            ..self
         }
     }
 
@@ -117,6 +131,25 @@ impl Course {
     /// The pause before the next try, once.
     pub fn takes_pause(&mut self) -> Option<Duration> {
         self.pause.take()
+    }
+
+    /// Once for a fallback that the course has come to: whose turns are to be taken. [`Self::takes_turns`]
+    /// is told.
+    pub fn untaken(&mut self) -> Option<RouteIndex> {
+        self.legs.get_mut(self.leg)?.untaken.take()
+    }
+
+    /// The candidates where it is now come in this order.
+    pub fn takes_turns(&mut self, order: &[Choice]) {
+        let Some(leg) = self.legs.get_mut(self.leg) else {
+            return;
+        };
+        // A choice that names no model has the route's name by now.
+        let is = |it: &Choice, other: &Choice| {
+            it.endpoint == other.endpoint && (other.model.is_none() || it.model == other.model)
+        };
+        let place = |it: &Choice| order.iter().position(|other| is(it, other));
+        leg.choices.sort_by_key(place);
     }
 
     /// What may be tried now, best first; empty at the end.

@@ -478,6 +478,26 @@ fn a_fallback_is_only_for_whom_its_model_is_allowed() {
     assert_eq!(sound.requests().len(), 1);
 }
 
+#[test]
+fn a_fallback_takes_its_turn_when_it_is_needed() {
+    let servers = [(); 3].map(|()| Provider::start(healthy));
+    let weir = Gateway::start(&format!(
+        "model_routes:\n\
+         \x20 big: {{url: \"{}\", fallback: [small]}}\n\
+         \x20 small: {{urls: [\"{}\", \"{}\"]}}\n",
+        servers[0].url(),
+        servers[1].url(),
+        servers[2].url()
+    ));
+    for _ in 0..4 {
+        for model in ["big", "small"] {
+            assert_eq!(weir.post(CHAT, chat(model, false)).status(), 200);
+        }
+    }
+    let asked = servers.each_ref().map(|server| server.requests().len());
+    assert_eq!(asked, [4, 2, 2], "requests for others take nobody's turn");
+}
+
 // === HTTP/2 ===
 
 #[test]
