@@ -15,7 +15,7 @@ use crate::observe::pool::Handshake;
 use crate::route::Found;
 use crate::snapshot::Snapshot;
 use crate::upstream::retry::{Fault, retry_after};
-use crate::upstream::{Attempt, Choice, Outcome, Turn};
+use crate::upstream::{Attempt, Choice, Outcome, Turn, Unavailable};
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::prelude::HttpPeer;
@@ -170,6 +170,7 @@ async fn choose(
         watching(session, &plan.body, watched, tokio::time::sleep(pause)).await?;
     }
     let turn = turn(plan, snapshot, arrival);
+    let mut soonest = None::<Unavailable>;
     loop {
         if let Some(session) = session.as_deref()
             && let Some(route) = plan.course.untaken()
@@ -199,8 +200,15 @@ async fn choose(
                 }
                 return Ok((plan.course.tries_at(place), attempt));
             }
-            Err(_) if session.is_some() && plan.course.turns_to_fallback() => {}
-            Err(unavailable) => return Err(Refusal::Unavailable(unavailable)),
+            Err(unavailable) => {
+                let before = soonest.take();
+                let before = before.filter(|it| it.wait() <= unavailable.wait());
+                let unavailable = before.unwrap_or(unavailable);
+                if session.is_none() || !plan.course.turns_to_fallback() {
+                    return Err(Refusal::Unavailable(unavailable));
+                }
+                soonest = Some(unavailable);
+            }
         }
     }
 }

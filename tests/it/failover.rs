@@ -498,6 +498,29 @@ fn a_fallback_takes_its_turn_when_it_is_needed() {
     assert_eq!(asked, [4, 2, 2], "requests for others take nobody's turn");
 }
 
+#[test]
+fn who_cannot_be_served_is_told_when_the_first_route_can_be_asked_again() {
+    let broken = Provider::start(|exchange| exchange.json(500, "{}"));
+    let provider = |name: &str, open: &str| {
+        let breaker = format!("{{failures: 1, open: {open}}}");
+        let url = broken.url();
+        format!("- {{name: {name}, base_url: \"{url}\", breaker: {breaker}}}\n")
+    };
+    let weir = Gateway::start(&format!(
+        "providers:\n{}{}\
+         model_routes:\n\
+         \x20 big: {{targets: [{{provider: a}}], retries: 0, fallback: [small]}}\n\
+         \x20 small: {{targets: [{{provider: b}}], retries: 0}}\n",
+        provider("a", "100s"),
+        provider("b", "1000s")
+    ));
+    assert_eq!(weir.post(CHAT, chat("big", false)).status(), 500);
+    let refused = weir.post(CHAT, chat("big", false));
+    refused.assert_refused(503, "breaker_open");
+    let wait: u64 = (refused.header("retry-after").expect("a time").parse()).expect("seconds");
+    assert!(wait <= 110, "{wait}");
+}
+
 // === HTTP/2 ===
 
 #[test]
