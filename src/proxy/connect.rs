@@ -179,7 +179,10 @@ async fn choose(
             let order = plan::in_turn(snapshot, request, arrival, plan, found);
             plan.course.takes_turns(&order);
         }
-        let untried = plan.course.untried();
+        let untried = match session.is_some() {
+            true => plan.course.untried(),
+            false => plan.course.beside(),
+        };
         let attempt = snapshot.upstreams.attempt(untried, &turn);
         let (watched, began) = (is_watched(plan), Instant::now());
         let ended = watching(session.as_deref_mut(), &plan.body, watched, attempt).await;
@@ -198,7 +201,11 @@ async fn choose(
                     let wait = wait.with_label_values(&[&provider.name]);
                     wait.observe(waited.as_secs_f64());
                 }
-                return Ok((plan.course.tries_at(place), attempt));
+                let choice = match session.is_some() {
+                    true => plan.course.tries_at(place),
+                    false => plan.course.tries_beside(place),
+                };
+                return Ok((choice, attempt));
             }
             Err(unavailable) => {
                 let before = soonest.take();

@@ -176,15 +176,25 @@ impl Course {
         self.again = true;
     }
 
-    /// A try is made beside the last one, at the next candidate of its leg, or at the same once more
-    /// where there is no other. It is none of those that may follow a fault.
-    pub fn doubles(&mut self) {
-        if let Some(leg) = self.legs.get_mut(self.leg) {
-            leg.left = leg.left.saturating_add(1);
-            if leg.next == leg.choices.len() {
-                leg.next = leg.next.saturating_sub(1);
-            }
-        }
+    /// What may be tried beside the last try: the other candidates of its leg, or the same once more where
+    /// there is no other.
+    pub fn beside(&self) -> &[Choice] {
+        self.legs.get(self.leg).map_or(&[], |leg| {
+            let last = leg.choices.len().saturating_sub(1);
+            &leg.choices[leg.next.min(last)..]
+        })
+    }
+
+    /// The choice at this place of [`Self::beside`] is tried now. That is none of the tries that may follow
+    /// a fault.
+    ///
+    /// # Panics
+    /// Where there is no such place.
+    pub fn tries_beside(&mut self, place: usize) -> Choice {
+        let leg = &mut self.legs[self.leg];
+        leg.next = leg.next.min(leg.choices.len() - 1);
+        leg.left += 1;
+        self.tries_at(place)
     }
 
     /// The next try is made for other requests too, of which one has chosen its candidate.
