@@ -205,6 +205,25 @@ impl Course {
         }
     }
 
+    /// The try that it shares was made at this choice, which another request has chosen: what follows goes
+    /// on from there.
+    pub fn shared_at(&mut self, choice: &Choice) {
+        let legs = self.legs.iter_mut().enumerate().skip(self.leg);
+        for (number, leg) in legs {
+            let next = leg.next;
+            if let Some(place) = leg.choices[next..].iter().position(|it| it == choice) {
+                leg.choices[next..=next + place].rotate_right(1);
+                leg.next += 1;
+                leg.untaken = None;
+                if number != self.leg {
+                    leg.left = leg.left.saturating_sub(1);
+                    self.leg = number;
+                }
+                return;
+            }
+        }
+    }
+
     /// The last try was made for other requests too, and brought nothing for which its endpoint or this
     /// request is to blame: it may be made once more. `chose` tells whether this one had chosen its
     /// candidate.

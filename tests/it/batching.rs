@@ -322,6 +322,33 @@ fn an_upstream_that_is_busy_is_so_for_each_and_asked_once() {
 }
 
 #[test]
+fn whoever_shares_a_busy_answer_goes_on_to_the_next_target() {
+    const BUSY: &str = r#"{"error":{"message":"slow down"}}"#;
+    let busy = Provider::start(|exchange| exchange.json(503, BUSY));
+    let sound = Provider::start(embedding);
+    let gateway = Gateway::start(&format!(
+        "providers:\n\
+         - {{name: a, base_url: \"{}\"}}\n\
+         - {{name: b, base_url: \"{}\"}}\n\
+         model_routes:\n\
+         \x20 e:\n\
+         \x20   targets: [{{provider: a, weight: 1000}}, {{provider: b}}]\n\
+         \x20   batch: {{{LONG}, size: 3}}\n\
+         \x20   retries: 1\n",
+        busy.url(),
+        sound.url()
+    ));
+    let inputs = ["one", "two", "three"];
+    for (answer, input) in together(&gateway, &inputs.map(ask)).iter().zip(inputs) {
+        assert_embedded(answer, input);
+        assert_eq!(answer.header("x-weir-attempts"), Some("2"));
+    }
+    assert_eq!(busy.requests().len(), 1, "it was asked once, for all");
+    assert_eq!(sound.requests().len(), 3);
+    assert_nothing_is_left(&gateway);
+}
+
+#[test]
 fn an_answer_with_other_embeddings_than_were_asked_for_is_undone_and_remembered() {
     let provider = Provider::start(|exchange| {
         let asked = exchange.request.json();
