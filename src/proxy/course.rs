@@ -108,6 +108,11 @@ impl Course {
         self.legs.iter().flat_map(|leg| &leg.choices)
     }
 
+    /// The routes that it may fall back to.
+    pub fn fallbacks(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.legs.iter().filter_map(|leg| leg.fallback.as_ref())
+    }
+
     /// Tries so far.
     pub fn tries(&self) -> u32 {
         self.tries
