@@ -356,6 +356,25 @@ fn a_client_that_leaves_in_a_pause_is_not_tried_for_any_more() {
 }
 
 #[test]
+fn a_client_that_leaves_in_a_pause_is_not_tried_for_where_its_provider_drains() {
+    let provider = failing(9, 429, &[("retry-after-ms", "1500")]);
+    let weir = Gateway::start(&format!(
+        "providers: [{{name: p, base_url: \"{}\", on_disconnect: drain}}]\n\
+         model_routes: {{m: {{targets: [{{provider: p}}]}}}}",
+        provider.url()
+    ));
+    let mut client = weir.client();
+    client.post(CHAT, chat("m", false));
+    weir.wait_log("a try at an upstream failed");
+    client.close();
+    let record = &weir.records(1)[0];
+    assert_eq!(record["end"], "client_closed", "{record}");
+    assert_eq!(record["attempts"], 1, "{record}");
+    assert_eq!(provider.requests().len(), 1);
+    weir.wait_value("weir_drains", &[], 0.0);
+}
+
+#[test]
 fn the_time_of_a_request_ends_its_pauses_too() {
     let provider = failing(9, 429, &[("retry-after", "5")]);
     let weir = Gateway::start(&format!(
