@@ -84,6 +84,24 @@ impl Leg {
         }
     }
 
+    /// Brings all that were tried into the order of another round: who said when to come back is asked after
+    /// those who didn't. After which time the first may be asked; `retry_after` is what the last one said.
+    fn begins_anew(
+        &mut self,
+        retry_after: Option<Duration>,
+        upstreams: &Upstreams,
+        now: Instant,
+    ) -> Option<Duration> {
+        let rests = |it: &Choice| upstreams.endpoint(it.endpoint).rests(now);
+        let last = self.choices[..self.next].last().map(|it| it.endpoint);
+        let said = |it: &Choice| match Some(it.endpoint) == last {
+            true => rests(it).max(retry_after),
+            false => rests(it),
+        };
+        self.choices.sort_by_cached_key(said);
+        self.choices.first().and_then(said)
+    }
+
     fn untried(&self) -> &[Choice] {
         match self.left {
             0 => &[],
@@ -254,8 +272,7 @@ impl Course {
         }
     }
 
-    /// Whether a fault of the last try is followed by another one, which is then next. `sends` tells
-    /// whether the request can be sent again.
+    /// Whether a fault of the last try is followed by another one, which is then next.
     ///
     /// # Errors
     /// Why not.
@@ -274,20 +291,19 @@ impl Course {
             return Err(NoMore::Final);
         }
         let here = upstreams.any_open(leg.untried(), now);
-        let later = || {
-            let mut others = self.legs[self.leg + 1..].iter();
-            others.position(|leg| upstreams.any_open(&leg.choices, now))
-        };
         // Who was too slow once isn't waited for twice, and an account that isn't accepted won't be.
         let may_come_back = !matches!(fault, Fault::Timeout | Fault::Account);
         let (mut to, mut pausing) = (self.leg, None);
         if !here {
-            let leg = &self.legs[self.leg];
-            pausing = (may_come_back && leg.left > 0 && upstreams.any_open(&leg.choices, now))
-                .then(|| pause(leg.rounds, retry_after, rand::random()))
-                .flatten();
+            let leg = &mut self.legs[self.leg];
+            if may_come_back && leg.left > 0 && upstreams.any_open(&leg.choices, now) {
+                let after = leg.begins_anew(retry_after, upstreams, now);
+                pausing = pause(leg.rounds, after, rand::random());
+            }
             if pausing.is_none() {
-                to += 1 + later().ok_or(NoMore::Spent)?;
+                let mut others = self.legs[self.leg + 1..].iter();
+                let later = others.position(|leg| upstreams.any_open(&leg.choices, now));
+                to += 1 + later.ok_or(NoMore::Spent)?;
             }
         }
         // What never reached an upstream is no load to it, and neither is an account's refusal.

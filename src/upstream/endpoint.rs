@@ -281,6 +281,12 @@ impl Endpoint {
         );
     }
 
+    /// How long it is tried after others, for it said that it has no time.
+    pub fn rests(&self, now: Instant) -> Option<Duration> {
+        let (_, until) = self.load.condition.look(now);
+        until.map(|it| it.saturating_duration_since(now))
+    }
+
     /// Whether nothing speaks against it.
     pub fn is_fine(&self, now: Instant) -> bool {
         self.candidate(0, UNIT, now).standing == Standing::Fine

@@ -324,6 +324,17 @@ fn an_upstream_is_asked_no_sooner_than_it_said() {
 }
 
 #[test]
+fn who_said_when_to_come_back_is_asked_last_in_the_next_round_too() {
+    let resting = failing(9, 429, &[("retry-after-ms", "4000")]);
+    let broken = failing(1, 500, &[]);
+    let weir = two(&resting, &broken, "");
+    let answer = weir.post(CHAT, chat("m", false));
+    assert_eq!((answer.status(), answer.text().as_str()), (200, ANSWER));
+    assert_eq!(resting.requests().len(), 1, "it has no time yet");
+    assert_eq!(broken.requests().len(), 2);
+}
+
+#[test]
 fn who_should_wait_too_long_is_told_so() {
     for fault in [Fault::ThrottledSeconds, Fault::ThrottledDate] {
         let provider = fault.provider();
