@@ -2141,6 +2141,34 @@ model_routes:
 }
 
 #[test]
+fn fallbacks_lead_to_other_routes_once_each() {
+    let text = told(
+        r#"model_routes:
+  m: {url: http://a, fallback: [n, nick, m, small, "qwen*", qwen-7b, n]}
+  n: {url: http://a}
+  nick: name
+  name: m
+  "qwen*": {url: http://a, fallback: [qwen-7b]}
+"#,
+    );
+    let lines: Vec<&str> = text.lines().collect();
+    let at = |index: usize, found: &str| {
+        format!(
+            "weir.yaml:2: model_routes.m.fallback[{index}]: found {found}; allowed: the name of another \
+             model that `model_routes` has"
+        )
+    };
+    let expected = [
+        at(1, "another name of the same route"),
+        at(2, "\"m\""),
+        at(3, "\"small\""),
+        at(4, "\"qwen*\""),
+        at(6, "\"n\" again"),
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
 fn how_endpoints_are_watched_and_chosen_is_checked() {
     let text = told(
         r#"routing: {all_open: maybe}
