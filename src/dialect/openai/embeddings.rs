@@ -212,7 +212,11 @@ fn shares(object: &[u8], weights: &[u64], depth: usize) -> Option<Vec<Vec<u8>>> 
                         let parts = divided(total, weights).into_iter();
                         parts.map(|part| part.to_string()).collect()
                     }
-                    None => fractions(std::str::from_utf8(value).ok()?.parse().ok()?, weights),
+                    None => {
+                        let total: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+                        // JSON has no word for what is too large.
+                        fractions(Some(total).filter(|it| it.is_finite())?, weights)
+                    }
                 };
                 parts.into_iter().map(String::into_bytes).collect()
             }
@@ -369,6 +373,7 @@ mod tests {
             r#"{"data":{}}"#,
             r#"{"data":[{"index":0},{"index":1}],"data":[]}"#,
             r#"{"data":[{"index":0},{"index":1}],"usage":{"cost":-1}}"#,
+            r#"{"data":[{"index":0},{"index":1}],"usage":{"cost":1e999}}"#,
             r#"{"data":[{"index":0},{"index":1}],"usage":[1]}"#,
             r#"{"data":[{"index":0},{"index":1}]"#,
             r#"{"error":{}}"#,
