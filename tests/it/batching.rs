@@ -486,7 +486,7 @@ fn over_http2_it_is_one_stream_and_a_batch_that_hangs_ends_in_time() {
     });
     let http2 = Http2::start_as(
         provider,
-        "timeouts: {first_byte: 500ms}\n\
+        "timeouts: {first_byte: 2s}\n\
          model_routes: {e: {targets: [{provider: p, model: own}], retries: 0, batch: {window: 1s, size: 2}}}\n",
     );
     for (answer, input) in together(&http2.gateway, &["a", "bb"].map(ask))

@@ -80,6 +80,7 @@ fn places_are_given_one_by_one_as_the_engine_finishes() {
         .map(|_| std::thread::spawn(move || post(address, CHAT, ASK).status()))
         .collect();
     wait_depth(&weir, 3);
+    engine.provider.wait_requests(2);
     for (ended, waiting) in [(1, 2), (2, 1), (3, 0)] {
         assert_eq!(engine.provider.requests().len(), ended + 1);
         engine.ends(1);
