@@ -261,8 +261,14 @@ impl Upstreams {
 
     /// Whether one of these would be tried now, if there is a place: none of what is paused.
     pub fn any_open(&self, choices: &[Choice], now: Instant) -> bool {
-        let open = |choice: &Choice| self.endpoint(choice.endpoint).wait(now).is_none();
-        !choices.is_empty() && (self.all_open == AllOpen::Try || choices.iter().any(open))
+        self.first_open(choices, now).is_some()
+    }
+
+    /// The first of these that would be tried now, if there is a place.
+    pub fn first_open<'c>(&self, choices: &'c [Choice], now: Instant) -> Option<&'c Choice> {
+        let open = |choice: &&Choice| self.endpoint(choice.endpoint).wait(now).is_none();
+        let forced = || choices.first().filter(|_| self.all_open == AllOpen::Try);
+        choices.iter().find(open).or_else(forced)
     }
 }
 
