@@ -5,16 +5,17 @@ use super::ask::{self, USAGE_REFUSED};
 use super::course::NoMore;
 use super::journey::Journey;
 use super::peek::Body;
-use super::plan::Plan;
+use super::plan::{self, Plan};
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
 use super::settle::Tried;
 use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
 use crate::observe::access::FailedTry;
 use crate::observe::pool::Handshake;
+use crate::route::Found;
 use crate::snapshot::Snapshot;
 use crate::upstream::retry::{Failure, Fault, retry_after};
-use crate::upstream::{Attempt, Choice, Outcome, Turn};
+use crate::upstream::{Attempt, Choice, Outcome, Turn, Unavailable};
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::prelude::HttpPeer;
@@ -169,8 +170,19 @@ async fn choose(
         watching(session, &plan.body, watched, tokio::time::sleep(pause)).await?;
     }
     let turn = turn(plan, snapshot, arrival);
+    let mut soonest = None::<Unavailable>;
     loop {
-        let untried = plan.course.untried();
+        if let Some(session) = session.as_deref()
+            && let Some(route) = plan.course.untaken()
+        {
+            let (request, found) = (session.req_header(), Found::Model(route));
+            let order = plan::in_turn(snapshot, request, arrival, plan, found);
+            plan.course.takes_turns(&order);
+        }
+        let untried = match session.is_some() {
+            true => plan.course.untried(),
+            false => plan.course.beside(),
+        };
         let attempt = snapshot.upstreams.attempt(untried, &turn);
         let (watched, began) = (is_watched(plan), Instant::now());
         let ended = watching(session.as_deref_mut(), &plan.body, watched, attempt).await;
@@ -189,10 +201,21 @@ async fn choose(
                     let wait = wait.with_label_values(&[&provider.name]);
                     wait.observe(waited.as_secs_f64());
                 }
-                return Ok((plan.course.tries_at(place), attempt));
+                let choice = match session.is_some() {
+                    true => plan.course.tries_at(place),
+                    false => plan.course.tries_beside(place),
+                };
+                return Ok((choice, attempt));
             }
-            Err(_) if session.is_some() && plan.course.turns_to_fallback() => {}
-            Err(unavailable) => return Err(Refusal::Unavailable(unavailable)),
+            Err(unavailable) => {
+                let before = soonest.take();
+                let before = before.filter(|it| it.wait() <= unavailable.wait());
+                let unavailable = before.unwrap_or(unavailable);
+                if session.is_none() || !plan.course.turns_to_fallback() {
+                    return Err(Refusal::Unavailable(unavailable));
+                }
+                soonest = Some(unavailable);
+            }
         }
     }
 }

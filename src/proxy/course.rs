@@ -2,6 +2,7 @@
 //! by `connect`.
 
 use crate::observe::access::FailedTry;
+use crate::route::RouteIndex;
 use crate::upstream::retry::{Budget, Failure, Fault, Nature, Policy, pause};
 use crate::upstream::{Choice, Upstreams};
 use std::sync::Arc;
@@ -26,8 +27,10 @@ pub struct Course {
 /// One route's candidates.
 #[derive(Debug)]
 pub struct Leg {
-    /// Best first; those before `next` were tried in this round.
+    /// Best first, once it is known who that is; those before `next` were tried in this round.
     choices: Vec<Choice>,
+    /// The route whose turns are still to be taken.
+    untaken: Option<RouteIndex>,
     next: usize,
     rounds: u32,
     /// The tries that it may still have.
@@ -52,7 +55,8 @@ pub enum NoMore {
 // === impl Leg ===
 
 impl Leg {
-    /// A leg over these choices; `fallback` names the route, where it isn't the one that was asked for.
+    /// A leg over these choices, best first; `fallback` names the route, where it isn't the one that was asked
+    /// for.
     pub fn new(
         choices: Vec<Choice>,
         policy: Policy,
@@ -62,11 +66,21 @@ impl Leg {
         Self {
             left: policy.retries.saturating_add(1),
             choices,
+            untaken: None,
             next: 0,
             rounds: 0,
             policy,
             budget: Arc::clone(budget),
             fallback,
+        }
+    }
+
+    /// The same for a fallback to `route`, whose turns are taken when the course comes to it: most requests
+    /// never do.
+    pub fn later(self, route: RouteIndex) -> Self {
+        Self {
+            untaken: Some(route),
+            ..self
         }
     }
 
@@ -94,6 +108,11 @@ impl Course {
         self.legs.iter().flat_map(|leg| &leg.choices)
     }
 
+    /// The routes that it may fall back to.
+    pub fn fallbacks(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.legs.iter().filter_map(|leg| leg.fallback.as_ref())
+    }
+
     /// Tries so far.
     pub fn tries(&self) -> u32 {
         self.tries
@@ -117,6 +136,25 @@ impl Course {
     /// The pause before the next try, once.
     pub fn takes_pause(&mut self) -> Option<Duration> {
         self.pause.take()
+    }
+
+    /// Once for a fallback that the course has come to: whose turns are to be taken. [`Self::takes_turns`]
+    /// is told.
+    pub fn untaken(&mut self) -> Option<RouteIndex> {
+        self.legs.get_mut(self.leg)?.untaken.take()
+    }
+
+    /// The candidates where it is now come in this order.
+    pub fn takes_turns(&mut self, order: &[Choice]) {
+        let Some(leg) = self.legs.get_mut(self.leg) else {
+            return;
+        };
+        // A choice that names no model has the route's name by now.
+        let is = |it: &Choice, other: &Choice| {
+            it.endpoint == other.endpoint && (other.model.is_none() || it.model == other.model)
+        };
+        let place = |it: &Choice| order.iter().position(|other| is(it, other));
+        leg.choices.sort_by_key(place);
     }
 
     /// What may be tried now, best first; empty at the end.
@@ -143,15 +181,25 @@ impl Course {
         self.again = true;
     }
 
-    /// A try is made beside the last one, at the next candidate of its leg, or at the same once more
-    /// where there is no other. It is none of those that may follow a fault.
-    pub fn doubles(&mut self) {
-        if let Some(leg) = self.legs.get_mut(self.leg) {
-            leg.left = leg.left.saturating_add(1);
-            if leg.next == leg.choices.len() {
-                leg.next = leg.next.saturating_sub(1);
-            }
-        }
+    /// What may be tried beside the last try: the other candidates of its leg, or the same once more where
+    /// there is no other.
+    pub fn beside(&self) -> &[Choice] {
+        self.legs.get(self.leg).map_or(&[], |leg| {
+            let last = leg.choices.len().saturating_sub(1);
+            &leg.choices[leg.next.min(last)..]
+        })
+    }
+
+    /// The choice at this place of [`Self::beside`] is tried now. That is none of the tries that may follow
+    /// a fault.
+    ///
+    /// # Panics
+    /// Where there is no such place.
+    pub fn tries_beside(&mut self, place: usize) -> Choice {
+        let leg = &mut self.legs[self.leg];
+        leg.next = leg.next.min(leg.choices.len() - 1);
+        leg.left += 1;
+        self.tries_at(place)
     }
 
     /// The next try is made for other requests too, of which one has chosen its candidate.
@@ -159,6 +207,25 @@ impl Course {
         self.tries += 1;
         if let Some(leg) = self.legs.get_mut(self.leg) {
             leg.left = leg.left.saturating_sub(1);
+        }
+    }
+
+    /// The try that it shares was made at this choice, which another request has chosen: what follows goes
+    /// on from there.
+    pub fn shared_at(&mut self, choice: &Choice) {
+        let legs = self.legs.iter_mut().enumerate().skip(self.leg);
+        for (number, leg) in legs {
+            let next = leg.next;
+            if let Some(place) = leg.choices[next..].iter().position(|it| it == choice) {
+                leg.choices[next..=next + place].rotate_right(1);
+                leg.next += 1;
+                leg.untaken = None;
+                if number != self.leg {
+                    leg.left = leg.left.saturating_sub(1);
+                    self.leg = number;
+                }
+                return;
+            }
         }
     }
 

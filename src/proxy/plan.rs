@@ -22,8 +22,8 @@ use crate::route::{Found, NotFound};
 use crate::snapshot::Snapshot;
 use crate::tokens::estimate::Estimate;
 use crate::types::Priority;
-use crate::upstream::EndpointId;
 use crate::upstream::retry::Nature;
+use crate::upstream::{Choice, EndpointId};
 use http::Method;
 use pingora::Result;
 use pingora::http::RequestHeader;
@@ -220,16 +220,8 @@ fn legs(
 ) -> Vec<Leg> {
     let models = &snapshot.routes.models;
     let alias_of = |model| models.alias_of(model).map(Arc::clone);
-    let leg = |found, name: Option<Arc<str>>, fallback: Option<Arc<str>>| {
+    let leg = |found, mut choices: Vec<Choice>, name: Option<Arc<str>>, fallback| {
         let group = snapshot.group(found);
-        let value = match found {
-            Found::Model(route) => match &models.route(route).balance {
-                Balance::Hash(rule) => Some(affinity::value(rule, request, arrival, &plan.body)),
-                _ => None,
-            },
-            Found::Path(..) | Found::Default(_) => None,
-        };
-        let mut choices = group.candidates(&snapshot.upstreams, value, plan.ready);
         if let Some(name) = name {
             // An upstream knows the name that an alias stands for, not the alias.
             for choice in &mut choices {
@@ -240,7 +232,8 @@ fn legs(
     };
     let stands_for = plan.model.as_deref().and_then(alias_of);
     snapshot.group(found).retries().request();
-    let mut legs = vec![leg(found, stands_for, None)];
+    let choices = in_turn(snapshot, request, arrival, plan, found);
+    let mut legs = vec![leg(found, choices, stands_for, None)];
     let Found::Model(route) = found else {
         return legs;
     };
@@ -254,10 +247,31 @@ fn legs(
         {
             let name = alias_of(fallback).unwrap_or_else(|| Arc::clone(fallback));
             let label = Arc::clone(&models.route(route).pattern);
-            legs.push(leg(Found::Model(route), Some(name), Some(label)));
+            let found = Found::Model(route);
+            let choices = snapshot.group(found).choices().to_vec();
+            legs.push(leg(found, choices, Some(name), Some(label)).later(route));
         }
     }
     legs
+}
+
+/// The choices of a route for this request, best first; it has had its turn then.
+pub fn in_turn(
+    snapshot: &Snapshot,
+    request: &RequestHeader,
+    arrival: &Arrival,
+    plan: &Plan,
+    found: Found,
+) -> Vec<Choice> {
+    let value = match found {
+        Found::Model(route) => match &snapshot.routes.models.route(route).balance {
+            Balance::Hash(rule) => Some(affinity::value(rule, request, arrival, &plan.body)),
+            _ => None,
+        },
+        Found::Path(..) | Found::Default(_) => None,
+    };
+    let group = snapshot.group(found);
+    group.candidates(&snapshot.upstreams, value, Instant::now())
 }
 
 /// Asks leave for what the request asks for; where its route says so, it waits for that.

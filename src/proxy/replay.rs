@@ -227,9 +227,11 @@ impl Replay {
     }
 
     /// The client has left. Where its answer is to be read on, a sink takes its place, and its own
-    /// session and connection end here. Not while the upstream still waits for a piece of the request.
+    /// session and connection end here. Not while the upstream still waits for a piece of the request, nor
+    /// where none is asked.
     fn goes_on_alone(&mut self) -> bool {
-        let may = self.whole && !self.inner().is_upgrade_req() && !self.has_left();
+        let waiting = self.shared.waiting.load(Ordering::Relaxed);
+        let may = self.whole && !waiting && !self.inner().is_upgrade_req() && !self.has_left();
         let Some(time) = self.drain.filter(|_| may) else {
             return false;
         };

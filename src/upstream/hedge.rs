@@ -1,5 +1,5 @@
 //! When a request is worth a second call: not before it has taken longer than its like, and not more
-//! often than its route allows. Pure: time is an argument. Asked by `proxy::aside`; one for each route
+//! often than its route allows. Pure: time is an argument. Asked by `proxy::call`; one for each route
 //! that wants it, and what it has learnt survives a reload.
 
 use super::settings::{self, After};

@@ -1,6 +1,7 @@
 //! Requests for one embedding each that become one call: each gets its own embedding and its part of what
 //! was used, and whatever goes wrong with the call, none pays for another.
 
+use crate::budgets::sha256;
 use crate::streaming::Http2;
 use crate::support::{
     Answer, Client, Exchange, Folder, Gate, Gateway, H2Provider, Launch, Provider,
@@ -319,6 +320,68 @@ fn an_upstream_that_is_busy_is_so_for_each_and_asked_once() {
     assert_eq!(provider.requests().len(), 1);
     assert_batches(&gateway, "shared", 1.0);
     assert_nothing_is_left(&gateway);
+}
+
+#[test]
+fn whoever_shares_a_busy_answer_goes_on_to_the_next_target() {
+    const BUSY: &str = r#"{"error":{"message":"slow down"}}"#;
+    let busy = Provider::start(|exchange| exchange.json(503, BUSY));
+    let sound = Provider::start(embedding);
+    let gateway = Gateway::start(&format!(
+        "providers:\n\
+         - {{name: a, base_url: \"{}\"}}\n\
+         - {{name: b, base_url: \"{}\"}}\n\
+         model_routes:\n\
+         \x20 e:\n\
+         \x20   targets: [{{provider: a, weight: 1000}}, {{provider: b}}]\n\
+         \x20   batch: {{{LONG}, size: 3}}\n\
+         \x20   retries: 1\n",
+        busy.url(),
+        sound.url()
+    ));
+    let inputs = ["one", "two", "three"];
+    for (answer, input) in together(&gateway, &inputs.map(ask)).iter().zip(inputs) {
+        assert_embedded(answer, input);
+        assert_eq!(answer.header("x-weir-attempts"), Some("2"));
+    }
+    assert_eq!(busy.requests().len(), 1, "it was asked once, for all");
+    assert_eq!(sound.requests().len(), 3);
+    assert_nothing_is_left(&gateway);
+}
+
+#[test]
+fn those_who_may_fall_back_to_other_models_are_not_put_together() {
+    let provider = Provider::start(embedding);
+    let url = provider.url();
+    let gateway = Gateway::start(&format!(
+        "model_routes:\n\
+         \x20 e: {{url: \"{url}\", batch: {{{LONG}, size: 2}}, fallback: [f]}}\n\
+         \x20 f: \"{url}\"\n\
+         teams:\n\
+         - {{name: all, keys: [{{name: k, sha256: {}}}]}}\n\
+         - {{name: few, models: [e], keys: [{{name: k, sha256: {}}}]}}\n\
+         - {{name: also, models: [e], keys: [{{name: k, sha256: {}}}]}}\n",
+        sha256("key-all"),
+        sha256("key-few"),
+        sha256("key-also"),
+    ));
+    let mut clients = ["key-all", "key-few", "key-also"].map(|key| {
+        let mut client = gateway.client();
+        let bearer = format!("Bearer {key}");
+        let headers = [
+            ("content-type", "application/json"),
+            ("authorization", &*bearer),
+        ];
+        client.request("POST", PATH, &headers, ask(key).as_bytes());
+        client
+    });
+    for (client, key) in clients.iter_mut().zip(["key-all", "key-few", "key-also"]) {
+        assert_embedded(&client.answer(), key);
+    }
+    let alone = ask("key-all");
+    assert!(provider.requests().iter().any(|it| it.text() == alone));
+    assert_batches(&gateway, "single", 1.0);
+    assert_batches(&gateway, "divided", 1.0);
 }
 
 #[test]

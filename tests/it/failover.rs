@@ -356,6 +356,25 @@ fn a_client_that_leaves_in_a_pause_is_not_tried_for_any_more() {
 }
 
 #[test]
+fn a_client_that_leaves_in_a_pause_is_not_tried_for_where_its_provider_drains() {
+    let provider = failing(9, 429, &[("retry-after-ms", "1500")]);
+    let weir = Gateway::start(&format!(
+        "providers: [{{name: p, base_url: \"{}\", on_disconnect: drain}}]\n\
+         model_routes: {{m: {{targets: [{{provider: p}}]}}}}",
+        provider.url()
+    ));
+    let mut client = weir.client();
+    client.post(CHAT, chat("m", false));
+    weir.wait_log("a try at an upstream failed");
+    client.close();
+    let record = &weir.records(1)[0];
+    assert_eq!(record["end"], "client_closed", "{record}");
+    assert_eq!(record["attempts"], 1, "{record}");
+    assert_eq!(provider.requests().len(), 1);
+    weir.wait_value("weir_drains", &[], 0.0);
+}
+
+#[test]
 fn the_time_of_a_request_ends_its_pauses_too() {
     let provider = failing(9, 429, &[("retry-after", "5")]);
     let weir = Gateway::start(&format!(
@@ -514,6 +533,49 @@ fn a_fallback_is_only_for_whom_its_model_is_allowed() {
         (500, r#"{"the":"last"}"#)
     );
     assert_eq!(sound.requests().len(), 1);
+}
+
+#[test]
+fn a_fallback_takes_its_turn_when_it_is_needed() {
+    let servers = [(); 3].map(|()| Provider::start(healthy));
+    let weir = Gateway::start(&format!(
+        "model_routes:\n\
+         \x20 big: {{url: \"{}\", fallback: [small]}}\n\
+         \x20 small: {{urls: [\"{}\", \"{}\"]}}\n",
+        servers[0].url(),
+        servers[1].url(),
+        servers[2].url()
+    ));
+    for _ in 0..4 {
+        for model in ["big", "small"] {
+            assert_eq!(weir.post(CHAT, chat(model, false)).status(), 200);
+        }
+    }
+    let asked = servers.each_ref().map(|server| server.requests().len());
+    assert_eq!(asked, [4, 2, 2], "requests for others take nobody's turn");
+}
+
+#[test]
+fn who_cannot_be_served_is_told_when_the_first_route_can_be_asked_again() {
+    let broken = Provider::start(|exchange| exchange.json(500, "{}"));
+    let provider = |name: &str, open: &str| {
+        let breaker = format!("{{failures: 1, open: {open}}}");
+        let url = broken.url();
+        format!("- {{name: {name}, base_url: \"{url}\", breaker: {breaker}}}\n")
+    };
+    let weir = Gateway::start(&format!(
+        "providers:\n{}{}\
+         model_routes:\n\
+         \x20 big: {{targets: [{{provider: a}}], retries: 0, fallback: [small]}}\n\
+         \x20 small: {{targets: [{{provider: b}}], retries: 0}}\n",
+        provider("a", "100s"),
+        provider("b", "1000s")
+    ));
+    assert_eq!(weir.post(CHAT, chat("big", false)).status(), 500);
+    let refused = weir.post(CHAT, chat("big", false));
+    refused.assert_refused(503, "breaker_open");
+    let wait: u64 = (refused.header("retry-after").expect("a time").parse()).expect("seconds");
+    assert!(wait <= 110, "{wait}");
 }
 
 // === HTTP/2 ===

@@ -355,6 +355,22 @@ fn two_calls_that_hang_end_with_the_time_for_a_first_byte() {
 }
 
 #[test]
+fn a_second_call_that_waits_for_a_place_is_no_further_try() {
+    let provider = Provider::start(hanging);
+    let gateway = Gateway::start(&format!(
+        "timeouts: {{first_byte: 300ms}}\n\
+         providers: [{{name: p, base_url: \"{}\", max_in_flight: 1}}]\n\
+         model_routes: {{e: {{targets: [{{provider: p}}], hedge: {SOON}, retries: 1}}}}\n",
+        provider.url()
+    ));
+    let answer = gateway.post(PATH, ASK);
+    answer.assert_refused(504, "upstream_timeout");
+    assert_eq!(answer.header("x-weir-attempts"), Some("1"));
+    assert_eq!(provider.requests().len(), 1, "who hangs isn't asked twice");
+    gateway.wait_value("weir_in_flight", &[], 0.0);
+}
+
+#[test]
 fn an_answer_passes_as_it_comes_in_chunks_and_when_it_breaks() {
     let provider = Provider::start(|exchange| {
         let headers = [

@@ -18,6 +18,7 @@ use crate::observe::Batched;
 use crate::proxy::connect::{self, Try};
 use crate::proxy::journey::Journey;
 use crate::proxy::peek::Body;
+use crate::proxy::plan::Plan;
 use crate::proxy::replay::Terms;
 use crate::proxy::surface::Surface;
 use crate::proxy::weigh;
@@ -118,6 +119,9 @@ pub async fn serve(
         part = part => part.unwrap_or(Part::Alone),
         error = interrupted(session) => {
             journey.attempt = gather.sight(tries(journey));
+            if let (false, Some(current)) = (leads, &journey.attempt) {
+                shared_at(&mut journey.plan, current);
+            }
             let error = connect::broke(session, journey, error, false);
             return match error.retry() {
                 true => Ok(false),
@@ -137,11 +141,19 @@ pub async fn serve(
                 Some(tried) => Some(Try { number, ..*tried }),
                 None => gather.sight(number),
             };
+            if let (false, Some(current)) = (leads, &journey.attempt) {
+                shared_at(&mut journey.plan, current);
+            }
             let passed = answer::whole(head, body, session, journey).await;
             drop(hold);
             passed
         }
-        Part::Failed(call, error) => call.failed(error, session, journey),
+        Part::Failed(call, error) => {
+            if !leads {
+                shared_at(&mut journey.plan, &call.current);
+            }
+            call.failed(error, session, journey)
+        }
         Part::Alone => {
             if let Some(plan) = journey.plan.as_mut() {
                 plan.course.undoes(leads);
@@ -153,6 +165,13 @@ pub async fn serve(
 
 fn tries(journey: &Journey) -> u32 {
     journey.plan.as_ref().map_or(1, |plan| plan.course.tries())
+}
+
+/// It was made there.
+fn shared_at(plan: &mut Option<Plan>, current: &Try) {
+    if let Some(plan) = plan {
+        plan.course.shared_at(&current.choice);
+    }
 }
 
 /// Another request's call is this one's try. Its deadlines are those of the first candidate: that is where

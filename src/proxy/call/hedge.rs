@@ -150,9 +150,6 @@ async fn race(
 
 /// A call to the next candidate, or to the last one again, on another connection or stream.
 async fn second(asked: &RequestHeader, journey: &mut Journey, calls: &Calls) -> Second {
-    if let Some(plan) = journey.plan.as_mut() {
-        plan.course.doubles();
-    }
     let mut call = Box::new(Call::next(asked, None, journey).await.ok()?);
     let outcome = call.head(calls, |_| ()).await;
     Some((call, outcome))

@@ -32,8 +32,8 @@ const APART: [HeaderName; 19] = [
     HeaderName::from_static("tracestate"),
 ];
 
-/// The same for requests that are alike: configuration, path, what of the head goes on to the upstream,
-/// and `rest`, the body without its input.
+/// The same for requests that are alike: configuration, path, the fallbacks that their callers may use,
+/// what of the head goes on to the upstream, and `rest`, the body without its input.
 pub fn key(
     snapshot: &Snapshot,
     journey: &Journey,
@@ -46,6 +46,9 @@ pub fn key(
         "{:p}\n{:?}\n{}\n{:?}\n",
         snapshot, plan.label, arrival.path, arrival.query
     );
+    for fallback in plan.course.fallbacks() {
+        let _ = writeln!(key, "{fallback:?}");
+    }
     let mut providers: Vec<_> = (plan.course.candidates())
         .map(|choice| snapshot.upstreams.endpoint(choice.endpoint).provider)
         .map(|provider| snapshot.upstreams.provider(provider))
