@@ -226,6 +226,7 @@ impl Upstreams {
         }
         let paused = |choice: &Choice| self.endpoint(choice.endpoint).wait(now);
         let mut waits: Vec<Option<Duration>> = choices.iter().map(paused).collect();
+        let (began, mut since) = (tokio::time::Instant::now(), None);
         loop {
             let open = waits.iter().enumerate().filter(|(_, wait)| wait.is_none());
             let mut open: Vec<usize> = open.map(|(number, _)| number).collect();
@@ -242,7 +243,7 @@ impl Upstreams {
             }
             let endpoint = |number: &usize| self.endpoint(choices[*number].endpoint);
             let endpoints: Vec<&Arc<Endpoint>> = open.iter().map(endpoint).collect();
-            let (number, permit) = bulkhead::place(&endpoints, turn).await?;
+            let (number, permit) = bulkhead::place(&endpoints, turn, since).await?;
             let endpoint = endpoints[number];
             let leave = match forced {
                 true => Ok(endpoint.forced()),
@@ -254,7 +255,10 @@ impl Upstreams {
                     return Ok((open[number], attempt));
                 }
                 // It failed while its place was waited for: another one is asked.
-                Err(wait) => waits[open[number]] = Some(wait),
+                Err(wait) => {
+                    waits[open[number]] = Some(wait);
+                    since = Some(began);
+                }
             }
         }
     }
