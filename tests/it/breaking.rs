@@ -131,6 +131,23 @@ fn a_breaker_that_is_off_pauses_nobody() {
 }
 
 #[test]
+fn a_breaker_that_is_turned_off_is_closed() {
+    let moody = Moody::new(500, &[]);
+    let config = one(&moody.server, "breaker: {failures: 2, open: 1h}");
+    let gateway = Gateway::start(&config);
+    for _ in 0..2 {
+        assert_eq!(gateway.post(CHAT, ASK).status(), 500);
+    }
+    gateway.post(CHAT, ASK).assert_refused(503, "breaker_open");
+    gateway.reload(&one(&moody.server, "breaker: off"));
+    assert_eq!(gateway.post(CHAT, ASK).status(), 500);
+    assert_eq!(state(&gateway), Some(0.0));
+    assert_eq!(upstreams(&gateway)[0]["breaker"], "closed");
+    gateway.reload(&config);
+    assert_eq!(gateway.post(CHAT, ASK).status(), 500, "it begins anew");
+}
+
+#[test]
 fn where_all_are_paused_the_least_bad_may_be_tried() {
     let moody = Moody::new(500, &[]);
     let config = one(&moody.server, "breaker: {failures: 2, open: 1h}");
