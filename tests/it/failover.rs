@@ -482,7 +482,8 @@ fn a_fallback_is_only_for_whom_its_model_is_allowed() {
 
 #[test]
 fn an_http2_upstream_that_fails_is_made_good_for_clients_of_both_versions() {
-    let faults: [(&str, fn(&mut H2Exchange)); 5] = [
+    type Script = fn(&mut H2Exchange);
+    let faults: [(&str, Script); 5] = [
         ("busy", |it| {
             it.head(503, &[("retry-after", "1")]);
             it.data("{\"error\":{}}", true);
