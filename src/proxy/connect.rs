@@ -227,8 +227,13 @@ fn turn(plan: &Plan, snapshot: &Snapshot, arrival: &Arrival) -> Turn {
     /// About as many bytes as a token has.
     const TOKEN_BYTES: u64 = 4;
     let tokens = match plan.estimate {
-        Some(estimate) if estimate.output_said => estimate.input + estimate.output_max,
-        Some(estimate) => estimate.input + estimate.output_max.min(ANSWER),
+        // What a client says of its answer may be any number.
+        Some(estimate) if estimate.output_said => {
+            estimate.input.saturating_add(estimate.output_max)
+        }
+        Some(estimate) => estimate
+            .input
+            .saturating_add(estimate.output_max.min(ANSWER)),
         None => plan.body.length() / TOKEN_BYTES + ANSWER,
     };
     let total = snapshot.corridor.timeouts.total;
