@@ -5,6 +5,7 @@
 //! adds the totals of those that ended to its own.
 
 use super::build::Shared;
+use super::operators::unwell;
 use crate::admin::Metrics;
 use crate::govern::Moment;
 use crate::listen::tls::{Challenges, Tickets};
@@ -125,6 +126,10 @@ impl Handover {
             buffered_bytes: governor.buffers().held() as u64,
             streams: streams as u64,
             oldest_stream_seconds: oldest.map(|age| age.as_secs()),
+            unwell: self
+                .live
+                .get()
+                .map_or_else(Vec::new, |live| unwell(&live.pin())),
         }
     }
 

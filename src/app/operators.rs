@@ -7,6 +7,8 @@ mod limits;
 mod upstreams;
 mod usage;
 
+pub(super) use upstreams::unwell;
+
 use crate::admin::Weir;
 use crate::admin::api::Trouble;
 use crate::admin::api::nouns::{

@@ -187,6 +187,14 @@ fn table(status: &Status) -> String {
         status.pid,
         aligned(&rows)
     );
+    // The youngest one knows best: older ones only finish what they carry.
+    let unwell = status.generations.iter().max_by_key(|it| it.number);
+    for line in unwell.iter().flat_map(|it| &it.summary.unwell) {
+        text += &format!("\nnot well: {line}");
+    }
+    if text.ends_with(|last| last != '\n') {
+        text.push('\n');
+    }
     if let Some(last) = &status.last {
         let how = if last.ok { "done" } else { "failed" };
         text += &format!(
@@ -268,6 +276,7 @@ mod tests {
                     connections: 5,
                     streams: 2,
                     oldest_stream_seconds: Some(61),
+                    unwell: vec!["p http://a/v1: paused for 12 s".into()],
                     ..Summary::default()
                 },
             }],
@@ -277,6 +286,8 @@ weir 0.1.0 (pid 7)
 
 GENERATION  PID  VERSION  STATE     AGE    CONFIG  CONNECTIONS  STREAMS  OLDEST STREAM
 3           12   0.1.0    draining  1h 2m  abcd    5            2        1m 1s
+
+not well: p http://a/v1: paused for 12 s
 
 last reload, 2026-01-02T03:04:05Z, failed: no
 ";

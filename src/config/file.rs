@@ -283,8 +283,8 @@ pub(super) struct Limits {
     pub(super) unmetered: Option<Unmetered>,
     /// Where requests wait for a limit, on routes with `on_limit: wait`.
     pub(super) queue: Option<Queue>,
-    /// Share of a route's requests that may be tried again, 0 to 1, besides 10 in 10 s. Tries that reached
-    /// no upstream aren't counted. Default: `0.2`.
+    /// Share of a route's requests that may load a provider once more, 0 to 1, besides 10 in 10 s. Tries
+    /// after one that reached nobody, or at another provider, aren't counted. Default: `0.2`.
     pub(super) retry_budget: Option<Fraction>,
 }
 

@@ -1,6 +1,7 @@
 //! Waiting for a limit to let in, where a route says so. Among those that wait for the same scope teams
-//! take fair turns (see [`Turns`]), and who came first goes first within a team. Bounded: so many wait, so long at most; what can't be let in by then isn't
-//! kept waiting. Whoever stops waiting gives its place up at once.
+//! take fair turns (see [`Turns`]), and who came first goes first within a team. Bounded: so many wait, so
+//! long at most; what can't be let in by then isn't kept waiting. Whoever stops waiting gives its place up
+//! at once.
 
 use super::Governor;
 use super::grant::{Grant, Limited};

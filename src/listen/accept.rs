@@ -246,7 +246,6 @@ fn options(socket: &Socket, terms: &Terms) -> io::Result<()> {
         return Ok(());
     };
     socket.set_nodelay(true)?;
-    unsent_at_most(socket, UNSENT_BYTES_MAX)?;
     if !terms.tcp_keepalive.is_zero() {
         let keepalive = TcpKeepalive::new()
             .with_time(terms.tcp_keepalive)
@@ -254,7 +253,8 @@ fn options(socket: &Socket, terms: &Terms) -> io::Result<()> {
             .with_retries(PROBES);
         SockRef::from(socket).set_tcp_keepalive(&keepalive)?;
     }
-    Ok(())
+    // Last: not every kernel has it.
+    unsent_at_most(socket, UNSENT_BYTES_MAX)
 }
 
 // === impl Refusal ===

@@ -33,10 +33,11 @@ impl Breakers {
     }
 
     /// Says how an endpoint stands: its breaker (0 closed, 1 half open, 2 open), and whether it lives,
-    /// where it is asked.
+    /// where it is asked. URLs at one host share a name: the one that is most open is told.
     pub fn stands(&self, provider: &str, endpoint: &str, breaker: i64, healthy: Option<bool>) {
         let labels = &[provider, endpoint];
-        self.state.with_label_values(labels).set(breaker);
+        let state = self.state.with_label_values(labels);
+        state.set(state.get().max(breaker));
         if let Some(healthy) = healthy {
             self.healthy
                 .with_label_values(labels)
@@ -68,5 +69,23 @@ impl Default for Breakers {
                 "Whether an endpoint answers its health checks.",
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_urls_at_one_host_the_one_that_is_most_open_is_told() {
+        let breakers = Breakers::default();
+        let state = || breakers.state.with_label_values(&["p", "h"]).get();
+        for breaker in [0, 2, 1] {
+            breakers.stands("p", "h", breaker, None);
+        }
+        assert_eq!(state(), 2);
+        breakers.none();
+        breakers.stands("p", "h", 0, None);
+        assert_eq!(state(), 0, "told anew");
     }
 }

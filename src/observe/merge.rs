@@ -13,6 +13,8 @@ use std::fmt::Write;
 const SUMMED_GAUGES: &[&str] = &[
     names::IN_FLIGHT,
     names::QUEUE_DEPTH,
+    names::UPSTREAM_QUEUE_DEPTH,
+    names::UPSTREAM_IN_FLIGHT,
     names::BUFFERED_BYTES,
     names::CONNECTIONS,
     names::STREAMS,
@@ -195,6 +197,29 @@ mod tests {
         }
         assert!(!text.contains("version=\"1\""), "{text}");
         assert_eq!(text.matches("# TYPE llm_requests_total").count(), 1);
+    }
+
+    #[test]
+    fn what_upstreams_carry_is_summed_and_how_they_stand_the_leader_says() {
+        let told = |amount: u8| {
+            let gauges = [
+                "weir_upstream_in_flight",
+                "weir_upstream_queue_depth",
+                "weir_breaker_state",
+                "weir_upstream_healthy",
+            ];
+            let gauge = |name| format!("# TYPE {name} gauge\n{name}{{provider=\"p\"}} {amount}\n");
+            gauges.map(gauge).concat()
+        };
+        let text = merged(&[&told(1), &told(2)], &[&told(4)]);
+        for line in [
+            "weir_upstream_in_flight{provider=\"p\"} 3",
+            "weir_upstream_queue_depth{provider=\"p\"} 3",
+            "weir_breaker_state{provider=\"p\"} 1",
+            "weir_upstream_healthy{provider=\"p\"} 1",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
+        }
     }
 
     #[test]

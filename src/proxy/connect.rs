@@ -14,7 +14,7 @@ use crate::observe::access::FailedTry;
 use crate::observe::pool::Handshake;
 use crate::route::Found;
 use crate::snapshot::Snapshot;
-use crate::upstream::retry::{Fault, retry_after};
+use crate::upstream::retry::{Failure, Fault, retry_after};
 use crate::upstream::{Attempt, Choice, Outcome, Turn, Unavailable};
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
@@ -111,7 +111,7 @@ pub async fn next(
                 current.attempt.ended(Outcome::Failed);
                 journey.attempt = Some(current);
                 tell(journey, error_type_of_road(&error), &error);
-                match session.is_some() && goes_on(journey, Fault::Connect, None) {
+                match session.is_some() && goes_on(journey, LASTING) {
                     true => continue,
                     false => return Err(Refusal::from(error).into()),
                 }
@@ -227,8 +227,13 @@ fn turn(plan: &Plan, snapshot: &Snapshot, arrival: &Arrival) -> Turn {
     /// About as many bytes as a token has.
     const TOKEN_BYTES: u64 = 4;
     let tokens = match plan.estimate {
-        Some(estimate) if estimate.output_said => estimate.input + estimate.output_max,
-        Some(estimate) => estimate.input + estimate.output_max.min(ANSWER),
+        // What a client says of its answer may be any number.
+        Some(estimate) if estimate.output_said => {
+            estimate.input.saturating_add(estimate.output_max)
+        }
+        Some(estimate) => estimate
+            .input
+            .saturating_add(estimate.output_max.min(ANSWER)),
         None => plan.body.length() / TOKEN_BYTES + ANSWER,
     };
     let total = snapshot.corridor.timeouts.total;
@@ -306,17 +311,38 @@ pub fn failed(journey: &mut Journey, mut error: Box<Error>) -> Box<Error> {
         plan.detour.end();
     }
     failed_try(journey, &error);
-    error.set_retry(goes_on(journey, Fault::Connect, None));
+    error.set_retry(goes_on(journey, no_connection(&error)));
     error
 }
 
+/// There is no way to the endpoint.
+const LASTING: Failure = Failure {
+    fault: Fault::Connect,
+    retry_after: None,
+    lasting: true,
+};
+
+/// A certificate that isn't good stays so for a while, and so does what a proxy has decided.
+fn no_connection(error: &Error) -> Failure {
+    let decided = ConnectError::within(error).is_some_and(|it| it.blame() == Blame::Decision);
+    let unverified = matches!(
+        error.etype(),
+        ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure
+    );
+    match decided || unverified {
+        true => LASTING,
+        false => Fault::Connect.into(),
+    }
+}
+
 /// Whether a fault of the current try is followed by another one.
-pub fn goes_on(journey: &mut Journey, fault: Fault, retry_after: Option<Duration>) -> bool {
+pub fn goes_on(journey: &mut Journey, failure: impl Into<Failure>) -> bool {
+    let failure = failure.into();
     let Some(plan) = journey.plan.as_mut() else {
         return false;
     };
     // What has gone out of a body that isn't held is gone.
-    if !matches!(plan.body, Body::Held(_)) && fault != Fault::Connect {
+    if !matches!(plan.body, Body::Held(_)) && failure.fault != Fault::Connect {
         return false;
     }
     let nature = plan.nature(&journey.arrival.method);
@@ -324,7 +350,7 @@ pub fn goes_on(journey: &mut Journey, fault: Fault, retry_after: Option<Duration
     let upstreams = &snapshot.upstreams;
     let on = plan
         .course
-        .goes_on(fault, nature, retry_after, upstreams, Instant::now());
+        .goes_on(failure, nature, upstreams, Instant::now());
     if on == Err(NoMore::OverBudget) {
         snapshot.observer.metrics.retries_denied.inc();
     }
@@ -391,10 +417,14 @@ pub fn answered(journey: &mut Journey, response: &ResponseHeader) -> Result<()> 
     let Some((fault, after)) = heard(journey, response) else {
         return Ok(());
     };
+    let failure = Failure {
+        retry_after: after,
+        ..fault.into()
+    };
     let endpoint = journey.attempt.as_ref().map(|it| it.choice.endpoint);
     let unasked = journey.plan.as_ref().and_then(|plan| plan.unasked);
     let again = unasked.is_some() && unasked == endpoint;
-    if begun || again || !goes_on(journey, fault, after) {
+    if begun || again || !goes_on(journey, failure) {
         return Ok(());
     }
     Err(Error::explain(ANOTHER, "the answer asks for another try").into_up())
@@ -494,7 +524,7 @@ pub fn broke(
             true => Fault::Timeout,
             false => Fault::Reset,
         };
-        again = silent && *error.etype() != TOTAL && goes_on(journey, fault, None);
+        again = silent && *error.etype() != TOTAL && goes_on(journey, fault);
     }
     error.set_retry(again);
     error

@@ -3,7 +3,7 @@
 
 use crate::observe::access::FailedTry;
 use crate::route::RouteIndex;
-use crate::upstream::retry::{Budget, Fault, Nature, Policy, pause};
+use crate::upstream::retry::{Budget, Failure, Fault, Nature, Policy, pause};
 use crate::upstream::{Choice, Upstreams};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -278,26 +278,33 @@ impl Course {
     /// Why not.
     pub fn goes_on(
         &mut self,
-        fault: Fault,
+        failure: Failure,
         nature: Nature,
-        retry_after: Option<Duration>,
         upstreams: &Upstreams,
         now: Instant,
     ) -> Result<(), NoMore> {
+        let fault = failure.fault;
         let Some(leg) = self.legs.get_mut(self.leg) else {
             return Err(NoMore::Spent);
         };
         if !leg.policy.follows(fault, nature) {
             return Err(NoMore::Final);
         }
+        let provider = |choice: &Choice| upstreams.endpoint(choice.endpoint).provider;
+        let last = leg.next.checked_sub(1);
+        let last = last.and_then(|last| leg.choices.get(last)).map(provider);
+        if fault == Fault::Account {
+            // All endpoints of a provider know the same account.
+            let untried = leg.choices.split_off(leg.next);
+            let others = untried.into_iter().filter(|it| Some(provider(it)) != last);
+            leg.choices.extend(others);
+        }
         let here = upstreams.any_open(leg.untried(), now);
-        // Who was too slow once isn't waited for twice, and an account that isn't accepted won't be.
-        let may_come_back = !matches!(fault, Fault::Timeout | Fault::Account);
         let (mut to, mut pausing) = (self.leg, None);
         if !here {
             let leg = &mut self.legs[self.leg];
-            if may_come_back && leg.left > 0 && upstreams.any_open(&leg.choices, now) {
-                let after = leg.begins_anew(retry_after, upstreams, now);
+            if failure.may_pass() && leg.left > 0 && upstreams.any_open(&leg.choices, now) {
+                let after = leg.begins_anew(failure.retry_after, upstreams, now);
                 pausing = pause(leg.rounds, after, rand::random());
             }
             if pausing.is_none() {
@@ -306,8 +313,14 @@ impl Course {
                 to += 1 + later.ok_or(NoMore::Spent)?;
             }
         }
-        // What never reached an upstream is no load to it, and neither is an account's refusal.
-        let is_load = !matches!(fault, Fault::Connect | Fault::Account);
+        // What never reached an upstream is no load to it, and neither is an account's refusal; another
+        // provider has no load of the first one's.
+        let next = match (to == self.leg, pausing) {
+            (true, None) => self.legs[to].untried(),
+            _ => &self.legs[to].choices,
+        };
+        let next = upstreams.first_open(next, now).map(provider);
+        let is_load = next == last && !matches!(fault, Fault::Connect | Fault::Account);
         if is_load && !self.legs[self.leg].budget.take(now) {
             return Err(NoMore::OverBudget);
         }

@@ -196,6 +196,8 @@ pub struct Summary {
     pub streams: u64,
     /// Age of the oldest of them, seconds.
     pub oldest_stream_seconds: Option<u64>,
+    /// Model servers that are not tried now, or after others, each with the reason; for people.
+    pub unwell: Vec<String>,
 }
 
 /// All that one generation knows and others need.

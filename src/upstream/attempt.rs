@@ -40,7 +40,7 @@ impl Attempt {
         Self {
             endpoint,
             outcome: Outcome::Abandoned,
-            hold: Some((permit, leave)),
+            hold: Some((permit.used(), leave)),
             heard: false,
         }
     }

@@ -17,7 +17,7 @@ pub enum Balancer {
     /// The better of two that are drawn (Mitzenmacher, "The power of two choices"): by first-byte time
     /// times what it carries, by weight.
     LeastLoaded,
-    /// By what the request has in common with others; see [`Hash`].
+    /// By what the request has in common with others; see [`struct@Hash`].
     Hash(Hash),
 }
 

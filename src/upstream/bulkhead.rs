@@ -92,24 +92,29 @@ pub(super) struct Permit {
     since: Instant,
     /// How long it was waited for, if it was.
     waited: Option<Duration>,
+    /// A request is carried there.
+    used: bool,
 }
 
-/// A place at the first of these endpoints that has one, and which that is; where none has, it waits.
-/// Dropping the future leaves the line.
+/// A place at the first of these endpoints that has one, and which that is; where none has, it waits. Who
+/// waited elsewhere before did so `since` then, and waits no longer in all for that. Dropping the future
+/// leaves the line.
 ///
 /// # Errors
 /// There is no place to wait, or none came in time, or none can be expected by then.
 pub(super) async fn place(
     endpoints: &[&Arc<Endpoint>],
     turn: &Turn,
+    since: Option<Instant>,
 ) -> Result<(usize, Permit), Unavailable> {
     for (number, endpoint) in endpoints.iter().enumerate() {
-        if let Some(permit) = endpoint.bulkhead.take(&endpoint.load) {
+        if let Some(mut permit) = endpoint.bulkhead.take(&endpoint.load) {
+            permit.waited = since.map(|since| since.elapsed());
             return Ok((number, permit));
         }
     }
     let now = Instant::now();
-    let (wish, receiver) = Wish::new(now);
+    let (wish, receiver) = Wish::new(since.unwrap_or(now));
     let mut waiting = Waiting::new(wish, receiver);
     let (mut deadline, mut refused) = (now, None::<Unavailable>);
     for (number, endpoint) in endpoints.iter().enumerate() {
@@ -139,13 +144,12 @@ pub(super) async fn place(
         Some(no) if waiting.is_nowhere() => return Err(no),
         _ => {}
     }
-    if let Ok(Ok(given)) = timeout_at(deadline, &mut waiting.receiver).await {
-        return Ok(given);
-    }
-    // What was handed over in this moment counts.
-    if !waiting.wish.close()
-        && let Ok(given) = (&mut waiting.receiver).await
-    {
+    let given = match timeout_at(deadline, &mut waiting.receiver).await {
+        // What was handed over in this moment counts.
+        Err(_) if !waiting.wish.close() => (&mut waiting.receiver).await.ok(),
+        given => given.ok().and_then(Result::ok),
+    };
+    if let Some(given) = given {
         return Ok(given);
     }
     let wait = |bulkhead: &Arc<Bulkhead>| bulkhead.expected(turn);
@@ -218,6 +222,7 @@ impl Bulkhead {
             load: Arc::clone(load),
             since,
             waited,
+            used: false,
         }
     }
 
@@ -231,7 +236,7 @@ impl Bulkhead {
         let mut state = self.state.lock();
         let expected = state.expected(&waiter.ways, turn, now);
         let wait = expected.unwrap_or_default().max(WAIT_MIN);
-        let mut until = now + state.places.queue_timeout;
+        let mut until = waiter.wish.since + state.places.queue_timeout;
         if let Some(other) = turn.until {
             until = until.min(other.into());
         }
@@ -290,7 +295,8 @@ impl Bulkhead {
         drop(returned);
     }
 
-    fn give_back(self: &Arc<Self>, load: &Load, served: Duration) {
+    /// Gives a place back where a request was `served` this long, if it was.
+    fn give_back(self: &Arc<Self>, load: &Load, served: Option<Duration>) {
         let leave = || {
             self.taken.fetch_sub(1, Ordering::SeqCst);
             load.in_flight.fetch_sub(1, Ordering::SeqCst);
@@ -305,7 +311,9 @@ impl Bulkhead {
         }
         let mut state = self.state.lock();
         leave();
-        state.served(served);
+        if let Some(served) = served {
+            state.served(served);
+        }
         self.hand_out(state, 1);
     }
 
@@ -349,6 +357,12 @@ impl State {
 // === impl Permit ===
 
 impl Permit {
+    /// A request is carried there from now on.
+    pub(super) fn used(mut self) -> Self {
+        self.used = true;
+        self
+    }
+
     /// How long it was waited for, if it was.
     pub(super) fn waited(&self) -> Option<Duration> {
         self.waited
@@ -357,7 +371,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let served = self.since.elapsed();
+        let served = self.used.then(|| self.since.elapsed());
         self.bulkhead.give_back(&self.load, served);
     }
 }

@@ -186,15 +186,25 @@ impl Condition {
         self.fine.store(known.is_fine(now), Ordering::Relaxed);
     }
 
+    /// No breaker watches it any more.
+    pub(super) fn unwatched(&self, now: Instant) {
+        let mut known = self.known.lock();
+        known.breaker = breaker::State::new(now);
+        self.fine.store(known.is_fine(now), Ordering::Relaxed);
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.known.lock().health.is_up()
     }
 
     /// The breaker, and until when the endpoint rests.
-    pub(super) fn look(&self, now: Instant) -> (Look, Option<Instant>) {
+    pub(super) fn look(&self, terms: &Terms, now: Instant) -> (Look, Option<Instant>) {
         let known = self.known.lock();
         let rests = known.rests_until.filter(|until| now < *until);
-        (known.breaker.look(now), rests)
+        let breaker = terms
+            .breaker
+            .map_or(Look::Closed, |_| known.breaker.look(now));
+        (breaker, rests)
     }
 }
 
@@ -385,11 +395,19 @@ impl Account {
         news
     }
 
+    /// No breaker watches it any more.
+    pub(super) fn unwatched(&self, now: Instant) {
+        let mut known = self.known.lock();
+        known.breaker = breaker::State::new(now);
+        self.fine.store(known.is_fine(), Ordering::Relaxed);
+    }
+
     /// The breaker, and until when the provider is asked last.
-    pub(super) fn look(&self, now: Instant) -> (Look, Option<Instant>) {
+    pub(super) fn look(&self, rules: Option<&Rules>, now: Instant) -> (Look, Option<Instant>) {
         let known = self.known.lock();
         let marked = known.mark.map(|mark| mark.until);
-        (known.breaker.look(now), marked.filter(|until| now < *until))
+        let breaker = rules.map_or(Look::Closed, |_| known.breaker.look(now));
+        (breaker, marked.filter(|until| now < *until))
     }
 }
 

@@ -126,8 +126,9 @@ impl Endpoint {
     /// What is known of it.
     pub fn known(&self, now: Instant) -> Known {
         let condition = &self.load.condition;
-        let (own, rests_until) = condition.look(now);
-        let (whole, marked_until) = self.account.look(now);
+        let (own, rests_until) = condition.look(&self.terms, now);
+        let rules = self.provider_rules.as_ref();
+        let (whole, marked_until) = self.account.look(rules, now);
         let left = |until: Option<Instant>| until.map(|it| it.saturating_duration_since(now));
         let pace = condition.pace();
         Known {
@@ -166,6 +167,20 @@ impl Endpoint {
     }
 
     // === for the room ===
+
+    /// What isn't watched any more isn't known.
+    pub(super) fn go_live(&self, now: Instant) {
+        let condition = &self.load.condition;
+        if self.health.is_none() {
+            condition.unasked(now);
+        }
+        if self.terms.breaker.is_none() {
+            condition.unwatched(now);
+        }
+        if self.provider_rules.is_none() {
+            self.account.unwatched(now);
+        }
+    }
 
     /// It as a choice of a route, `weight` being its share there.
     pub(super) fn candidate(&self, number: usize, weight: i64, now: Instant) -> Candidate {
@@ -283,7 +298,7 @@ impl Endpoint {
 
     /// How long it is tried after others, for it said that it has no time.
     pub fn rests(&self, now: Instant) -> Option<Duration> {
-        let (_, until) = self.load.condition.look(now);
+        let (_, until) = self.load.condition.look(&self.terms, now);
         until.map(|it| it.saturating_duration_since(now))
     }
 

@@ -82,8 +82,8 @@ impl Provider {
 
 impl Upstreams {
     /// Builds the endpoints of `settings`. An endpoint that `old` had too (same provider name, same
-    /// base URL) keeps its state, and so does a provider of the same name. Caps of one that `old` had hold
-    /// from [`Self::go_live`] on. What opens is told to `breakers`.
+    /// base URL) keeps its state, and so does a provider of the same name. Nothing of `old` changes before
+    /// [`Self::go_live`]. What opens is told to `breakers`.
     pub fn new(settings: &Settings, old: Option<&Self>, breakers: &Breakers) -> Self {
         let now = Instant::now();
         let mut known = old.map(Self::loads).unwrap_or_default();
@@ -113,9 +113,6 @@ impl Upstreams {
                 endpoints.push(EndpointId(upstreams.endpoints.len()));
                 let load = known.remove(&(Arc::clone(&name), base.clone()));
                 let load = load.unwrap_or_else(|| Arc::new(Load::new(old.is_some(), now)));
-                if provider.health.is_none() {
-                    load.condition.unasked(now);
-                }
                 upstreams.endpoints.push(Arc::new(Endpoint {
                     provider: ProviderId(number),
                     name: base.authority().into(),
@@ -175,8 +172,10 @@ impl Upstreams {
         bulkhead::Known(all.collect())
     }
 
-    /// The configuration is used from now on: its caps hold.
+    /// The configuration is used from now on: its caps hold, and what it doesn't watch isn't known any more.
     pub fn go_live(&self) {
+        let now = Instant::now();
+        self.endpoints.iter().for_each(|it| it.go_live(now));
         for provider in &self.providers {
             provider.bulkhead.set_places(provider.places);
         }
@@ -226,6 +225,7 @@ impl Upstreams {
         }
         let paused = |choice: &Choice| self.endpoint(choice.endpoint).wait(now);
         let mut waits: Vec<Option<Duration>> = choices.iter().map(paused).collect();
+        let (began, mut since) = (tokio::time::Instant::now(), None);
         loop {
             let open = waits.iter().enumerate().filter(|(_, wait)| wait.is_none());
             let mut open: Vec<usize> = open.map(|(number, _)| number).collect();
@@ -242,7 +242,7 @@ impl Upstreams {
             }
             let endpoint = |number: &usize| self.endpoint(choices[*number].endpoint);
             let endpoints: Vec<&Arc<Endpoint>> = open.iter().map(endpoint).collect();
-            let (number, permit) = bulkhead::place(&endpoints, turn).await?;
+            let (number, permit) = bulkhead::place(&endpoints, turn, since).await?;
             let endpoint = endpoints[number];
             let leave = match forced {
                 true => Ok(endpoint.forced()),
@@ -254,15 +254,24 @@ impl Upstreams {
                     return Ok((open[number], attempt));
                 }
                 // It failed while its place was waited for: another one is asked.
-                Err(wait) => waits[open[number]] = Some(wait),
+                Err(wait) => {
+                    waits[open[number]] = Some(wait);
+                    since = Some(began);
+                }
             }
         }
     }
 
     /// Whether one of these would be tried now, if there is a place: none of what is paused.
     pub fn any_open(&self, choices: &[Choice], now: Instant) -> bool {
-        let open = |choice: &Choice| self.endpoint(choice.endpoint).wait(now).is_none();
-        !choices.is_empty() && (self.all_open == AllOpen::Try || choices.iter().any(open))
+        self.first_open(choices, now).is_some()
+    }
+
+    /// The first of these that would be tried now, if there is a place.
+    pub fn first_open<'c>(&self, choices: &'c [Choice], now: Instant) -> Option<&'c Choice> {
+        let open = |choice: &&Choice| self.endpoint(choice.endpoint).wait(now).is_none();
+        let forced = || choices.first().filter(|_| self.all_open == AllOpen::Try);
+        choices.iter().find(open).or_else(forced)
     }
 }
 
@@ -370,5 +379,42 @@ mod tests {
         assert!(refuser.refuses_usage(now + day - Duration::from_nanos(1)));
         assert!(!refuser.refuses_usage(now + day), "asked again");
         assert!(!other.refuses_usage(now));
+    }
+    #[test]
+    fn what_nobody_watches_any_more_is_forgotten_when_that_is_live() {
+        let mut watched = settings(&[&["http://a/", "http://b/"]]);
+        let rules = settings::Breaker {
+            failures: 1,
+            ..settings::Breaker::default()
+        };
+        let health = settings::Health {
+            fall: 1,
+            ..settings::Health::default()
+        };
+        watched.providers[0].breaker = Some(rules);
+        watched.providers[0].health = Some(health);
+        let old = upstreams(&watched, None);
+        let now = Instant::now();
+        for endpoint in old.endpoints() {
+            let leave = endpoint.enter(now).expect("nothing is known");
+            endpoint.handle(leave, breaker::Event::Bad, now);
+            endpoint.told(false, now);
+        }
+        let paused = |all: &Upstreams| all.endpoint(EndpointId(0)).wait(now).is_some();
+        watched.providers[0].breaker = None;
+        watched.providers[0].health = None;
+        let new = upstreams(&watched, Some(&old));
+        assert_eq!(old.endpoint(EndpointId(0)).known(now).healthy, Some(false));
+        assert!(paused(&old), "it isn't live yet");
+        new.go_live();
+        for endpoint in new.endpoints() {
+            let known = endpoint.known(now);
+            assert_eq!(
+                (known.breaker, known.healthy),
+                (breaker::Look::Closed, None)
+            );
+        }
+        watched.providers[0].breaker = Some(rules);
+        assert!(!paused(&upstreams(&watched, Some(&new))), "it begins anew");
     }
 }

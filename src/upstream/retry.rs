@@ -23,6 +23,17 @@ pub enum Fault {
     Account,
 }
 
+/// A fault, and what it says of the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong.
+    pub fault: Fault,
+    /// When the endpoint may be asked again, where it said so.
+    pub retry_after: Option<Duration>,
+    /// It won't be otherwise in a moment: a certificate, a name, an address that isn't allowed.
+    pub lasting: bool,
+}
+
 /// Which faults are followed by another try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Faults(u8);
@@ -74,6 +85,24 @@ impl Fault {
     /// Whether the upstream may have done what was asked.
     fn may_have_acted(self) -> bool {
         matches!(self, Self::Reset | Self::Timeout | Self::Error)
+    }
+}
+
+impl Failure {
+    /// Whether the endpoint itself may be asked again by the same request: who was too slow once isn't
+    /// waited for twice, and an account that isn't accepted won't be.
+    pub fn may_pass(&self) -> bool {
+        !self.lasting && !matches!(self.fault, Fault::Timeout | Fault::Account)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self {
+            fault,
+            retry_after: None,
+            lasting: false,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::support::{Client, Exchange, Gate, Gateway, Provider, eventually};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 const CHAT: &str = "/v1/chat/completions";
 const ASK: &str = r#"{"model":"m","messages":[]}"#;
@@ -128,6 +129,64 @@ fn a_breaker_that_is_off_pauses_nobody() {
     for _ in 0..20 {
         assert_eq!(gateway.post(CHAT, ASK).status(), 500);
     }
+}
+
+#[test]
+fn a_breaker_that_is_turned_off_is_closed() {
+    let moody = Moody::new(500, &[]);
+    let config = one(&moody.server, "breaker: {failures: 2, open: 1h}");
+    let gateway = Gateway::start(&config);
+    for _ in 0..2 {
+        assert_eq!(gateway.post(CHAT, ASK).status(), 500);
+    }
+    gateway.post(CHAT, ASK).assert_refused(503, "breaker_open");
+    gateway.reload(&one(&moody.server, "breaker: off"));
+    assert_eq!(gateway.post(CHAT, ASK).status(), 500);
+    assert_eq!(state(&gateway), Some(0.0));
+    assert_eq!(upstreams(&gateway)[0]["breaker"], "closed");
+    gateway.reload(&config);
+    assert_eq!(gateway.post(CHAT, ASK).status(), 500, "it begins anew");
+}
+
+#[test]
+fn who_is_too_slow_is_paused() {
+    const SLOW: Duration = Duration::from_millis(50);
+    let slow = Provider::start(|exchange| {
+        std::thread::sleep(SLOW * 2);
+        exchange.json(200, "{}");
+    });
+    let more = "breaker: {slow: 50ms, slow_rate: 1, failures: 3, open: 1h}";
+    let gateway = Gateway::start(&one(&slow, more));
+    for _ in 0..3 {
+        assert_eq!(gateway.post(CHAT, ASK).status(), 200);
+    }
+    gateway.post(CHAT, ASK).assert_refused(503, "breaker_open");
+    assert_eq!(state(&gateway), Some(2.0));
+    assert_eq!(upstreams(&gateway)[0]["failures"], 0);
+    assert_eq!(slow.requests().len(), 3);
+}
+
+#[test]
+fn who_comes_back_gets_its_share_bit_by_bit() {
+    let back = Moody::new(500, &[]);
+    let other = Provider::json("{}");
+    let more = "slow_start: 1h, breaker: {failures: 1, open: 100ms}";
+    let gateway = Gateway::start(&two(&back.server, &other, more));
+    eventually("a failure", || {
+        assert_eq!(gateway.post(CHAT, ASK).status(), 200);
+        (back.chats() == 1).then_some(())
+    });
+    back.answers(200);
+    eventually("a probe", || {
+        assert_eq!(gateway.post(CHAT, ASK).status(), 200);
+        (back.chats() == 2).then_some(())
+    });
+    assert_eq!(state(&gateway), Some(0.0));
+    for _ in 0..44 {
+        assert_eq!(gateway.post(CHAT, ASK).status(), 200);
+    }
+    let share = back.chats() - 2;
+    assert!((2..=6).contains(&share), "a tenth of the other's: {share}");
 }
 
 #[test]

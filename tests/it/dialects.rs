@@ -94,8 +94,11 @@ fn golden(name: &str) -> Vec<u8> {
 
 fn config(url: &str) -> String {
     let prefixes = ["/v1", "/v1beta", "/v2", "/api", "/model"];
-    let targets = prefixes.map(|prefix| format!("{prefix}: \"{url}\""));
-    format!("target_map: {{{}}}\n", targets.join(", "))
+    let targets = prefixes.map(|prefix| format!("{prefix}: p"));
+    format!(
+        "providers: [{{name: p, base_url: \"{url}\", breaker: off}}]\ntarget_map: {{{}}}\n",
+        targets.join(", ")
+    )
 }
 
 /// A gateway whose upstream answers everything with `body` in pieces of odd sizes.

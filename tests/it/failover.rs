@@ -434,6 +434,44 @@ fn tries_that_reach_nobody_take_nothing_of_the_budget() {
     assert_eq!(weir.value("weir_retries_denied_total", &[]), Some(0.0));
 }
 
+#[test]
+fn another_provider_takes_nothing_of_the_budget() {
+    let (broken, sound) = (
+        Provider::start(|exchange| exchange.json(500, "{}")),
+        Provider::start(healthy),
+    );
+    let weir = Gateway::start(&format!(
+        "limits: {{retry_budget: 0}}\n\
+         providers:\n\
+         - {{name: a, base_url: \"{}\"{OFF}}}\n\
+         - {{name: b, base_url: \"{}\"{OFF}}}\n\
+         model_routes: {{m: {{targets: [{{provider: a}}, {{provider: b}}]}}}}",
+        broken.url(),
+        sound.url()
+    ));
+    for _ in 0..60 {
+        assert_eq!(weir.post(CHAT, chat("m", false)).status(), 200);
+    }
+    assert_eq!(weir.value("weir_retries_denied_total", &[]), Some(0.0));
+}
+
+#[test]
+fn an_account_that_is_not_accepted_is_shown_once_for_all_endpoints() {
+    let (broke, sound) = (Fault::PaymentRequired.provider(), Provider::start(healthy));
+    let weir = Gateway::start(&format!(
+        "providers:\n\
+         - {{name: a, urls: [\"{0}/1\", \"{0}/2\", \"{0}/3\"], api_key: k{OFF}}}\n\
+         - {{name: b, base_url: \"{1}\", api_key: k{OFF}}}\n\
+         model_routes: {{m: {{targets: [{{provider: a, weight: 1000}}, {{provider: b}}]}}}}",
+        broke.url(),
+        sound.url()
+    ));
+    let answer = weir.post(CHAT, chat("m", false));
+    assert_eq!(answer.text(), ANSWER);
+    assert_eq!(answer.header("x-weir-attempts"), Some("2"));
+    assert_eq!(broke.requests().len(), 1);
+}
+
 // === other routes ===
 
 #[test]
@@ -555,7 +593,8 @@ fn who_cannot_be_served_is_told_when_the_first_route_can_be_asked_again() {
 
 #[test]
 fn an_http2_upstream_that_fails_is_made_good_for_clients_of_both_versions() {
-    let faults: [(&str, fn(&mut H2Exchange)); 5] = [
+    type Script = fn(&mut H2Exchange);
+    let faults: [(&str, Script); 5] = [
         ("busy", |it| {
             it.head(503, &[("retry-after", "1")]);
             it.data("{\"error\":{}}", true);

@@ -776,7 +776,8 @@ fn a_kept_connection_that_died_unnoticed_gets_one_second_chance() {
 #[test]
 fn a_fresh_connection_that_breaks_gets_no_second_chance() {
     let provider = Provider::start(crate::support::Exchange::reset);
-    let weir = gateway(&provider, "");
+    let careful = "model_routes: {\"*\": {targets: [{provider: p}], retry_on: [connect]}}";
+    let weir = gateway(&provider, careful);
     weir.post(CHAT, BODY).assert_refused(502, "upstream_failed");
     assert_eq!(
         provider.requests().len(),

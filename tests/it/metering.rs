@@ -9,7 +9,10 @@ const ASK: &str =
     r#"{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"Hi there"}]}"#;
 
 fn config(url: &str) -> String {
-    format!("model_routes: {{gpt-4o: \"{url}\", text-embedding-3-small: \"{url}\"}}\n")
+    format!(
+        "providers: [{{name: p, base_url: \"{url}\", breaker: off, \
+         models: [gpt-4o, text-embedding-3-small]}}]\n"
+    )
 }
 
 /// What the reference tokenizer of GPT-4o says.
@@ -823,7 +826,9 @@ fn what_cannot_be_counted_is_not_called_counted() {
         exchange.close();
     });
     let url = provider.url();
-    let gateway = Gateway::start(&format!("model_routes: {{\"*\": \"{url}\"}}\n"));
+    let gateway = Gateway::start(&format!(
+        "providers: [{{name: p, base_url: \"{url}\", breaker: off, models: [\"*\"]}}]\n"
+    ));
     let image = json!([{"type": "image_url", "image_url": {"url": "https://a.test/weir.png"}}]);
     let file = json!([{"type": "file", "file": {"file_data": "data:application/pdf;base64,QUJD"}}]);
     let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);

@@ -302,6 +302,24 @@ fn a_team_that_sends_fifty_times_the_tokens_gets_no_more_than_another() {
 }
 
 #[test]
+fn a_request_for_the_longest_answer_that_can_be_written_waits_its_turn() {
+    let engine = Engine::start();
+    let limits = ", limits: {requests_per_minute: 1000}";
+    let weir = Gateway::start(&(engine.config("max_in_flight: 1") + &teams(limits, "")));
+    let most = format!(
+        r#"{{"model":"m","max_tokens":{},"messages":[{{"role":"user","content":"most {}"}}]}}"#,
+        u64::MAX,
+        "x".repeat(64)
+    );
+    let all = [
+        ("greedy", most, None),
+        ("modest", prompt("small", 16), None),
+        ("modest", prompt("small", 16), None),
+    ];
+    assert_eq!(order(&weir, &engine, &all), ["small", "small", "most"]);
+}
+
+#[test]
 fn who_is_more_urgent_goes_first_and_batches_still_go() {
     let engine = Engine::start();
     let of_team = (", priority: batch", ", priority_header: any");

@@ -1,7 +1,7 @@
 use super::*;
 use crate::observe::Breakers;
-use crate::upstream::settings::{Provider, Settings};
-use crate::upstream::{Attempt, Choice, EndpointId, Upstreams};
+use crate::upstream::settings::{self, Breaker, Settings};
+use crate::upstream::{Attempt, Choice, EndpointId, Outcome, Provider, Upstreams};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
@@ -20,13 +20,13 @@ fn places(max: usize, endpoint_max: usize) -> Places {
 
 /// One provider for each, with that many endpoints.
 fn settings(providers: &[(usize, Places)]) -> Settings {
-    let provider = |(number, (endpoints, places)): (usize, &(usize, Places))| Provider {
+    let provider = |(number, (endpoints, places)): (usize, &(usize, Places))| settings::Provider {
         name: format!("p{number}"),
         urls: (0..*endpoints)
             .map(|it| format!("http://p{number}-{it}/").parse().expect("a URL"))
             .collect(),
         places: *places,
-        ..Provider::default()
+        ..settings::Provider::default()
     };
     Settings {
         providers: providers.iter().enumerate().map(provider).collect(),
@@ -252,6 +252,95 @@ async fn a_reload_that_raises_a_cap_lets_in_and_one_that_lowers_it_drains() {
     );
     open.go_live();
     assert!(now(&mut waiting[1]).await.is_some(), "no cap");
+}
+
+/// Two providers with a place each, of which the first is paused when it fails once.
+fn brittle() -> Upstreams {
+    let mut settings = settings(&[(1, places(1, 0)), (1, places(1, 0))]);
+    settings.providers[0].breaker = Some(Breaker {
+        failures: 1,
+        ..Breaker::default()
+    });
+    Upstreams::new(&settings, None, &Breakers::default())
+}
+
+async fn taken(upstreams: &Upstreams, choice: &Choice) -> Attempt {
+    let here = std::slice::from_ref(choice);
+    let attempt = now(&mut wait(upstreams, here, "a")).await;
+    attempt.expect("free").expect("a place").1
+}
+
+fn fails(mut attempt: Attempt) {
+    attempt.ended(Outcome::Failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_place_is_at_one_that_failed_meanwhile_goes_elsewhere_and_gives_it_back() {
+    let all = brittle();
+    let both = [choice(0), choice(1)];
+    let failing = taken(&all, &both[0]).await;
+    let other = taken(&all, &both[1]).await;
+    let mut waiting = wait(&all, &both, "a");
+    assert!(now(&mut waiting).await.is_none());
+    sleep(Duration::from_secs(4)).await;
+    fails(failing);
+    assert!(now(&mut waiting).await.is_none(), "it isn't asked");
+    let first = all.endpoint(EndpointId(0));
+    assert_eq!(first.in_flight(), 0, "its place is given back");
+    let waiting_at: Vec<usize> = all.providers().iter().map(Provider::waiting).collect();
+    assert_eq!(waiting_at, [0, 1]);
+    sleep(Duration::from_secs(3)).await;
+    drop(other);
+    let served = now(&mut waiting).await.expect("free");
+    let (number, attempt) = served.expect("a place");
+    assert_eq!(number, 1);
+    let waited = attempt.waited();
+    assert_eq!(waited, Some(Duration::from_secs(7)), "all of it");
+    drop(attempt);
+    assert_eq!(all.endpoint(EndpointId(1)).in_flight(), 0);
+    assert_eq!(first.failures(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_sent_elsewhere_waits_no_longer_for_that() {
+    let all = brittle();
+    let both = [choice(0), choice(1)];
+    let failing = taken(&all, &both[0]).await;
+    let _other = taken(&all, &both[1]).await;
+    let mut waiting = wait(&all, &both, "a");
+    assert!(now(&mut waiting).await.is_none());
+    sleep(Duration::from_secs(4)).await;
+    fails(failing);
+    assert!(now(&mut waiting).await.is_none());
+    let began = Instant::now();
+    let refused = waiting.await.map(|(number, _)| number);
+    assert!(
+        matches!(refused, Err(Unavailable::NotInTime { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(began.elapsed(), Duration::from_secs(6), "10 s in all");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_nobody_used_says_nothing_of_how_long_one_is_taken() {
+    let all = brittle();
+    let here = [choice(0)];
+    let failing = taken(&all, &here[0]).await;
+    let mut waiting: Vec<_> = (0..5).map(|_| wait(&all, &here, "a")).collect();
+    for it in &mut waiting {
+        assert!(now(it).await.is_none());
+    }
+    sleep(Duration::from_secs(8)).await;
+    fails(failing);
+    for it in waiting {
+        let refused = it.await.map(|(number, _)| number);
+        assert!(
+            matches!(refused, Err(Unavailable::Paused { .. })),
+            "{refused:?}"
+        );
+    }
+    let service = all.providers()[0].bulkhead.state.lock().service;
+    assert_eq!(service, Some(Duration::from_secs(8)));
 }
 
 #[test]
