@@ -190,12 +190,13 @@ impl Handover {
         governor.budgets(|team, key, per, now| metrics.budget(team, key, per.as_str(), now.used));
         metrics.no_upstreams();
         let live = self.live.get().map(|live| live.pin());
-        let upstreams = live.as_ref().map(|live| &live.upstreams);
-        for provider in upstreams.iter().flat_map(|it| it.providers()) {
-            let endpoints = provider.endpoints.iter().zip(upstreams);
-            let endpoints = endpoints.map(|(id, all)| all.endpoint(*id));
-            let endpoints = endpoints.map(|it| (&*it.name, it.in_flight()));
-            metrics.upstream(&provider.name, provider.waiting(), endpoints);
+        if let Some(upstreams) = live.as_ref().map(|live| &live.upstreams) {
+            for provider in upstreams.providers() {
+                let endpoints = provider.endpoints.iter();
+                let endpoints = endpoints.map(|id| upstreams.endpoint(*id));
+                let endpoints = endpoints.map(|it| (&*it.name, it.in_flight()));
+                metrics.upstream(&provider.name, provider.waiting(), endpoints);
+            }
         }
         let text = metrics.render(now);
         String::from_utf8_lossy(&text).into_owned()

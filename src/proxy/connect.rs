@@ -78,6 +78,7 @@ pub async fn next(
             return Err(Refusal::NoRoute(journey.arrival.path.clone()).into());
         };
         if plan.body.client_left() {
+            plan.tried = before.as_ref().map(Tried::in_vain);
             return Err(Refusal::ClientLeft.into());
         }
         let (choice, attempt) = match before {

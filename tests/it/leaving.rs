@@ -578,6 +578,12 @@ fn an_upstream_that_fails_after_its_client_has_left_isnt_replaced_by_another() {
         [&json!("client_closed"), &json!(499)],
         "{record}"
     );
+    // Its one try is told of, though no other one follows.
+    assert_eq!(
+        [&record["attempts"], &record["provider"]],
+        [&json!(1), &json!("p")],
+        "{record}"
+    );
     assert!(other.requests().is_empty());
     assert_nothing_is_left(&gateway);
 }

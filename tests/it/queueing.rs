@@ -103,6 +103,30 @@ fn places_are_given_one_by_one_as_the_engine_finishes() {
 }
 
 #[test]
+fn each_endpoint_of_a_provider_tells_what_it_carries() {
+    let engines = [Engine::start(), Engine::start()];
+    let urls = engines.each_ref().map(|it| it.provider.url());
+    let weir = Gateway::start(&format!(
+        "providers: [{{name: one, urls: {urls:?}, models: [m]}}]\n"
+    ));
+    let address = weir.address();
+    let clients: Vec<_> = (0..4)
+        .map(|_| std::thread::spawn(move || post(address, CHAT, ASK).status()))
+        .collect();
+    for (engine, url) in engines.iter().zip(&urls) {
+        engine.provider.wait_requests(2);
+        let endpoint = url.trim_start_matches("http://").split('/').next();
+        let labels = [("provider", "one"), ("endpoint", endpoint.expect("a host"))];
+        weir.wait_value("weir_upstream_in_flight", &labels, 2.0);
+        engine.ends(2);
+    }
+    for client in clients {
+        assert_eq!(client.join().expect("a client"), 200);
+    }
+    wait_nothing_left(&weir);
+}
+
+#[test]
 fn who_leaves_the_line_is_forgotten_at_once_and_never_sent() {
     let engine = Engine::start();
     let weir = Gateway::start(&engine.config("max_in_flight: 1, queue: {size: 2}"));

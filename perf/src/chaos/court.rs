@@ -4,7 +4,7 @@ use super::judge::Case;
 use super::plan::{Id, Team};
 use super::records::{Log, Record, Sums};
 use super::seen::Seen;
-use super::world::World;
+use super::world::{Served, World};
 use crate::Result;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -23,17 +23,31 @@ pub struct Court {
     heard: HashMap<Id, (Seen, Instant)>,
     records: HashMap<Id, Vec<Record>>,
     judged: HashSet<Id>,
+    /// Calls for several requests, and what their records say.
+    calls: BTreeMap<u64, Call>,
     pub sums: Sums,
     pub requests: u64,
     pub statuses: BTreeMap<String, u64>,
-    /// Requests of steady clients that were told to come again, and were served then.
-    pub told_to_wait: u64,
+    /// Requests of steady clients that were told to come again, and were served then; by what they were told.
+    pub told_to_wait: BTreeMap<String, u64>,
     /// Of steady clients: from connect to the first byte, and to the last; in calm, and not.
     pub calm: Latencies,
     pub chaos: Latencies,
     pub violations: Vec<String>,
     /// Violations that weren't told whole.
     pub more: u64,
+}
+
+/// A call for several requests, whose answer was whole.
+#[derive(Debug, Default)]
+struct Call {
+    requests: u64,
+    /// What the server reported.
+    input: u64,
+    /// Of so many requests the record has a part of it.
+    told: u64,
+    /// These parts together.
+    parts: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -50,10 +64,11 @@ impl Court {
             heard: HashMap::new(),
             records: HashMap::new(),
             judged: HashSet::new(),
+            calls: BTreeMap::new(),
             sums: Sums::default(),
             requests: 0,
             statuses: BTreeMap::new(),
-            told_to_wait: 0,
+            told_to_wait: BTreeMap::new(),
             calm: Latencies::default(),
             chaos: Latencies::default(),
             violations: Vec::new(),
@@ -106,7 +121,16 @@ impl Court {
                     "{}: a steady client wasn't served: {seen:?}",
                     seen.id
                 )),
-                false => self.told_to_wait += 1,
+                false => {
+                    let body = seen.answer.as_ref().map_or(&[][..], |it| &it.body);
+                    let why = String::from_utf8_lossy(body).into_owned();
+                    // The host may be full, of uploads or because its processors are; a model server that is
+                    // well has places, whatever becomes of others.
+                    if why.contains("The model server") {
+                        self.accuse(format!("{}: a steady client had to wait: {why}", seen.id));
+                    }
+                    *self.told_to_wait.entry(why).or_default() += 1;
+                }
             }
             return;
         }
@@ -169,6 +193,7 @@ impl Court {
                     seen.act
                 ));
             }
+            self.add_part(&records, &served);
             self.world.forget(id);
             self.judged.insert(id);
         }
@@ -176,6 +201,35 @@ impl Court {
             let strangers: Vec<Id> = self.records.keys().copied().collect();
             for id in strangers {
                 self.accuse(format!("{id}: a record of a request that nobody sent"));
+            }
+        }
+    }
+
+    /// Notes what a request's record has of a call that was for several.
+    fn add_part(&mut self, records: &[Record], served: &[Served]) {
+        let whole: Vec<&Served> = served.iter().filter(|it| it.whole).collect();
+        let ([record], [one]) = (records, &whole[..]) else {
+            return;
+        };
+        if let Some((number, requests)) = one.shared
+            && record.source.as_deref() == Some("upstream")
+        {
+            let call = self.calls.entry(number).or_default();
+            (call.requests, call.input) = (requests, one.usage.input);
+            call.told += 1;
+            call.parts += record.usage.input;
+        }
+    }
+
+    /// The parts of each call for several requests are together what its server reported.
+    pub fn check_calls(&mut self) {
+        for (number, call) in std::mem::take(&mut self.calls) {
+            // Some may have left; then their parts are nobody's.
+            let all = call.told == call.requests;
+            if call.parts > call.input || all && call.parts != call.input {
+                self.accuse(format!(
+                    "call {number} isn't divided as it was used: {call:?}"
+                ));
             }
         }
     }

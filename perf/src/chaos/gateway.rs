@@ -23,13 +23,44 @@ use tokio::time::{sleep, timeout};
 /// All requests at once that weir takes.
 pub const IN_FLIGHT_MAX: f64 = 100.0;
 pub const BUFFERED_BYTES_MAX: f64 = (12 << 20) as f64;
-pub const QUEUE_MAX: f64 = 20.0;
-/// Requests at once that each provider takes; two endpoints have as many together.
-pub const PROVIDER_IN_FLIGHT_MAX: u64 = 48;
+pub const QUEUE_MAX: f64 = 8.0;
+/// How long a breaker is open at most: eight times as long as at first, and a tenth.
+pub const OPEN_MAX: Duration = Duration::from_millis(500 * 8 * 11 / 10);
 /// Requests at once of the team `busy`.
 pub const BUSY_IN_FLIGHT_MAX: u64 = 10;
 /// Longer than any of weir's deadlines together.
 pub const LATENCY_MAX: Duration = Duration::from_secs(30);
+
+/// What a provider carries: all that may be with those that fail leave room for the others.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    pub provider: &'static str,
+    /// Requests at once.
+    pub in_flight: u64,
+    /// Of them at each endpoint.
+    pub at_endpoint: u64,
+    /// So many wait for one of these places.
+    pub queue: u64,
+}
+
+/// Of each provider.
+pub const PLACES: [Places; 6] = [
+    places("steady", 60, 60, 10),
+    places("spare", 12, 12, 4),
+    places("red", 6, 6, 4),
+    places("green", 5, 5, 4),
+    places("blue", 4, 4, 4),
+    places("twins", 6, 3, 4),
+];
+
+const fn places(provider: &'static str, in_flight: u64, at_endpoint: u64, queue: u64) -> Places {
+    Places {
+        provider,
+        in_flight,
+        at_endpoint,
+        queue,
+    }
+}
 
 /// Model servers by their place: who they are to weir.
 pub const SERVERS: [(&str, bool); 7] = [
@@ -42,19 +73,9 @@ pub const SERVERS: [(&str, bool); 7] = [
     ("twins", false),
 ];
 
-/// Guards of each provider, routes' ways to others, and whatever else is to be troubled as soon as weir
-/// has it: the one place to add it.
-struct Guards {
-    provider: &'static str,
-    mixed: &'static str,
-    twins: &'static str,
-}
-
-const GUARDS: Guards = Guards {
-    provider: "",
-    mixed: ", retries: 3, fallback: [spare]",
-    twins: ", retries: 2",
-};
+/// When an endpoint is paused, and how it comes back.
+const BREAKER: &str = ", breaker: {failures: 5, window: 3s, open: 500ms}, slow_start: 1s";
+const HEALTH: &str = ", health: {path: /models, interval: 500ms, timeout: 500ms, rise: 1, fall: 2}";
 
 const KEYS: [(Team, &str); 5] = [
     (
@@ -102,18 +123,40 @@ fn configuration(folder: &Path, servers: &[Rc<Server>]) -> String {
             false => "",
         };
         // Writing to a string can't fail.
+        let of_it = PLACES.iter().find(|it| it.provider == name);
+        let places = of_it.map_or_else(String::new, |it| {
+            format!(
+                ", max_in_flight: {}, endpoint_max_in_flight: {}, queue: {{size: {}, timeout: 2s}}",
+                it.in_flight, it.at_endpoint, it.queue
+            )
+        });
+        // Whoever left is read on for, and holds a place so long.
+        let drain = match name {
+            "green" | "twins" => ", on_disconnect: drain, drain_timeout: 2s",
+            _ => "",
+        };
+        // What a server says of its time and of an account is heeded where the account is weir's own.
+        let account = match name {
+            "red" | "twins" => ", api_key: of-weir",
+            _ => "",
+        };
+        let health = match name {
+            "red" | "twins" => HEALTH,
+            _ => "",
+        };
         let _ = writeln!(
             providers,
-            "  - {{name: {name}, urls: [{}]{patience}{}}}",
+            "  - {{name: {name}, urls: [{}]{patience}{places}{BREAKER}{health}{drain}{account}}}",
             urls.join(", "),
-            GUARDS.provider
         );
     }
     let mut teams = String::new();
     for (team, hash) in KEYS {
         let more = match team {
+            Team::Steady => "priority: high, ".to_owned(),
+            Team::Wild => "priority_header: any, ".to_owned(),
             Team::Busy => format!(
-                "limits: {{requests_per_minute: 300, requests_burst: 20, in_flight: {BUSY_IN_FLIGHT_MAX}}}, "
+                "priority: batch, limits: {{requests_per_minute: 300, requests_burst: 20, in_flight: {BUSY_IN_FLIGHT_MAX}}}, "
             ),
             Team::Poor => "budget: {usd: 0.2, per: year}, ".to_owned(),
             Team::Thrifty => "limits: {tokens_per_minute: 60000, in_flight_tokens: 20000}, ".into(),
@@ -125,7 +168,6 @@ fn configuration(folder: &Path, servers: &[Rc<Server>]) -> String {
             "  - {{name: {name}, {more}keys: [{{name: k, sha256: {hash}}}]}}"
         );
     }
-    let Guards { mixed, twins, .. } = GUARDS;
     let access = folder.join("access.log");
     let state = folder.join("state");
     format!(
@@ -149,8 +191,14 @@ model_routes:
   red: {{targets: [{{provider: red}}]}}
   green: {{targets: [{{provider: green}}]}}
   blue: {{targets: [{{provider: blue}}]}}
-  twins: {{targets: [{{provider: twins}}]{twins}}}
-  mixed: {{targets: [{{provider: red, weight: 2}}, {{provider: green}}]{mixed}}}
+  twins: {{targets: [{{provider: twins}}], retries: 2}}
+  mixed: {{targets: [{{provider: red, weight: 2}}, {{provider: green}}], retries: 3, fallback: [spare]}}
+  least: {{targets: [{{provider: red}}, {{provider: green}}, {{provider: twins}}], balance: least_loaded, retries: 2}}
+  hashed: {{targets: [{{provider: twins}}, {{provider: blue}}], balance: hash, retries: 2, fallback: [spare]}}
+  connected: {{targets: [{{provider: blue}}, {{provider: green}}], balance: random, retries: 2, retry_on: [connect, busy]}}
+  hedged: {{targets: [{{provider: red}}, {{provider: twins}}], hedge: {{after: 100ms, max: 50%}}, retries: 1}}
+  batched: {{targets: [{{provider: twins}}, {{provider: green}}], batch: {{window: 30ms, size: 6}}, retries: 1}}
+  both: {{targets: [{{provider: spare}}, {{provider: blue}}], batch: {{window: 10ms, size: 4}}, hedge: {{after: p95, max: 20%}}, retries: 1}}
   waiting: {{targets: [{{provider: spare}}], limits: {{in_flight: 2}}, on_limit: wait}}
 teams:
 {teams}
@@ -364,8 +412,8 @@ impl Drop for Gateway {
 
 /// Reads what weir logs, as long as it lives.
 fn listen_to(from: impl Read + Send + 'static, said: &Arc<Mutex<Said>>) {
-    /// The one error that a run brings about on purpose.
-    const REFUSED_FILE: &str = "configuration refused";
+    /// The errors that a run brings about on purpose: a file that is refused, a model server that says 401.
+    const EXPECTED: [&str; 2] = ["configuration refused", "doesn't accept weir's account"];
     const LINES_KEPT: usize = 2000;
     let said = Arc::clone(said);
     std::thread::spawn(move || {
@@ -373,7 +421,8 @@ fn listen_to(from: impl Read + Send + 'static, said: &Arc<Mutex<Said>>) {
             let Ok(line) = line else { break };
             let line = String::from_utf8_lossy(&line).into_owned();
             let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-            let error = line.contains("\"level\":\"ERROR\"") && !line.contains(REFUSED_FILE);
+            let expected = EXPECTED.iter().any(|part| line.contains(part));
+            let error = line.contains("\"level\":\"ERROR\"") && !expected;
             if error || line.contains("panicked") {
                 said.complaints.push(line.clone());
             }

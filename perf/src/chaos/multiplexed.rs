@@ -57,8 +57,12 @@ async fn on(
     let request = http::Request::post(format!("http://{weir}{path}"))
         .header("authorization", format!("Bearer {}", act.team.key()))
         .header("x-request-id", seen.id.to_string())
-        .header("content-type", "application/json")
-        .body(())?;
+        .header("content-type", "application/json");
+    let request = match act.priority {
+        Some(urgent) => request.header("x-weir-priority", urgent),
+        None => request,
+    };
+    let request = request.body(())?;
     let mut sender = sender.ready().await?;
     let (response, to) = sender.send_request(request, false)?;
     seen.head_sent = true;

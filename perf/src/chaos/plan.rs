@@ -123,6 +123,8 @@ pub enum Way {
     KeepAlive(u64),
     /// Several requests in one write; then reads all answers.
     Pipeline(u64),
+    /// Several at once, each on a connection of its own; some of them leave.
+    Together(u64),
     /// In chunks.
     Chunked,
     /// Waits for `100 Continue`.
@@ -163,6 +165,7 @@ impl Way {
             Way::Behave => "behaves",
             Way::KeepAlive(_) => "several on one connection",
             Way::Pipeline(_) => "pipelines",
+            Way::Together(_) => "several at once",
             Way::Chunked => "sends chunks",
             Way::Expect => "expects 100",
             Way::SendSlowly => "sends slowly",
@@ -234,18 +237,28 @@ pub struct Act {
     pub reset: bool,
     /// Speaks HTTP/2.
     pub h2: bool,
+    /// How urgent it says that it is.
+    pub priority: Option<&'static str>,
 }
 
 /// Routes that lead to troubled model servers, and one on which requests wait for their turn.
-const WILD_MODELS: [(&str, u64); 7] = [
+const WILD_MODELS: [(&str, u64); 13] = [
     ("red", 3),
     ("green", 3),
     ("blue", 3),
     ("twins", 3),
     ("mixed", 4),
+    ("least", 3),
+    ("hashed", 3),
+    ("connected", 2),
+    ("hedged", 5),
+    ("batched", 3),
+    ("both", 2),
     ("waiting", 2),
     ("steady", 1),
 ];
+/// Of these, routes on which weir makes calls of its own for requests for embeddings.
+const OF_EMBEDDINGS: [&str; 3] = ["hedged", "batched", "both"];
 
 impl Act {
     /// Act `number`: of four one is a steady client's. In calm all behave.
@@ -267,6 +280,7 @@ impl Act {
             way: Way::Behave,
             reset: false,
             h2: dice.percent(25),
+            priority: None,
         };
         if number.is_multiple_of(4) {
             return steady;
@@ -288,6 +302,23 @@ impl Act {
                 _ => steady.prompt_bytes,
             },
             ..steady.clone()
+        };
+        let priorities = [(None, 6), (Some("batch"), 2), (Some("high"), 1)];
+        let wild = Act {
+            priority: dice.pick(&priorities),
+            ..wild
+        };
+        let wild = match OF_EMBEDDINGS.contains(&wild.model) {
+            false => wild,
+            true => Act {
+                surface: Surface::Embeddings,
+                stream: false,
+                way: match wild.way {
+                    Way::Behave => Way::Together(dice.between(2, 8)),
+                    other => other,
+                },
+                ..wild
+            },
         };
         match calm {
             false => Act {

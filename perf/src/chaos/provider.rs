@@ -12,6 +12,7 @@ use crate::scene::asks_usage;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use memchr::memmem;
+use serde_json::Value;
 use std::cell::Cell;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -130,6 +131,9 @@ impl Server {
             self.changed.notified().await;
             return Ok(Next::Close);
         }
+        if message.head.start.starts_with("GET ") {
+            return self.tell_health(writer).await;
+        }
         let (id, surface) = addressed(&message).ok_or("a request that isn't of this run")?;
         let round = self.world.round(id, self.index);
         let fault = match self.weather.get() {
@@ -150,6 +154,17 @@ impl Server {
             read_body(reader, buffer, framing, Pace::default(), keep).await?;
         }
         let stream = memmem::find(&body, b"\"stream\":true").is_some();
+        let members = match surface {
+            Surface::Embeddings => members(&body),
+            _ => Vec::new(),
+        };
+        // The first of those who came as one call may have left: it is its name that the call has.
+        let members = if members.is_empty() {
+            vec![id]
+        } else {
+            members
+        };
+        let id = members[0];
         let mut dice = Dice::of(self.world.seed.into(), &[6, id.number, round]);
         let turn = Turn {
             id,
@@ -157,12 +172,17 @@ impl Server {
             stream,
             asked: asks_usage(&body),
             words: self.world.words(id),
+            members: (members.iter())
+                .map(|id| (*id, self.world.words(*id)))
+                .collect(),
             usage: self.world.usage(id, self.index, round),
             fault: fault.of(stream),
             wait: Duration::from_millis(dice.between(0, 15)),
             pause: Duration::from_millis(dice.pick(&[(0, 2), (2, 2), (10, 1)])),
         };
+        let several = members.len() as u64;
         let served = Served {
+            shared: (several > 1).then(|| (self.world.next_call(), several)),
             server: self.index,
             fault: turn.fault,
             surface,
@@ -170,16 +190,37 @@ impl Server {
             usage: turn.usage,
             whole: false,
         };
-        let number = self.world.begins(id, served);
+        let tries: Vec<_> = (members.iter())
+            .map(|id| (*id, self.world.begins(*id, served)))
+            .collect();
         if let Some((wave, size)) = id.muster() {
             self.world.muster(wave, size).await;
         }
         let (right, next) = turn.answer(reader, writer).await?;
-        if right {
+        for (id, number) in tries.into_iter().filter(|_| right) {
             self.world.was_whole(id, number);
         }
         Ok(next)
     }
+
+    /// An answer to weir's own question, as the weather is.
+    async fn tell_health(&self, writer: &mut OwnedWriteHalf) -> Result<Next> {
+        match self.weather.get() {
+            Weather::Down => refuse(writer, 503, "").await?,
+            Weather::Storm => refuse(writer, 429, "").await?,
+            _ => write_page(writer, 200, "application/json", "", "{}").await?,
+        }
+        Ok(Next::Open)
+    }
+}
+
+/// Whose inputs a body has; of one that is no list, nobody's.
+fn members(body: &[u8]) -> Vec<Id> {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let inputs = body["input"].as_array().into_iter().flatten();
+    inputs
+        .filter_map(|input| Id::parse(input.as_str()?.split(' ').next()?))
+        .collect()
 }
 
 fn addressed(message: &Message) -> Option<(Id, Surface)> {
@@ -213,6 +254,8 @@ struct Turn {
     /// Usage was asked for in a stream.
     asked: bool,
     words: u64,
+    /// Requests that came as one call, each with its words; one, as a rule.
+    members: Vec<(Id, u64)>,
     usage: Usage,
     fault: Fault,
     wait: Duration,
@@ -259,7 +302,10 @@ impl Turn {
                 pieces: words,
             };
         }
-        let body = words::whole(self.surface, self.id, self.words, self.usage);
+        let body = match &self.members[..] {
+            [_] => words::whole(self.surface, self.id, self.words, self.usage),
+            several => words::whole_of_several(several, self.usage),
+        };
         let (front, back) = body.split_at(body.len() / 2);
         Answer {
             media: "application/json",

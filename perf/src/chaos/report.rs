@@ -22,6 +22,7 @@ pub fn json(options: &Options, outcome: &Outcome) -> Value {
         "answers": outcome.statuses,
         "ends": outcome.ends,
         "peaks": outcome.peaks,
+        "measures": outcome.measures,
         "told_to_wait": outcome.told_to_wait,
         "memory_kib": {"calm": calm, "peak": peak, "end": end},
         "steady": {"calm": latencies(&outcome.calm), "chaos": latencies(&outcome.chaos)},
@@ -90,9 +91,13 @@ pub fn table(options: &Options, outcome: &Outcome) -> String {
         "steady served",
         format!(
             "calm {calm}, chaos {chaos}; {} times told to come again",
-            outcome.told_to_wait
+            outcome.told_to_wait.values().sum::<u64>()
         ),
     );
+    for (why, times) in &outcome.told_to_wait {
+        row("told to come again", format!("{times} times: {why}"));
+    }
+    row("measures", counted(&outcome.measures));
     let violations = outcome.violations.len() as u64 + outcome.more_violations;
     row("violations", violations.to_string());
     for violation in &outcome.violations {

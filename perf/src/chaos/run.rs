@@ -3,8 +3,8 @@
 use super::court::{Court, Latencies};
 use super::dice::Dice;
 use super::gateway::{
-    BUFFERED_BYTES_MAX, BUSY_IN_FLIGHT_MAX, Gateway, IN_FLIGHT_MAX, Metrics,
-    PROVIDER_IN_FLIGHT_MAX, QUEUE_MAX, SERVERS,
+    BUFFERED_BYTES_MAX, BUSY_IN_FLIGHT_MAX, Gateway, IN_FLIGHT_MAX, Metrics, OPEN_MAX, PLACES,
+    QUEUE_MAX, SERVERS,
 };
 use super::plan::{Act, Id, Surface, Team, Way};
 use super::provider::Server;
@@ -53,8 +53,10 @@ pub struct Outcome {
     pub faults: BTreeMap<String, u64>,
     pub weather: BTreeMap<String, u64>,
     pub reloads: u64,
-    /// Steady clients that were told to come again later, and were served then.
-    pub told_to_wait: u64,
+    /// Steady clients that were told to come again later, and were served then; by what they were told.
+    pub told_to_wait: BTreeMap<String, u64>,
+    /// How often weir did what it does where servers fail or are slow.
+    pub measures: BTreeMap<String, u64>,
     pub calm: Latencies,
     pub chaos: Latencies,
     /// Resident memory: after calm, at its peak, in the end.
@@ -126,13 +128,20 @@ impl Run {
         self.world.set_calm(true);
         self.wait_for_acts().await;
         self.check_gauges("after the last act").await?;
+        self.check_recovery().await?;
         // Permits that leaked would be missing now.
         self.muster_all().await;
         self.check_gauges("after the musters").await?;
+        self.court.borrow_mut().check_calls();
         self.check_books().await?;
+        let measures = self.check_breakers().await?;
         let memory_end = self.check_memory(memory_calm).await;
         self.check_process().await?;
-        Ok(self.outcome([memory_calm, self.peak_kib.get(), memory_end]))
+        let outcome = self.outcome([memory_calm, self.peak_kib.get(), memory_end]);
+        Ok(Outcome {
+            measures,
+            ..outcome
+        })
     }
 
     fn accuse(&self, violation: String) {
@@ -195,17 +204,27 @@ impl Run {
             return Err(format!("{end} (seed {}); it said:\n{last}", self.options.seed).into());
         }
         let metrics = self.gateway.metrics().await?;
-        for (name, most) in [
-            ("weir_in_flight", IN_FLIGHT_MAX),
-            ("weir_buffered_bytes", BUFFERED_BYTES_MAX),
-            ("weir_queue_depth", QUEUE_MAX),
-        ] {
-            let now = metrics.sum(name, "");
+        let mut bounds = vec![
+            ("weir_in_flight", String::new(), IN_FLIGHT_MAX),
+            ("weir_buffered_bytes", String::new(), BUFFERED_BYTES_MAX),
+            ("weir_queue_depth", String::new(), QUEUE_MAX),
+        ];
+        for places in PLACES {
+            let label = format!("provider=\"{}\"", places.provider);
+            let waiting = ("weir_upstream_queue_depth", label.clone());
+            let carried = ("weir_upstream_in_flight", label);
+            bounds.push((waiting.0, waiting.1, places.queue as f64));
+            bounds.push((carried.0, carried.1, places.in_flight as f64));
+        }
+        for (name, label, most) in bounds {
+            let now = metrics.sum(name, &label);
             let mut peaks = self.peaks.borrow_mut();
-            let peak = peaks.entry(name.to_owned()).or_default();
+            let peak = peaks.entry(format!("{name}{{{label}}}")).or_default();
             *peak = (*peak).max(now as u64);
             if now > most || now < 0.0 {
-                self.accuse(format!("{name} is {now}, at most {most} is allowed"));
+                self.accuse(format!(
+                    "{name}{{{label}}} is {now}, at most {most} is allowed"
+                ));
             }
         }
         Ok(())
@@ -238,6 +257,12 @@ impl Run {
             let limits = self.gateway.api("/api/limits").await?;
             self.court.borrow_mut().read()?;
             let mut open = still_open(&metrics, &limits);
+            let upstreams = self.gateway.api("/api/upstreams").await?;
+            for endpoint in upstreams["upstreams"].as_array().into_iter().flatten() {
+                if endpoint["in_flight"] != 0 {
+                    open.push(format!("{endpoint} carries some"));
+                }
+            }
             if self.court.borrow().waits() {
                 open.push("records of requests that are over".into());
             }
@@ -254,10 +279,70 @@ impl Run {
         Ok(())
     }
 
+    /// Who is well again serves again, within the longest time that a breaker stays open.
+    async fn check_recovery(&self) -> Result<()> {
+        /// The last weather ends, health is asked for, and a request finds out that all is well.
+        const MORE: Duration = Duration::from_secs(6);
+        let began = Instant::now();
+        loop {
+            let told = self.gateway.api("/api/upstreams").await?;
+            let endpoints = told["upstreams"].as_array().map_or(&[][..], Vec::as_slice);
+            let away: Vec<&Value> = (endpoints.iter())
+                .filter(|it| it["breaker"] != "closed" || it["healthy"] == false)
+                .collect();
+            if endpoints.len() == SERVERS.len() && away.is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() > OPEN_MAX + MORE {
+                let after = OPEN_MAX + MORE;
+                self.accuse(format!("{after:?} after the chaos paused: {away:?}"));
+                return Ok(());
+            }
+            for places in PLACES {
+                let model = places.provider;
+                if away.iter().any(|it| it["provider"] == model) {
+                    let number = self.next.replace(self.next.get() + 1);
+                    let id = Id::of(self.options.seed, number, 0);
+                    let seen = self.user().ask(&plain(model, Team::Wild), id).await;
+                    self.court.borrow_mut().hear(vec![seen], true);
+                }
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// No client has opened a breaker: of servers that are well none was ever open. Returns how often
+    /// weir did what.
+    async fn check_breakers(&self) -> Result<BTreeMap<String, u64>> {
+        let metrics = self.gateway.metrics().await?;
+        for (name, _) in SERVERS.iter().filter(|(_, steady)| *steady) {
+            let opened = metrics.sum("weir_breaker_opened_total", &format!("\"{name}\""));
+            if opened > 0.0 {
+                self.accuse(format!("a breaker of {name} has opened {opened} times"));
+            }
+        }
+        let mut measures = BTreeMap::new();
+        for (name, labels) in [
+            ("weir_breaker_opened_total", &[""][..]),
+            ("weir_retries_denied_total", &[""]),
+            ("weir_queue_wait_seconds_count", &[""]),
+            ("weir_hedges_total", &["won", "lost", "failed"]),
+            (
+                "weir_batches_total",
+                &["divided", "single", "shared", "undone"],
+            ),
+        ] {
+            for label in labels {
+                let count = metrics.sum(name, label) as u64;
+                measures.insert(format!("{name}{{{label}}}"), count);
+            }
+        }
+        Ok(measures)
+    }
+
     /// As many requests at once as may be pass each provider, and a team's limit.
     async fn muster_all(&self) {
-        let providers = ["steady", "spare", "red", "green", "blue", "twins"];
-        let all = providers.map(|model| (model, Team::Wild, PROVIDER_IN_FLIGHT_MAX));
+        let all = PLACES.map(|it| (it.provider, Team::Wild, it.in_flight));
         let busy = ("steady", Team::Busy, BUSY_IN_FLIGHT_MAX);
         for (wave, (model, team, size)) in all.into_iter().chain([busy]).enumerate() {
             self.muster(wave as u64, model, team, size).await;
@@ -265,18 +350,7 @@ impl Run {
     }
 
     async fn muster(&self, wave: u64, model: &'static str, team: Team, size: u64) {
-        let act = Act {
-            number: 0,
-            team,
-            surface: Surface::Chat,
-            model,
-            stream: false,
-            usage: false,
-            prompt_bytes: 100,
-            way: Way::Behave,
-            reset: false,
-            h2: false,
-        };
+        let act = plain(model, team);
         let user = self.user();
         let asking = (0..size).map(|index| {
             let act = act.clone();
@@ -433,7 +507,8 @@ impl Run {
             faults,
             weather,
             reloads: taken + refused,
-            told_to_wait: court.told_to_wait,
+            told_to_wait: court.told_to_wait.clone(),
+            measures: BTreeMap::new(),
             calm: court.calm.clone(),
             chaos: court.chaos.clone(),
             memory_kib,
@@ -449,11 +524,30 @@ impl Run {
     }
 }
 
+/// The request of a client that behaves.
+fn plain(model: &'static str, team: Team) -> Act {
+    Act {
+        number: 0,
+        team,
+        surface: Surface::Chat,
+        model,
+        stream: false,
+        usage: false,
+        prompt_bytes: 100,
+        way: Way::Behave,
+        reset: false,
+        h2: false,
+        priority: None,
+    }
+}
+
 /// Gauges that aren't at 0, and places that are taken.
 fn still_open(metrics: &Metrics, limits: &Value) -> Vec<String> {
     let gauges = [
         "weir_in_flight",
         "weir_queue_depth",
+        "weir_upstream_in_flight",
+        "weir_upstream_queue_depth",
         "weir_buffered_bytes",
         "weir_streams",
         "weir_drains",

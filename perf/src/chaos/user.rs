@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 /// By then weir has ended any request by its own deadlines, also for a client that stays away a while.
@@ -47,12 +48,34 @@ impl User {
         match act.way {
             Way::KeepAlive(requests) => self.one_after_other(act, requests).await,
             Way::Pipeline(requests) => self.pipeline(act, requests).await,
+            Way::Together(requests) => self.together(act, requests).await,
             Way::Behave if act.team == Team::Steady => self.insist(act).await,
             _ => {
                 let id = Id::of(self.seed, act.number, 0);
                 vec![self.one(act, id, &mut None).await]
             }
         }
+    }
+
+    /// Some leave, so early that others wait with them.
+    async fn together(&self, act: &Act, requests: u64) -> Vec<Seen> {
+        let asking = (0..requests).map(|part| {
+            let id = Id::of(self.seed, act.number, part);
+            let mut dice = Dice::of(id.number, &[10]);
+            let way = match dice.percent(20) {
+                true => Way::LeaveAfter(dice.pick(&[(0, 1), (10, 1), (40, 1), (300, 1)])),
+                false => Way::Behave,
+            };
+            let (user, act) = (*self, Act { way, ..act.clone() });
+            spawn_local(async move { user.one(&act, id, &mut None).await })
+        });
+        let asking: Vec<_> = asking.collect();
+        let mut all = Vec::new();
+        for asked in asking {
+            // A client that panics is a fault of ours, and its request has a record that nobody awaits.
+            all.extend(asked.await);
+        }
+        all
     }
 
     /// Does as it is told where weir has no room now, as SDKs do.
@@ -99,7 +122,7 @@ impl User {
         let mut seen = self.unseen(act, id);
         let reset = act.reset;
         if act.h2 {
-            let asking = multiplexed::exchange(self.weir, act, body(act), &mut seen);
+            let asking = multiplexed::exchange(self.weir, act, body(act, id), &mut seen);
             let end = timeout(DEADLINE, asking).await;
             seen.close(end);
             // What was about to go out, and was not, weir hasn't heard.
@@ -282,7 +305,7 @@ impl User {
 
     fn request(&self, act: &Act, id: Id) -> Request {
         let (host, path, key) = (self.weir, act.surface.path(), act.team.key());
-        let body = body(act);
+        let body = body(act, id);
         let framing = match act.way {
             Way::Chunked => "transfer-encoding: chunked".to_owned(),
             _ => format!("content-length: {}", body.len()),
@@ -292,9 +315,12 @@ impl User {
         } else {
             ""
         };
+        let urgent = act
+            .priority
+            .map_or_else(String::new, |it| format!("x-weir-priority: {it}\r\n"));
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\n\
-             x-request-id: {id}\r\ncontent-type: application/json\r\n{expect}{framing}\r\n\r\n"
+             x-request-id: {id}\r\ncontent-type: application/json\r\n{urgent}{expect}{framing}\r\n\r\n"
         );
         if act.way == Way::Garbage {
             let mut dice = Dice::of(id.number, &[8]);
@@ -320,7 +346,7 @@ impl User {
 }
 
 /// What a request asks for. Model servers look for what stands first in it.
-fn body(act: &Act) -> Vec<u8> {
+fn body(act: &Act, id: Id) -> Vec<u8> {
     /// Past `limits.body_bytes`.
     const TOO_LARGE_BYTES: usize = 5 << 20;
     let Act { stream, .. } = act;
@@ -343,7 +369,8 @@ fn body(act: &Act) -> Vec<u8> {
         false => "",
     };
     let text = match act.surface {
-        Surface::Embeddings => format!(r#"{{"model":"{model}","input":"{prompt}"}}"#),
+        // One of several that become one call is known by its input alone.
+        Surface::Embeddings => format!(r#"{{"model":"{model}","input":"{id} {prompt}"}}"#),
         _ => format!(
             r#"{{"model":"{model}","stream":{stream},{asked}"max_tokens":200,"messages":[{{"role":"user","content":"{prompt}"}}]}}"#
         ),

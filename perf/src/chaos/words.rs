@@ -46,6 +46,16 @@ pub fn whole(surface: Surface, id: Id, words: u64, usage: Usage) -> String {
     body.to_string()
 }
 
+/// A whole answer to several requests for one embedding each that came as one call; each with its words.
+pub fn whole_of_several(members: &[(Id, u64)], usage: Usage) -> String {
+    let embeddings = members.iter().enumerate().rev().map(|(index, (id, words))| {
+        json!({"object": "embedding", "index": index, "embedding": [id.number, words]})
+    });
+    let data: Vec<Value> = embeddings.collect();
+    let tokens = json!({"prompt_tokens": usage.input, "total_tokens": usage.input});
+    json!({"object": "list", "model": "m", "data": data, "usage": tokens}).to_string()
+}
+
 /// The events of a stream: those with words, and those that close it. `asked`: usage was asked for.
 pub fn events(surface: Surface, id: Id, words: u64, usage: Usage, asked: bool) -> Events {
     match surface {

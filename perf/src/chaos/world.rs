@@ -19,6 +19,8 @@ pub struct Served {
     pub usage: Usage,
     /// A whole and right answer was written to its last byte.
     pub whole: bool,
+    /// It was of a call for several requests: which one, and of how many.
+    pub shared: Option<(u64, u64)>,
 }
 
 /// The world of a run. All of it lives on one thread.
@@ -29,6 +31,7 @@ pub struct World {
     faults: RefCell<BTreeMap<String, u64>>,
     weather: RefCell<BTreeMap<String, u64>>,
     waves: RefCell<HashMap<u64, Rc<Wave>>>,
+    calls: Cell<u64>,
 }
 
 /// Requests that are held until all of them are there.
@@ -47,6 +50,7 @@ impl World {
             faults: RefCell::default(),
             weather: RefCell::default(),
             waves: RefCell::default(),
+            calls: Cell::default(),
         }
     }
 
@@ -78,6 +82,18 @@ impl World {
         let served = self.served.borrow();
         let tries = served.get(&id).into_iter().flatten();
         tries.filter(|it| it.server == server).count() as u64
+    }
+
+    /// The number of a call for several requests.
+    pub fn next_call(&self) -> u64 {
+        let number = self.calls.get();
+        self.calls.set(number + 1);
+        number
+    }
+
+    /// How many calls were for several requests.
+    pub fn calls(&self) -> u64 {
+        self.calls.get()
     }
 
     /// A try begins; [`World::was_whole`] says how it ended. Returns its number.
