@@ -16,7 +16,7 @@ const CHUNKED: (&str, &str) = ("transfer-encoding", "chunked");
 /// weir with everything led to one provider `p`, and more of the configuration.
 fn gateway(url: &str, more: &str) -> Gateway {
     Gateway::start(&format!(
-        "providers: [{{name: p, base_url: \"{url}\"}}]\nrouting: {{default_provider: p}}\n\
+        "providers: [{{name: p, base_url: \"{url}\", breaker: off}}]\nrouting: {{default_provider: p}}\n\
          model_routes: {{m: {{targets: [{{provider: p, model: real}}]}}}}\n{more}"
     ))
 }
