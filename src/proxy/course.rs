@@ -84,15 +84,19 @@ impl Leg {
         }
     }
 
-    /// Brings all that were tried into the order of another round: who said when to come back is asked after
-    /// those who didn't. After which time the first may be asked; `retry_after` is what the last one said.
+    /// Brings all that were tried into the order of another round: who is paused, or said when to come back,
+    /// is asked after the others. After which time the first may be asked; `retry_after` is what the last one
+    /// said.
     fn begins_anew(
         &mut self,
         retry_after: Option<Duration>,
         upstreams: &Upstreams,
         now: Instant,
     ) -> Option<Duration> {
-        let rests = |it: &Choice| upstreams.endpoint(it.endpoint).rests(now);
+        let rests = |it: &Choice| {
+            let endpoint = upstreams.endpoint(it.endpoint);
+            endpoint.wait(now).max(endpoint.rests(now))
+        };
         let last = self.choices[..self.next].last().map(|it| it.endpoint);
         let said = |it: &Choice| match Some(it.endpoint) == last {
             true => rests(it).max(retry_after),

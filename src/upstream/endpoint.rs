@@ -199,7 +199,7 @@ impl Endpoint {
     }
 
     /// How long it isn't tried from now on; `None` where it is.
-    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+    pub fn wait(&self, now: Instant) -> Option<Duration> {
         let own = self.load.condition.wait(&self.terms, now);
         own.max(self.account.wait(self.provider_rules.as_ref(), now))
     }

@@ -335,6 +335,27 @@ fn who_said_when_to_come_back_is_asked_last_in_the_next_round_too() {
 }
 
 #[test]
+fn who_said_when_to_come_back_is_asked_no_sooner_beside_one_that_is_paused() {
+    let (busy, sound) = (Fault::ThrottledSeconds.provider(), Provider::start(healthy));
+    let weir = Gateway::start(&format!(
+        "providers:\n\
+         - {{name: dead, base_url: \"http://{}\", breaker: {{failures: 1}}}}\n\
+         - {{name: busy, base_url: \"{}\", api_key: k}}\n\
+         - {{name: good, base_url: \"{}\", api_key: k}}\n\
+         model_routes:\n\
+         \x20 m: {{targets: [{{provider: dead}}, {{provider: busy}}], fallback: [n]}}\n\
+         \x20 n: {{targets: [{{provider: good}}]}}\n",
+        nobody(),
+        busy.url(),
+        sound.url()
+    ));
+    for requests in 1..4 {
+        assert_eq!(weir.post(CHAT, chat("m", false)).text(), ANSWER);
+        assert_eq!(busy.requests().len(), requests);
+    }
+}
+
+#[test]
 fn who_should_wait_too_long_is_told_so() {
     for fault in [Fault::ThrottledSeconds, Fault::ThrottledDate] {
         let provider = fault.provider();
