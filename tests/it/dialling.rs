@@ -660,7 +660,8 @@ fn an_http2_upstream_that_moves_takes_no_new_request_on_the_old_connection() {
     // The name moves to where nobody listens on that port, and then back.
     let gateway = Launch::file(&format!(
         "dns: {{servers: [\"{}\"]}}\n\
-         model_routes: {{m: {{url: \"https://api.test:{}\", retries: 0}}}}\n",
+         providers: [{{name: p, base_url: \"https://api.test:{}\", breaker: off}}]\n\
+         model_routes: {{m: {{targets: [{{provider: p}}], retries: 0}}}}\n",
         dns.address(),
         old.address().port()
     ))
