@@ -42,6 +42,23 @@ impl<T> fmt::Display for Secret<T> {
     }
 }
 
+/// What went wrong with a try before its answer began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// There was no connection: the upstream can't have acted.
+    Connect,
+    /// The connection broke before the answer's head.
+    Reset,
+    /// No first byte in time.
+    Timeout,
+    /// It answered that it has no time: 408, 409, 429, 503, 529.
+    Busy,
+    /// It answered with another 5xx.
+    Error,
+    /// It doesn't accept weir's account there: 401, 402, 403.
+    Account,
+}
+
 /// A name that may stand in a metric's label, in a header and beside a `/`: 1 to 64 letters, digits and
 /// `. _ - :`.
 pub fn is_name(name: &str) -> bool {

@@ -6,13 +6,13 @@ use crate::egress::{self, Egress};
 use crate::govern::settings::Unpriced;
 use crate::govern::{Accounts, Governor, Keys, Ledger};
 use crate::observe::Observer;
-use crate::route::settings::{Balance, RetryOn};
+use crate::route::settings::Balance;
 use crate::route::{ProviderIndex, Table};
 use crate::snapshot::{Exit, Snapshot};
 use crate::tokens::calibration::Calibration;
 use crate::tokens::price::Prices;
 use crate::types::glob::is_glob;
-use crate::upstream::retry::{self, Budget, Faults, Policy};
+use crate::upstream::retry::{Budget, Faults, Policy};
 use crate::upstream::{self, Group, Hedge, Order, ProviderId, Share, Upstreams};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -145,7 +145,7 @@ impl Shared {
                 };
                 let policy = Policy {
                     retries: route.retries,
-                    on: route.retry_on.as_deref().map(faults),
+                    on: route.retry_on.clone().map(Faults::of),
                 };
                 Group::new(&upstreams, &shares, order, policy, budget())
             })
@@ -243,17 +243,6 @@ pub(super) async fn connect_ahead(snapshot: &Snapshot) {
 
 /// Further tries for requests that no model route governs.
 const PATH_RETRIES: u32 = 2;
-
-fn faults(words: &[RetryOn]) -> Faults {
-    Faults::of(words.iter().map(|word| match word {
-        RetryOn::Connect => retry::Fault::Connect,
-        RetryOn::Reset => retry::Fault::Reset,
-        RetryOn::Timeout => retry::Fault::Timeout,
-        RetryOn::Busy => retry::Fault::Busy,
-        RetryOn::Error => retry::Fault::Error,
-        RetryOn::Account => retry::Fault::Account,
-    }))
-}
 
 fn exits(settings: &Settings, upstreams: &Upstreams) -> Result<Vec<Exit>, Fault> {
     upstreams

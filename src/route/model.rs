@@ -1,6 +1,7 @@
 //! `model_routes`: exact names, aliases and globs.
 
-use super::settings::{Balance, RetryOn, Settings, Target};
+use super::settings::{Balance, Settings, Target};
+use crate::types::Fault;
 use crate::types::glob::{glob, is_glob};
 use ahash::AHashMap;
 use globset::GlobMatcher;
@@ -36,7 +37,7 @@ pub struct Route {
     /// Further tries after the first.
     pub retries: u32,
     /// What they follow; `None` leaves that to the request.
-    pub retry_on: Option<Vec<RetryOn>>,
+    pub retry_on: Option<Vec<Fault>>,
     /// Names of models whose routes are tried when no target could answer, in order.
     pub fallback: Vec<Arc<str>>,
 }

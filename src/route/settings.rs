@@ -1,5 +1,7 @@
 //! What the routing tables are built from. Filled by `config::check`, read by [`super`].
 
+use crate::types::Fault;
+
 /// Names a provider: its place in `upstream::Settings::providers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProviderIndex(pub usize);
@@ -30,7 +32,7 @@ pub struct ModelRoute {
     /// Further tries after the first, over the route's endpoints.
     pub retries: u32,
     /// What they follow; `None` leaves that to the request.
-    pub retry_on: Option<Vec<RetryOn>>,
+    pub retry_on: Option<Vec<Fault>>,
     /// Names of models whose routes are tried when no target could answer, in order.
     pub fallback: Vec<String>,
 }
@@ -44,23 +46,6 @@ pub struct Target {
     pub model: Option<String>,
     /// Share of requests relative to the route's other targets; 1 or more.
     pub weight: usize,
-}
-
-/// What went wrong with a try that another may follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetryOn {
-    /// There was no connection.
-    Connect,
-    /// The connection broke before the answer's head.
-    Reset,
-    /// No first byte in time.
-    Timeout,
-    /// 408, 409, 429, 503, 529.
-    Busy,
-    /// Another 5xx.
-    Error,
-    /// 401, 402, 403 for weir's own credential.
-    Account,
 }
 
 /// How a route spreads requests over its endpoints.

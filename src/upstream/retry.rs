@@ -2,26 +2,10 @@
 //! there were lately, and after which pause. Pure: time and chance are arguments. Called by
 //! `proxy::connect`.
 
+pub use crate::types::Fault;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-/// What went wrong with a try before its answer began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// There was no connection: the upstream can't have acted.
-    Connect,
-    /// The connection broke before the answer's head.
-    Reset,
-    /// No first byte in time.
-    Timeout,
-    /// It answered that it has no time: 408, 409, 429, 503, 529.
-    Busy,
-    /// It answered with another 5xx.
-    Error,
-    /// It doesn't accept weir's account there: 401, 402, 403.
-    Account,
-}
 
 /// A fault, and what it says of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +42,14 @@ pub struct Nature {
 // === impl Fault ===
 
 impl Fault {
-    /// All of them, by their words in the configuration.
-    pub const ALL: [(&'static str, Self); 6] = [
-        ("connect", Self::Connect),
-        ("reset", Self::Reset),
-        ("timeout", Self::Timeout),
-        ("busy", Self::Busy),
-        ("5xx", Self::Error),
-        ("account", Self::Account),
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Connect,
+        Self::Reset,
+        Self::Timeout,
+        Self::Busy,
+        Self::Error,
+        Self::Account,
     ];
 
     /// What an answer's status says of a request of this nature. `own_account` tells whether weir used
@@ -121,7 +105,7 @@ impl Faults {
     /// What may be followed by another try of a request of this nature: all, but for one that would do
     /// harm twice where the upstream may have acted.
     pub fn after(nature: Nature) -> Self {
-        let all = Fault::ALL.into_iter().map(|(_, fault)| fault);
+        let all = Fault::ALL.into_iter();
         Self::of(all.filter(|fault| nature.repeatable || !fault.may_have_acted()))
     }
 
@@ -267,10 +251,10 @@ mod tests {
 
     #[test]
     fn what_may_have_acted_is_not_repeated_where_that_does_harm() {
-        for (word, fault) in Fault::ALL {
-            assert!(policy(None).follows(fault, REPEATABLE), "{word}");
-            let harmless = ["connect", "busy", "account"].contains(&word);
-            assert_eq!(policy(None).follows(fault, ACTS), harmless, "{word}");
+        for fault in Fault::ALL {
+            assert!(policy(None).follows(fault, REPEATABLE), "{fault:?}");
+            let harmless = [Fault::Connect, Fault::Busy, Fault::Account].contains(&fault);
+            assert_eq!(policy(None).follows(fault, ACTS), harmless, "{fault:?}");
             let only = Faults::of([fault]);
             assert!(
                 policy(Some(only)).follows(fault, ACTS),
@@ -278,7 +262,7 @@ mod tests {
             );
             assert!(
                 !policy(Some(Faults::NONE)).follows(fault, REPEATABLE),
-                "{word}"
+                "{fault:?}"
             );
         }
     }

@@ -11,6 +11,7 @@ use crate::config::lists::List;
 use crate::config::path::Path;
 use crate::config::units::Text;
 use crate::route::settings::{self, ModelRoute, ProviderIndex, Settings};
+use crate::types::Fault;
 use crate::upstream::settings as upstream;
 use std::collections::HashSet;
 
@@ -257,14 +258,14 @@ fn texts(list: Option<&List<Text>>) -> Vec<String> {
     items.map(|(_, text)| text.0.clone()).collect()
 }
 
-fn retry_on(list: &List<RetryOn>) -> Vec<settings::RetryOn> {
+fn retry_on(list: &List<RetryOn>) -> Vec<Fault> {
     let meant = |(_, word): (usize, &RetryOn)| match word {
-        RetryOn::Connect => settings::RetryOn::Connect,
-        RetryOn::Reset => settings::RetryOn::Reset,
-        RetryOn::Timeout => settings::RetryOn::Timeout,
-        RetryOn::Busy => settings::RetryOn::Busy,
-        RetryOn::Error => settings::RetryOn::Error,
-        RetryOn::Account => settings::RetryOn::Account,
+        RetryOn::Connect => Fault::Connect,
+        RetryOn::Reset => Fault::Reset,
+        RetryOn::Timeout => Fault::Timeout,
+        RetryOn::Busy => Fault::Busy,
+        RetryOn::Error => Fault::Error,
+        RetryOn::Account => Fault::Account,
     };
     list.items().map(meant).collect()
 }
