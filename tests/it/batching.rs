@@ -1,7 +1,8 @@
 //! Requests for one embedding each that become one call: each gets its own embedding and its part of what
 //! was used, and whatever goes wrong with the call, none pays for another.
 
-use crate::budgets::sha256;
+use crate::keys::sha256;
+use crate::sdk;
 use crate::streaming::Http2;
 use crate::support::{
     Answer, Client, Exchange, Folder, Gate, Gateway, H2Provider, Launch, Provider,
@@ -538,20 +539,10 @@ fn the_openai_sdk_has_its_embeddings_from_a_batch() {
         false => embedding(exchange),
     });
     let gateway = start(&provider.url(), &format!("{LONG}, size: 8"));
-    let python = std::env::var("WEIR_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let script = gateway.folder().write("sdk.py", SCRIPT);
-    let output = Command::new(&python)
-        .arg(script)
-        .arg(format!("http://{}/v1", gateway.address()))
-        .env("NO_PROXY", "*")
-        .output()
-        .unwrap_or_else(|error| panic!("{python} can't be run: {error}"));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout).trim(),
-        "all is well",
-        "{told}"
+    sdk::runs(
+        &gateway,
+        SCRIPT,
+        &format!("http://{}/v1", gateway.address()),
     );
     assert_batches(&gateway, "divided", 1.0);
     assert_eq!(provider.requests().len(), 2);

@@ -1,6 +1,7 @@
 //! What teams and keys may use, through the front door: tokens and requests by the minute, places in
 //! flight, money; at the limit, past it, while it is crossed, and over an upgrade and a kill.
 
+use crate::keys::sha256;
 use crate::keys::{directly, made};
 use crate::support::postgres::Postgres;
 use crate::support::{Answer, Client, Gate, Gateway, Launch, Provider, eventually};
@@ -18,12 +19,6 @@ const SECRET: &str = "weir-correct-horse-battery-staple";
 const ANSWER: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":5,"total_tokens":10}}"#;
 /// An answer of five tokens at most.
 const ASK: &str = r#"{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}"#;
-
-pub fn sha256(text: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    let bytes = digest.as_ref().iter();
-    bytes.map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// One team `search` with the key `ci`, and a route to the model `m`, which costs a dollar for each
 /// answer of five tokens, and nothing for its prompt.

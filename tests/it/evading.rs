@@ -1,22 +1,14 @@
 //! What somebody in a team does to get more than it may: limits that no upstream believes, prompts and
 //! models that are hidden, paths that are written otherwise, and what nobody can meter.
 
+use crate::keys::sha256;
 use crate::support::{Answer, Gateway, Provider};
-use std::fmt::Write as _;
 
 const CHAT: &str = "/v1/chat/completions";
 const RESPONSES: &str = "/v1/responses";
 const JSON: &str = "application/json";
 const SECRET: &str = "weir-correct-horse-battery-staple";
 const DONE: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":0,"completion_tokens":1,"total_tokens":1}}"#;
-
-fn sha256(text: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
 
 /// One team, and models whose tokens cost a dollar each: answers of `m` have ten at most, nobody has said
 /// how many those of `long` have; `unpriced` has no price.

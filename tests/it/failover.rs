@@ -1,7 +1,7 @@
 //! What happens when an upstream can't serve a request: who is tried next, how often, and what the
 //! client gets when nobody is left.
 
-use crate::budgets::sha256;
+use crate::keys::sha256;
 use crate::streaming::Http2;
 use crate::support::faults::{ANSWER, Fault, RETRY_AFTER_SECS, Reach, healthy};
 use crate::support::h2_provider::{H2Exchange, H2Provider};

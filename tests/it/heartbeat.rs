@@ -1,11 +1,10 @@
 //! Signs of life in a stream whose upstream is silent: between two events, in streams of events only, and
 //! no sign of the upstream's life.
 
-use crate::support::gate::Board;
+use crate::sdk;
+use crate::support::gate::Steps;
 use crate::support::{Exchange, Gate, Gateway, Provider, h2c};
 use std::io::Write;
-use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -15,23 +14,6 @@ const FINISH: &str = r#"{"id":"c","object":"chat.completion.chunk","created":1,"
 const BEAT: &str = ": heartbeat\n\n";
 /// Many heartbeats long.
 const QUIET: Duration = Duration::from_millis(400);
-
-/// Steps that a script waits for, one at a time.
-#[derive(Clone, Default)]
-struct Steps(Arc<Board<usize>>);
-
-impl Steps {
-    fn allow(&self) {
-        self.0.change(|steps| *steps += 1);
-    }
-
-    fn wait(&self) {
-        self.0.wait("the next step", |steps| {
-            *steps = steps.checked_sub(1)?;
-            Some(())
-        });
-    }
-}
 
 fn gateway(provider: &Provider, timeouts: &str) -> Gateway {
     Gateway::start(&format!(
@@ -317,19 +299,5 @@ fn the_openai_sdk_reads_over_heartbeats() {
         exchange.end();
     });
     let weir = gateway(&provider, "heartbeat: 20ms");
-    let python = std::env::var("WEIR_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let script = weir.folder().write("sdk.py", SCRIPT);
-    let output = Command::new(&python)
-        .arg(script)
-        .arg(format!("http://{}", weir.address()))
-        .env("NO_PROXY", "*")
-        .output()
-        .unwrap_or_else(|error| panic!("{python} can't be run: {error}"));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout).trim(),
-        "all is well",
-        "{told}"
-    );
+    sdk::runs(&weir, SCRIPT, &format!("http://{}", weir.address()));
 }

@@ -1,6 +1,7 @@
 //! What each kind of answer costs: sound, speech, pictures, and what nobody can read. The access log, the
 //! metric, the ledger and the budget have the same figure.
 
+use crate::keys::sha256;
 use crate::support::supervised::said;
 use crate::support::{Gate, Gateway, Provider};
 use serde_json::Value;
@@ -13,12 +14,6 @@ const IMAGES: &str = "/v1/images/generations";
 const SECRET: &str = "weir-correct-horse-battery-staple";
 /// Of the team, in dollars.
 const BUDGET: f64 = 100.0;
-
-fn sha256(text: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    let bytes = digest.as_ref().iter();
-    bytes.map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// A weir whose team may spend so many dollars on any model.
 fn under(usd: f64, provider: &Provider, prices: &str) -> Gateway {

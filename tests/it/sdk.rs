@@ -2,7 +2,7 @@
 //!
 //! `WEIR_TEST_PYTHON` names the Python that has it (default: `python3`).
 
-use crate::support::Launch;
+use crate::support::{Gateway, Launch};
 use std::process::Command;
 
 const SCRIPT: &str = r#"
@@ -77,17 +77,23 @@ print("all is well")
 
 #[test]
 fn the_openai_sdk_works_unchanged() {
-    let python = std::env::var("WEIR_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let weir = Launch::verb(&["demo", "--port", "0", "--admin-port", "0", "--pace", "1"]).spawn();
     let line = weir.wait_printed("curl -N http://");
     let base = line
         .split("curl -N ")
         .nth(1)
         .and_then(|it| it.split("/chat").next());
-    let script = weir.folder().write("sdk.py", SCRIPT);
+    runs(&weir, SCRIPT, base.expect("a URL"));
+}
+
+/// Runs a script for the official SDK against `base`, which is its argument; it says that all is well.
+#[track_caller]
+pub fn runs(weir: &Gateway, script: &str, base: &str) {
+    let python = std::env::var("WEIR_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let script = weir.folder().write("sdk.py", script);
     let output = Command::new(&python)
         .arg(script)
-        .arg(base.expect("a URL"))
+        .arg(base)
         .env("NO_PROXY", "*")
         .output()
         .unwrap_or_else(|error| panic!("{python} can't be run: {error}"));

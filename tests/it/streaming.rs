@@ -1,7 +1,7 @@
 //! Streams as clients see them: nothing waits, nothing is lost, nothing that was cut looks whole.
 
 use crate::support::client::Framing;
-use crate::support::gate::{Board, eventually};
+use crate::support::gate::{Steps, eventually};
 use crate::support::{Authority, Client, Exchange, Gate, Gateway, H2Provider, Launch, Provider};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,23 +10,6 @@ use std::time::{Duration, Instant};
 const CHAT: &str = "/v1/chat/completions";
 const ASK: &str = r#"{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"Hi"}]}"#;
 const EVENTS: usize = 5;
-
-/// Steps that a script waits for, one at a time.
-#[derive(Clone, Default)]
-struct Steps(Arc<Board<usize>>);
-
-impl Steps {
-    fn allow(&self) {
-        self.0.change(|steps| *steps += 1);
-    }
-
-    fn wait(&self) {
-        self.0.wait("the next step", |steps| {
-            *steps = steps.checked_sub(1)?;
-            Some(())
-        });
-    }
-}
 
 fn config(url: &str) -> String {
     format!("model_routes: {{gpt-4o: \"{url}\"}}\n")

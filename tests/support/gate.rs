@@ -39,6 +39,25 @@ impl Gate {
     }
 }
 
+/// Steps that a script waits for, one at a time.
+#[derive(Clone, Default)]
+pub struct Steps(Arc<Board<usize>>);
+
+impl Steps {
+    /// Allows one more.
+    pub fn allow(&self) {
+        self.0.change(|steps| *steps += 1);
+    }
+
+    /// Waits until the next one is allowed.
+    pub fn wait(&self) {
+        self.0.wait("the next step", |steps| {
+            *steps = steps.checked_sub(1)?;
+            Some(())
+        });
+    }
+}
+
 /// A value that several threads look at, and wait for.
 #[derive(Default)]
 pub struct Board<T> {
