@@ -29,7 +29,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod dialect;
+pub use weir_dialect as dialect;
 pub mod egress;
 pub mod govern;
 pub mod listen;

@@ -17,7 +17,7 @@
 mod coding;
 mod events;
 mod outlet;
-mod surface;
+
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -29,10 +29,10 @@ use bytes::{Bytes, BytesMut};
 pub use self::coding::Coding;
 use self::coding::Decoder;
 use self::outlet::Outlet;
-pub use self::surface::{Form, Surface};
 pub use self::tally::Overdue;
 use self::tally::Tally;
 pub use crate::dialect::answer::Gap;
+pub use crate::dialect::surface::{Form, Surface};
 
 use crate::dialect::answer::{Field, Reader};
 use crate::dialect::framing::Framer;

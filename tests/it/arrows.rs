@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 /// Capabilities that must not know each other, and what each may know besides `types` and `observe`.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("dialect", &[]),
     ("egress", &["weir_dns"]),
     ("govern", &[]),
     ("listen", &[]),
@@ -18,6 +17,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tokens", &["dialect"]),
     ("upstream", &[]),
 ];
+
+/// Rooms that are crates of their own, which know nobody here.
+const CRATES: &[&str] = &["dialect"];
 
 /// Everyone else, and whom each may know besides `types`. A path such as `proxy::settings` allows only
 /// what is in it; `rooms` stands for all of [`ROOMS`], `*::settings` for the settings of whoever has some.
@@ -176,7 +178,7 @@ fn sources() -> Vec<Source> {
 }
 
 fn is_room(name: &str) -> bool {
-    ROOMS.iter().any(|(room, _)| *room == name)
+    CRATES.contains(&name) || ROOMS.iter().any(|(room, _)| *room == name)
 }
 
 fn may(room: &str, path: &str) -> bool {

@@ -1,0 +1,3 @@
+//! OpenAI's legacy completions, for models that chat.
+
+pub mod request_in;
