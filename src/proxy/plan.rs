@@ -4,7 +4,7 @@ mod auth;
 mod priority;
 mod untold;
 
-pub use auth::{CREDENTIALS, without_keys, without_subprotocol_keys};
+pub use auth::{CREDENTIALS, shown_secret, without_keys, without_subprotocol_keys};
 pub use priority::X_WEIR_PRIORITY;
 
 use super::arrive::Arrival;
@@ -228,7 +228,11 @@ fn legs(
                 choice.model.get_or_insert_with(|| Arc::clone(&name));
             }
         }
-        Leg::new(choices, group.policy(), group.retries(), fallback)
+        let lenient = match found {
+            Found::Model(route) => models.route(route).lenient,
+            Found::Path(..) | Found::Default(_) => false,
+        };
+        Leg::new(choices, group.policy(), group.retries(), fallback).lenient(lenient)
     };
     let stands_for = plan.model.as_deref().and_then(alias_of);
     snapshot.group(found).retries().request();

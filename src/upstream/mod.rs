@@ -25,13 +25,14 @@ pub use group::{Choice, Group, Share};
 pub use hedge::Hedge;
 pub use settings::{AllOpen, IncludeUsage, Settings};
 
+use crate::dialect::provider::{self as dialect, KeyHeader};
 use crate::observe::Breakers;
 use crate::types::{BaseUrl, HeaderEdits};
 use ahash::AHashMap;
 use bulkhead::Bulkhead;
 use condition::{Account, Terms};
 use endpoint::Load;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,8 +49,12 @@ pub struct Upstreams {
 pub struct Provider {
     /// Its name: the label in metrics, the value of `x-weir-provider`.
     pub name: Arc<str>,
-    /// `Authorization` to send; `None` passes the client's own on.
-    pub authorization: Option<HeaderValue>,
+    /// The credential to send, and in which header; `None` passes the client's own on.
+    pub credential: Option<(HeaderName, HeaderValue)>,
+    /// What it speaks; `None` takes requests as they come.
+    pub dialect: Option<dialect::Provider>,
+    /// By which its requests are signed.
+    pub aws: Option<settings::AwsKeys>,
     /// Edits of requests to this provider.
     pub headers: HeaderEdits,
     /// Whether it is asked for usage in the client's stead.
@@ -80,6 +85,13 @@ impl Provider {
     }
 }
 
+impl Provider {
+    /// It is used by the operator's credential, not by the client's.
+    pub fn has_own_account(&self) -> bool {
+        self.credential.is_some() || self.aws.is_some()
+    }
+}
+
 impl Upstreams {
     /// Builds the endpoints of `settings`. An endpoint that `old` had too (same provider name, same
     /// base URL) keeps its state, and so does a provider of the same name. Nothing of `old` changes before
@@ -95,13 +107,15 @@ impl Upstreams {
         };
         for (number, provider) in settings.providers.iter().enumerate() {
             let name: Arc<str> = provider.name.as_str().into();
-            let authorization = provider
+            let key_header = provider.dialect.as_ref();
+            let key_header = key_header.map_or(KeyHeader::Bearer, |it| it.dialect.key_header());
+            let credential = provider
                 .api_key
                 .as_ref()
-                .and_then(|key| bearer(key.expose()));
+                .and_then(|key| credential(key_header, key.expose()));
             // What was said of another credential isn't said of this one.
             let before = old.and_then(|old| old.providers.iter().find(|it| it.name == name));
-            let before = before.filter(|it| it.authorization == authorization);
+            let before = before.filter(|it| it.credential == credential);
             let account =
                 before.map_or_else(|| Arc::new(Account::new(now)), |it| Arc::clone(&it.account));
             let rules = provider.breaker.map(breaker::Rules::of_endpoint);
@@ -136,7 +150,9 @@ impl Upstreams {
             }
             upstreams.providers.push(Provider {
                 name,
-                authorization,
+                credential,
+                dialect: provider.dialect.clone(),
+                aws: provider.aws.clone(),
                 headers: provider.headers.clone(),
                 include_usage: provider.include_usage,
                 drain: provider.drain,
@@ -279,12 +295,18 @@ fn host_header(base: &BaseUrl) -> HeaderValue {
     HeaderValue::from_str(&base.authority()).expect("a host that http::Uri read is a header value")
 }
 
-/// `Bearer KEY`; `None` for a key that no header can carry, which the check of the configuration
+/// A key in its header; `None` for one that no header can carry, which the check of the configuration
 /// has refused.
-fn bearer(key: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
+pub fn credential(header: KeyHeader, key: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = match header {
+        KeyHeader::Bearer => (http::header::AUTHORIZATION, format!("Bearer {key}")),
+        KeyHeader::XApiKey => (HeaderName::from_static("x-api-key"), key.to_owned()),
+        KeyHeader::ApiKey => (HeaderName::from_static("api-key"), key.to_owned()),
+        KeyHeader::XGoogApiKey => (HeaderName::from_static("x-goog-api-key"), key.to_owned()),
+    };
+    let mut value = HeaderValue::from_str(&value).ok()?;
     value.set_sensitive(true);
-    Some(value)
+    Some((name, value))
 }
 
 #[cfg(test)]
