@@ -1,6 +1,7 @@
 //! Second step: may this request go on, which model does it name, and where can it go?
 
 mod auth;
+mod counted;
 mod priority;
 mod untold;
 
@@ -194,6 +195,11 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         found,
     ));
     admit(session, journey, found).await?;
+    if let Some(plan) = &journey.plan
+        && let Some(answer) = counted::counted(&snapshot, &journey.arrival, plan).await
+    {
+        return local(refuse::json(session, journey, answer?).await);
+    }
     let Some(plan) = journey.plan.as_mut() else {
         return Err(Refusal::NoRoute(journey.arrival.path.clone()));
     };
