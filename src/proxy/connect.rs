@@ -123,6 +123,24 @@ pub async fn next(
                 }
             }
         };
+        let provider = current.attempt.endpoint().provider;
+        let renewed = snapshot.upstreams.provider(provider).renewed.as_ref();
+        if renewed.is_some_and(|it| it.value(Instant::now()).is_none()) {
+            current.attempt.ended(Outcome::Failed);
+            journey.attempt = Some(current);
+            tell(
+                journey,
+                "no_credential",
+                &"no token could be got for it yet",
+            );
+            match session.is_some() && goes_on(journey, LASTING) {
+                true => continue,
+                false => {
+                    let what = "weir has no valid credential for it now".to_owned();
+                    return Err(Refusal::UpstreamFailed(what).into());
+                }
+            }
+        }
         current.road = Some(way.road);
         current.proxy = way.proxy_id().map(|id| (id, way.others()));
         current.intranet = way.is_intranet();

@@ -71,11 +71,15 @@ pub fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
         )?,
     });
     request.insert_header(header::HOST, &endpoint.host_header)?;
-    let own = provider.credential.clone().or_else(|| {
+    let renewed = || {
+        let value = provider.renewed.as_ref()?.value(Instant::now())?;
+        Some((header::AUTHORIZATION, value))
+    };
+    let own = provider.credential.clone().or_else(renewed).or_else(|| {
         let dialect = provider.dialect.as_ref().filter(|_| carriage.is_some())?;
         theirs(request, journey, dialect.dialect.key_header())
     });
-    credentials(request, journey, own)?;
+    credentials(request, journey, own, provider.has_own_account())?;
     if let Some(carriage) = carriage {
         translate(request, carriage)?;
     }
@@ -105,9 +109,10 @@ fn credentials(
     request: &mut RequestHeader,
     journey: &Journey,
     own: Option<(HeaderName, HeaderValue)>,
+    theirs_alone: bool,
 ) -> Result<()> {
     let are_keys = !journey.snapshot.keys.is_open();
-    if are_keys || own.is_some() {
+    if are_keys || theirs_alone || own.is_some() {
         for name in &CREDENTIALS {
             request.remove_header(name);
         }

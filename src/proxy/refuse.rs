@@ -238,6 +238,9 @@ impl Refusal {
                 "type": "error",
                 "error": {"type": self.anthropic_type(), "message": message},
             }),
+            Surface::Metered(meter::Surface::Ollama | meter::Surface::OllamaEmbed) => {
+                json!({"error": message})
+            }
             _ => json!({"error": {
                 "message": message,
                 "type": self.openai_type(),

@@ -12,6 +12,7 @@ pub mod group;
 pub mod health;
 pub mod hedge;
 pub mod pace;
+pub mod renewed;
 pub mod retry;
 pub mod settings;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use bulkhead::{Turn, Unavailable};
 pub use endpoint::Endpoint;
 pub use group::{Choice, Group, Share};
 pub use hedge::Hedge;
+pub use renewed::Renewed;
 pub use settings::{AllOpen, IncludeUsage, Settings};
 
 use crate::dialect::provider::{self as dialect, KeyHeader};
@@ -53,6 +55,8 @@ pub struct Provider {
     pub credential: Option<(HeaderName, HeaderValue)>,
     /// What it speaks; `None` takes requests as they come.
     pub dialect: Option<dialect::Provider>,
+    /// Its credential, where that is renewed from time to time.
+    pub renewed: Option<Arc<Renewed>>,
     /// By which its requests are signed.
     pub aws: Option<settings::AwsKeys>,
     /// Edits of requests to this provider.
@@ -88,7 +92,7 @@ impl Provider {
 impl Provider {
     /// It is used by the operator's credential, not by the client's.
     pub fn has_own_account(&self) -> bool {
-        self.credential.is_some() || self.aws.is_some()
+        self.credential.is_some() || self.renewed.is_some() || self.aws.is_some()
     }
 }
 
@@ -116,6 +120,12 @@ impl Upstreams {
             // What was said of another credential isn't said of this one.
             let before = old.and_then(|old| old.providers.iter().find(|it| it.name == name));
             let before = before.filter(|it| it.credential == credential);
+            let renewed = provider.service_account.as_ref().map(|account| {
+                let known = old.into_iter().flat_map(|old| &old.providers);
+                let mut known = known.filter_map(|it| it.renewed.as_ref());
+                let known = known.find(|it| it.account == *account).map(Arc::clone);
+                known.unwrap_or_else(|| Arc::new(Renewed::new(account.clone())))
+            });
             let account =
                 before.map_or_else(|| Arc::new(Account::new(now)), |it| Arc::clone(&it.account));
             let rules = provider.breaker.map(breaker::Rules::of_endpoint);
@@ -152,6 +162,7 @@ impl Upstreams {
                 name,
                 credential,
                 dialect: provider.dialect.clone(),
+                renewed,
                 aws: provider.aws.clone(),
                 headers: provider.headers.clone(),
                 include_usage: provider.include_usage,
