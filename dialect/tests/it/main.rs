@@ -1,0 +1,16 @@
+//! The dialects crossed with each other: golden pairs, real recordings, arbitrary bytes.
+//!
+//! - [`matrix`]: each client's API with each upstream's, by our own golden files
+//! - [`recordings`]: what real providers answered, as each client reads it
+//! - [`fuzz`]: arbitrary requests and answers, in any cut
+//!
+//! What answers say is read here a second time ([`seen`]), by the providers' references and without the
+//! crate's own readers, so that a mistake in those is no mistake in both.
+
+//mod fuzz;
+mod golden;
+mod matrix;
+mod recordings;
+mod requests;
+mod seen;
+mod story;
