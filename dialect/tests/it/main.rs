@@ -2,14 +2,19 @@
 //!
 //! - [`matrix`]: each client's API with each upstream's, by our own golden files
 //! - [`recordings`]: what real providers answered, as each client reads it
+//! - [`embeddings`]: the same for embeddings
 //! - [`fuzz`]: arbitrary requests and answers, in any cut
+//! - [`costs`]: allocations and time of one event
 //!
 //! What answers say is read here a second time ([`seen`]), by the providers' references and without the
 //! crate's own readers, so that a mistake in those is no mistake in both.
 
-//mod fuzz;
+mod costs;
+mod embeddings;
+mod fuzz;
 mod golden;
 mod matrix;
+mod mutate;
 mod recordings;
 mod requests;
 mod seen;
