@@ -551,6 +551,19 @@ impl Event<'_> {
     }
 }
 
+impl Failure {
+    /// What the gateway itself says of an upstream that broke.
+    pub fn of_gateway(code: &str, message: &str) -> Self {
+        Self {
+            status: 502,
+            kind: FailureKind::Server,
+            message: message.to_owned(),
+            code: Some(code.to_owned()),
+            param: None,
+        }
+    }
+}
+
 impl FailureKind {
     /// What a status says by itself.
     pub fn of_status(status: u16) -> Self {

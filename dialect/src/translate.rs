@@ -299,9 +299,15 @@ impl Translator {
         self.writer.failure(&self.reader.failure(status, body))
     }
 
-    /// What went wrong after a 2xx status, as a whole answer for a client that has got nothing yet.
-    pub fn broke(&self, failure: &Failure) -> (u16, Vec<u8>) {
-        self.writer.failure(failure)
+    /// Tells the client of a stream that it broke; nothing more is to be fed.
+    pub fn fails(&mut self, failure: Failure, out: &mut Vec<u8>) {
+        // The client is told in `out`.
+        let _ = self.fail(failure, out);
+    }
+
+    /// The answer failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
     }
 
     /// The upstream has said its last word.
@@ -433,12 +439,6 @@ pub fn unreadable(message: impl Into<String>) -> Failure {
         code: Some("upstream_failed".to_owned()),
         param: None,
     }
-}
-
-/// Whether the bytes of a client's request pass through to this provider as they are (but for the path,
-/// where [`path`](crate::provider::Provider::path) says so).
-pub fn passes(surface: Surface, path: &str, provider: &Provider) -> bool {
-    provider.speaks(surface, path)
 }
 
 /// Translates a request.

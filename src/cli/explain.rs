@@ -140,7 +140,7 @@ impl Explain {
             if let Some(model) = choice.model.as_deref().or(alias) {
                 println!("            model there: {model}");
             }
-            let key = match provider.authorization {
+            let key = match provider.credential {
                 Some(_) => "its own api_key",
                 None if snapshot.keys.is_open() => "the client's own",
                 None => "none: keys of weir go no further",

@@ -2,6 +2,7 @@
 
 use super::arrive::Arrival;
 use super::ask::{self, USAGE_REFUSED};
+use super::carriage::{self, Carriage};
 use super::course::NoMore;
 use super::journey::Journey;
 use super::peek::Body;
@@ -10,12 +11,13 @@ use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
 use super::settle::Tried;
 use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
+use crate::govern::Buffers;
 use crate::observe::access::FailedTry;
 use crate::observe::pool::Handshake;
 use crate::route::Found;
 use crate::snapshot::Snapshot;
 use crate::upstream::retry::{Failure, Fault, retry_after};
-use crate::upstream::{Attempt, Choice, Outcome, Turn, Unavailable};
+use crate::upstream::{Attempt, Choice, Endpoint, Outcome, Provider, Turn, Unavailable};
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::prelude::HttpPeer;
@@ -44,7 +46,9 @@ pub struct Try {
     /// The body for this upstream, where it isn't the client's.
     pub body: Option<Bytes>,
     /// weir asked for usage in the client's stead.
-    pub strip_usage: bool,
+    pub asks_usage: bool,
+    /// Carries it over to another dialect.
+    pub carriage: Option<Box<Carriage>>,
     /// When it began.
     pub began: Instant,
     /// The request has gone out: the upstream may be at work on it.
@@ -99,7 +103,8 @@ pub async fn next(
             lead: None,
             intranet: false,
             body: None,
-            strip_usage: false,
+            asks_usage: false,
+            carriage: None,
             began: Instant::now(),
             sent: None,
             number: plan.course.tries(),
@@ -118,6 +123,24 @@ pub async fn next(
                 }
             }
         };
+        let provider = current.attempt.endpoint().provider;
+        let renewed = snapshot.upstreams.provider(provider).renewed.as_ref();
+        if renewed.is_some_and(|it| it.value(Instant::now()).is_none()) {
+            current.attempt.ended(Outcome::Failed);
+            journey.attempt = Some(current);
+            tell(
+                journey,
+                "no_credential",
+                &"no token could be got for it yet",
+            );
+            match session.is_some() && goes_on(journey, LASTING) {
+                true => continue,
+                false => {
+                    let what = "weir has no valid credential for it now".to_owned();
+                    return Err(Refusal::UpstreamFailed(what).into());
+                }
+            }
+        }
         current.road = Some(way.road);
         current.proxy = way.proxy_id().map(|id| (id, way.others()));
         current.intranet = way.is_intranet();
@@ -144,16 +167,58 @@ pub async fn next(
             idle: exit.limits.idle,
             drain: provider.drain,
         });
-        let ask = ask::asks(plan, provider, endpoint);
-        if let Body::Held(held) = &mut plan.body {
+        if carriage::is_needed(plan, &journey.arrival, provider.dialect.as_ref()) {
+            let (buffers, arrival) = (snapshot.governor.buffers(), &journey.arrival);
+            match carry(plan, arrival, provider, endpoint, &current.choice, buffers).await {
+                Ok((body, carriage, asks_usage)) => {
+                    current.body = Some(body);
+                    current.carriage = Some(carriage);
+                    current.asks_usage = asks_usage;
+                }
+                Err(refusal) => {
+                    // Another candidate may speak what this one doesn't.
+                    drop(current);
+                    match session.is_some() && goes_on(journey, LASTING) {
+                        true => continue,
+                        false => return Err(refusal.into()),
+                    }
+                }
+            }
+        } else if let Body::Held(held) = &mut plan.body {
+            let ask = ask::asks(plan.surface, plan.unasked, held.asked(), provider, endpoint);
             current.body = held.edited(current.choice.model.as_deref(), ask)?;
-            current.strip_usage = ask;
+            current.asks_usage = ask;
         }
         plan.overhead
             .get_or_insert_with(|| Instant::now().saturating_duration_since(plan.ready));
         journey.attempt = Some(current);
         return Ok(Box::new(peer));
     }
+}
+
+/// The request in the provider's dialect, and whether weir asks for usage in it.
+async fn carry(
+    plan: &mut Plan,
+    arrival: &Arrival,
+    provider: &Provider,
+    endpoint: &Endpoint,
+    choice: &Choice,
+    buffers: &Buffers,
+) -> Result<(Bytes, Box<Carriage>, bool), Refusal> {
+    let Some(dialect) = &provider.dialect else {
+        return Err(Refusal::invalid("its provider's dialect isn't known"));
+    };
+    let model = choice.model.as_deref().or(plan.model.as_deref());
+    let model = model.unwrap_or_default();
+    let base = endpoint.base.path.trim_end_matches('/');
+    let may_ask = ask::may_ask(plan.unasked, provider, endpoint);
+    let loaded = carriage::load(plan, arrival, dialect, base, model, may_ask, buffers);
+    let (body, carriage) = loaded.await?;
+    if let Body::Held(held) = &mut plan.body {
+        held.holds_edited(body.len())?;
+    }
+    let asks = may_ask && carriage.surface.takes_usage_option();
+    Ok((body, Box::new(carriage), asks))
 }
 
 /// The next candidate that takes the request, and its permit; waits for both where it must.
@@ -442,7 +507,7 @@ pub fn heard(
     };
     let provider = current.attempt.endpoint().provider;
     let provider = journey.snapshot.upstreams.provider(provider);
-    let own_account = provider.authorization.is_some();
+    let own_account = provider.has_own_account();
     let nature = plan.nature(&journey.arrival.method);
     let Some(fault) = Fault::of_status(status, nature, own_account) else {
         if let Some(sent) = current.sent {
@@ -485,7 +550,8 @@ pub fn broke(
     reused: bool,
 ) -> Box<Error> {
     let unseen = !refuse::has_begun(session);
-    if *error.etype() == USAGE_REFUSED && unseen {
+    let asked = (journey.attempt.as_ref()).is_some_and(|current| current.asks_usage);
+    if *error.etype() == USAGE_REFUSED && unseen && asked {
         ask::ask_no_more(journey);
         error.set_retry(true);
         return error;
