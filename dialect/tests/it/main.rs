@@ -4,6 +4,7 @@
 //! - [`recordings`]: what real providers answered, as each client reads it
 //! - [`embeddings`]: the same for embeddings
 //! - [`fuzz`]: arbitrary requests and answers, in any cut
+//! - [`lost`]: what is unknown isn't lost silently
 //! - [`costs`]: allocations and time of one event
 //!
 //! What answers say is read here a second time ([`seen`]), by the providers' references and without the
@@ -13,6 +14,7 @@ mod costs;
 mod embeddings;
 mod fuzz;
 mod golden;
+mod lost;
 mod matrix;
 mod mutate;
 mod recordings;
