@@ -58,7 +58,7 @@ fn keep(bytes: isize) {
 }
 
 /// Bytes that this thread holds.
-pub fn kept() -> isize {
+fn kept() -> isize {
     KEPT.get()
 }
 
@@ -98,6 +98,90 @@ fn a_piece_of_text_asks_little_of_the_allocator() {
     assert!(pairs > 0, "something was measured");
 }
 
+/// What a translator doesn't count of what it holds.
+const UNCOUNTED_BYTES: isize = 64 << 10;
+
+#[test]
+fn what_a_stream_holds_is_counted() {
+    let mut bad = String::new();
+    let mut pairs = 0;
+    for upstream in &UPSTREAMS {
+        for client in &CLIENTS {
+            let Some((translator, event)) = begun(client, upstream) else {
+                continue;
+            };
+            pairs += 1;
+            let event = fattened(&event);
+            if let Err(wrong) = is_counted(translator, &event) {
+                let _ = writeln!(bad, "text, {} from {}: {wrong}", client.name, upstream.name);
+            }
+        }
+    }
+    for client in &CLIENTS {
+        let Some((translator, event)) = calling(client) else {
+            continue;
+        };
+        pairs += 1;
+        if let Err(wrong) = is_counted(translator, &event) {
+            let _ = writeln!(bad, "calls, {}: {wrong}", client.name);
+        }
+    }
+    println!("{pairs} streams");
+    assert!(bad.is_empty(), "\n{bad}");
+}
+
+/// Says a lot, many times over.
+fn is_counted(mut translator: Translator, event: &[u8]) -> Result<(), String> {
+    let mut out = Vec::with_capacity(64 << 10);
+    let mut before = None;
+    for _ in 0..1000 {
+        out.clear();
+        if let Err(failure) = translator.feed(event, &mut out) {
+            return Err(failure.message);
+        }
+        let said = isize::try_from(translator.bytes()).expect("a size");
+        let held = kept() - said;
+        let grown = held - *before.get_or_insert(held);
+        if grown > UNCOUNTED_BYTES {
+            return Err(format!("holds {grown} bytes that it doesn't count"));
+        }
+    }
+    Ok(())
+}
+
+/// The same event with more text, where its framing has no lengths.
+fn fattened(event: &[u8]) -> Vec<u8> {
+    match std::str::from_utf8(event) {
+        Ok(text) if !text.contains('\0') => text.replace("Hello", &"Hello ".repeat(200)).into(),
+        _ => event.to_vec(),
+    }
+}
+
+/// In the middle of two calls, of which the second one's arguments come without end.
+fn calling(client: &Client) -> Option<(Translator, Vec<u8>)> {
+    let openai = &UPSTREAMS[0];
+    let body = client.body("tools_stream")?;
+    let mut translator = client.ask(&body, true, openai, false).ok()?.answer;
+    translator.begin(Form::Events);
+    let begin = |call: u32| {
+        format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{{\"index\":{call},\"id\":\"c{call}\",\"function\":{{\"name\":\"f\",\"arguments\":\"\"}}}}]}}}}]}}\n\n"
+        )
+    };
+    let mut out = Vec::new();
+    for call in [0, 1] {
+        let begun = begin(call);
+        translator
+            .feed(begun.as_bytes(), &mut out)
+            .expect("an event");
+    }
+    let arguments = "a".repeat(1000);
+    let event = format!(
+        "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{{\"index\":1,\"function\":{{\"arguments\":\"{arguments}\"}}}}]}}}}]}}\n\n"
+    );
+    Some((translator, event.into()))
+}
+
 /// Of one event: the time, of the quickest of some rounds, and the allocations.
 fn cost(client: &Client, upstream: &Upstream) -> Option<(Duration, f64)> {
     let (begun, event) = begun(client, upstream)?;
@@ -126,7 +210,7 @@ fn cost(client: &Client, upstream: &Upstream) -> Option<(Duration, f64)> {
 }
 
 /// A translator in the middle of a stream, and an event with a piece of text.
-pub fn begun(client: &Client, upstream: &Upstream) -> Option<(Translator, Vec<u8>)> {
+fn begun(client: &Client, upstream: &Upstream) -> Option<(Translator, Vec<u8>)> {
     let answer = upstream.answer("stream")?;
     let body = client.body("stream")?;
     let mut translator = client.ask(&body, true, upstream, false).ok()?.answer;
