@@ -5,11 +5,13 @@
 //! - [`embeddings`]: the same for embeddings
 //! - [`fuzz`]: arbitrary requests and answers, in any cut
 //! - [`lost`]: what is unknown isn't lost silently
+//! - [`broken`]: streams that fail or end early
 //! - [`costs`]: allocations and time of one event
 //!
 //! What answers say is read here a second time ([`seen`]), by the providers' references and without the
 //! crate's own readers, so that a mistake in those is no mistake in both.
 
+mod broken;
 mod costs;
 mod embeddings;
 mod fuzz;

@@ -188,16 +188,17 @@ fn framed(wire: Wire, events: &[Happened]) -> Vec<u8> {
                 }
                 bytes.extend_from_slice(format!("data: {text}\n\n").as_bytes());
             }
-            Wire::Frames => frame(name, text.as_bytes(), &mut bytes),
+            Wire::Frames => frame("event", name, text.as_bytes(), &mut bytes),
         }
     }
     bytes
 }
 
-/// A message of Amazon's event stream; nobody here reads its checksums.
-fn frame(name: &str, payload: &[u8], bytes: &mut Vec<u8>) {
+/// A message of Amazon's event stream, of the kind `event` or `exception`; nobody here reads its checksums.
+pub fn frame(kind: &str, name: &str, payload: &[u8], bytes: &mut Vec<u8>) {
     let mut headers = Vec::new();
-    for (key, value) in [(":event-type", name), (":message-type", "event")] {
+    let of_kind = format!(":{kind}-type");
+    for (key, value) in [(&*of_kind, name), (":message-type", kind)] {
         headers.push(u8::try_from(key.len()).expect("a short name"));
         headers.extend_from_slice(key.as_bytes());
         headers.push(7);
