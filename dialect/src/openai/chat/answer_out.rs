@@ -390,7 +390,8 @@ fn image(media_type: &str, base64: &str) -> Value {
     json!({"type": "image_url", "image_url": {"url": url}})
 }
 
-fn logprobs(tokens: &[Logprob]) -> Value {
+/// OpenAI's `logprobs` of a choice.
+pub fn logprobs(tokens: &[Logprob]) -> Value {
     fn one(it: &Logprob) -> Map<String, Value> {
         let bytes = it
             .bytes
