@@ -612,7 +612,7 @@ pub(super) struct Provider {
     pub(super) region: Option<Text>,
     /// Project of Vertex. Default: that of the service account.
     pub(super) project: Option<Text>,
-    /// Key file of a Google service account, by which Vertex is used; may be `file:/path`. Default: none.
+    /// Path of the JSON key file of a Google service account, by which Vertex is used. Default: none.
     pub(super) service_account: Option<Text>,
     /// Keys of Amazon's, by which requests to Bedrock are signed. Default: none.
     pub(super) aws: Option<AwsKeys>,

@@ -3,6 +3,8 @@
 //! bounds. Made by `connect` once for each try, used by `forward` and `reply`.
 
 use super::arrive::Arrival;
+use super::ask;
+use super::peek::Body;
 use super::plan::Plan;
 use super::refuse::Refusal;
 use super::surface::Surface;
@@ -11,6 +13,7 @@ use crate::dialect::provider::Provider;
 use crate::dialect::translate::{self, Ask, Target, Translated, Translator};
 use crate::govern::{Buffers, Hold};
 use crate::tokens::meter::{self, Form};
+use crate::upstream;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use pingora::http::ResponseHeader;
@@ -67,11 +70,39 @@ pub fn is_needed(plan: &Plan, arrival: &Arrival, provider: Option<&Provider>) ->
     posted && provider.is_some_and(|provider| !provider.speaks(surface, &arrival.path))
 }
 
+/// The request in the provider's dialect, and whether weir asks for usage in it.
+///
+/// # Errors
+/// Where it can't be said there, or is wrong.
+pub async fn carry(
+    plan: &mut Plan,
+    arrival: &Arrival,
+    provider: &upstream::Provider,
+    endpoint: &upstream::Endpoint,
+    choice: &upstream::Choice,
+    buffers: &Buffers,
+) -> Result<(Bytes, Box<Carriage>, bool), Refusal> {
+    let Some(dialect) = &provider.dialect else {
+        return Err(Refusal::invalid("its provider's dialect isn't known"));
+    };
+    let model = choice.model.as_deref().or(plan.model.as_deref());
+    let model = model.unwrap_or_default();
+    let base = endpoint.base.path.trim_end_matches('/');
+    let may_ask = ask::may_ask(plan.unasked, provider, endpoint);
+    let loaded = load(plan, arrival, dialect, base, model, may_ask, buffers);
+    let (body, carriage) = loaded.await?;
+    if let Body::Held(held) = &mut plan.body {
+        held.holds_edited(body.len())?;
+    }
+    let asks = may_ask && carriage.surface.takes_usage_option();
+    Ok((body, Box::new(carriage), asks))
+}
+
 /// Translates a request; the body for the upstream, and the rest.
 ///
 /// # Errors
 /// Where it can't be said in the provider's dialect, or is wrong.
-pub async fn load(
+async fn load(
     plan: &Plan,
     arrival: &Arrival,
     provider: &Provider,

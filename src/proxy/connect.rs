@@ -1,5 +1,8 @@
 //! Third step, once for each try: the next candidate, its road, its peer.
 
+mod told;
+
+use self::told::{error_type, error_type_of_road, in_words, status_kind, tell};
 use super::arrive::Arrival;
 use super::ask::{self, USAGE_REFUSED};
 use super::carriage::{self, Carriage};
@@ -10,14 +13,12 @@ use super::plan::{self, Plan};
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
 use super::settle::Tried;
-use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
-use crate::govern::Buffers;
-use crate::observe::access::FailedTry;
+use crate::egress::{Blame, ConnectError, Lead, Limits, Road};
 use crate::observe::pool::Handshake;
 use crate::route::Found;
 use crate::snapshot::Snapshot;
 use crate::upstream::retry::{Failure, Fault, retry_after};
-use crate::upstream::{Attempt, Choice, Endpoint, Outcome, Provider, Turn, Unavailable};
+use crate::upstream::{Attempt, Choice, Outcome, Turn, Unavailable};
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::prelude::HttpPeer;
@@ -169,7 +170,8 @@ pub async fn next(
         });
         if carriage::is_needed(plan, &journey.arrival, provider.dialect.as_ref()) {
             let (buffers, arrival) = (snapshot.governor.buffers(), &journey.arrival);
-            match carry(plan, arrival, provider, endpoint, &current.choice, buffers).await {
+            match carriage::carry(plan, arrival, provider, endpoint, &current.choice, buffers).await
+            {
                 Ok((body, carriage, asks_usage)) => {
                     current.body = Some(body);
                     current.carriage = Some(carriage);
@@ -194,31 +196,6 @@ pub async fn next(
         journey.attempt = Some(current);
         return Ok(Box::new(peer));
     }
-}
-
-/// The request in the provider's dialect, and whether weir asks for usage in it.
-async fn carry(
-    plan: &mut Plan,
-    arrival: &Arrival,
-    provider: &Provider,
-    endpoint: &Endpoint,
-    choice: &Choice,
-    buffers: &Buffers,
-) -> Result<(Bytes, Box<Carriage>, bool), Refusal> {
-    let Some(dialect) = &provider.dialect else {
-        return Err(Refusal::invalid("its provider's dialect isn't known"));
-    };
-    let model = choice.model.as_deref().or(plan.model.as_deref());
-    let model = model.unwrap_or_default();
-    let base = endpoint.base.path.trim_end_matches('/');
-    let may_ask = ask::may_ask(plan.unasked, provider, endpoint);
-    let loaded = carriage::load(plan, arrival, dialect, base, model, may_ask, buffers);
-    let (body, carriage) = loaded.await?;
-    if let Body::Held(held) = &mut plan.body {
-        held.holds_edited(body.len())?;
-    }
-    let asks = may_ask && carriage.surface.takes_usage_option();
-    Ok((body, Box::new(carriage), asks))
 }
 
 /// The next candidate that takes the request, and its permit; waits for both where it must.
@@ -532,14 +509,6 @@ pub fn heard(
     Some((fault, after))
 }
 
-fn status_kind(fault: Fault) -> &'static str {
-    match fault {
-        Fault::Busy => "busy",
-        Fault::Account => "account",
-        _ => "status_5xx",
-    }
-}
-
 /// A connection broke after it was made. Where nothing was said before, and the upstream can't have
 /// acted, the request gets a second chance, at the same endpoint; see [`is_untouched`]. Else another
 /// try may follow.
@@ -641,99 +610,6 @@ pub fn failed_try(journey: &mut Journey, error: &Error) {
 /// An answer came whole by its framing, and isn't by its own account: counts and logs it, as `kind`.
 pub fn broke_inside(journey: &mut Journey, kind: &'static str, said: &'static str) {
     tell(journey, kind, &said);
-}
-
-/// What went wrong and what to do, for the log.
-fn in_words(error: &Error, limits: &Limits) -> String {
-    if let Some(cause) = ConnectError::within(error) {
-        return cause.to_string();
-    }
-    match error.etype() {
-        etype if *etype == FIRST_BYTE_LATE => {
-            format!(
-                "no answer within {:?} (timeouts.first_byte)",
-                limits.first_byte
-            )
-        }
-        etype if *etype == IDLE => format!("silent for {:?} (timeouts.idle)", limits.idle),
-        etype if *etype == TOTAL => "the request took longer than timeouts.total".into(),
-        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
-            format!(
-                "no TLS handshake within {:?} (timeouts.connect)",
-                limits.connect
-            )
-        }
-        ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure => format!(
-            "{error}; a private authority's certificate belongs in the provider's tls.ca, another \
-             name in tls.server_name"
-        ),
-        _ => error.to_string(),
-    }
-}
-
-/// Counts, logs and notes that the current try failed.
-fn tell(journey: &mut Journey, kind: &'static str, error: &dyn std::fmt::Display) {
-    let (Some(plan), Some(current)) = (&mut journey.plan, &journey.attempt) else {
-        return;
-    };
-    let endpoint = current.attempt.endpoint();
-    let provider = &journey.snapshot.upstreams.provider(endpoint.provider).name;
-    plan.course.tells(FailedTry {
-        endpoint: Arc::clone(&endpoint.name),
-        provider: Arc::clone(provider),
-        error: kind,
-        took: current.began.elapsed(),
-    });
-    journey
-        .snapshot
-        .observer
-        .metrics
-        .upstream_error(provider, kind);
-    tracing::warn!(
-        request_id = journey.arrival.request_id,
-        %provider,
-        endpoint = %endpoint.name,
-        kind,
-        %error,
-        "a try at an upstream failed"
-    );
-}
-
-fn error_type_of_road(error: &RoadError) -> &'static str {
-    match error {
-        RoadError::NotFound { .. } | RoadError::Dns { .. } => "dns",
-        RoadError::Forbidden { .. } => "forbidden_address",
-        RoadError::NoProxy { .. } => "no_proxy",
-    }
-}
-
-/// The `error_type` label: a closed set.
-fn error_type(error: &Error) -> &'static str {
-    if let Some(cause) = ConnectError::within(error) {
-        return cause.as_str();
-    }
-    match error.etype() {
-        ErrorType::ConnectTimedout => "connect_timeout",
-        ErrorType::ConnectRefused => "connect_refused",
-        ErrorType::ConnectNoRoute => "connect_no_route",
-        ErrorType::TLSHandshakeFailure
-        | ErrorType::TLSHandshakeTimedout
-        | ErrorType::InvalidCert
-        | ErrorType::HandshakeError => "tls",
-        ErrorType::ConnectProxyFailure => "proxy",
-        etype if *etype == FIRST_BYTE_LATE => "first_byte_timeout",
-        etype if *etype == IDLE => "idle_timeout",
-        etype if *etype == TOTAL => "total_timeout",
-        ErrorType::ReadTimedout => "first_byte_timeout",
-        ErrorType::WriteTimedout => "write_timeout",
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => "closed",
-        ErrorType::InvalidHTTPHeader
-        | ErrorType::InvalidH2
-        | ErrorType::H2Error
-        | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => "protocol",
-        ErrorType::ConnectError | ErrorType::SocketError | ErrorType::InternalError => "connect",
-        _ => "other",
-    }
 }
 
 #[cfg(test)]

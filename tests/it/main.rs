@@ -58,4 +58,5 @@ mod streaming;
 mod supervise;
 mod telling;
 mod tls;
+mod translating;
 mod upgrade;

@@ -3,7 +3,9 @@
 use super::Check;
 use crate::config::file::{self, AwsKeys, Provider};
 use crate::config::path::Path;
+use crate::config::units::Text;
 use crate::dialect::provider::{self, Dialect};
+use crate::types::Secret;
 use crate::upstream::settings;
 
 /// The dialect that the file names.
@@ -25,7 +27,7 @@ pub(super) fn dialect(
         file::Dialect::Bedrock => Dialect::Bedrock,
         file::Dialect::Grpc => Dialect::Grpc,
     };
-    let text = |text: &Option<crate::config::units::Text>| Some(text.as_ref()?.0.clone());
+    let text = |text: &Option<Text>| Some(text.as_ref()?.0.clone());
     Some(provider::Provider {
         api_version: text(&given.api_version),
         region: text(&given.region),
@@ -54,4 +56,25 @@ pub(super) fn aws(
         secret_access_key: check.secret(given.secret_access_key.as_ref(), &secret)?,
         session_token: check.secret(token, &path.key("session_token")),
     })
+}
+
+/// The text of a service account's key file.
+pub(super) fn service_account(
+    given: Option<&Text>,
+    path: &Path,
+    check: &mut Check<'_>,
+) -> Option<Secret<String>> {
+    let file = check.folder.join(&given?.0);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Some(Secret::new(text)),
+        Err(error) => {
+            let found = format!(
+                "{}, which can't be read ({error})",
+                check.findings.found(path)
+            );
+            let allowed = "the path of a readable JSON key file";
+            check.findings.wrong_because(path, found, allowed);
+            None
+        }
+    }
 }

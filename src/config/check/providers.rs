@@ -69,9 +69,10 @@ impl Pool {
             api_key: check.bearer(provider.api_key.as_ref(), &path.key("api_key")),
             dialect: dialect::dialect(provider, path, check),
             aws: dialect::aws(provider.aws.as_ref(), &path.key("aws"), check),
-            service_account: check.secret(
+            service_account: dialect::service_account(
                 provider.service_account.as_ref(),
                 &path.key("service_account"),
+                check,
             ),
             headers: edits::edits(provider.headers.as_ref(), &path.key("headers"), check),
             egress: egress(
