@@ -227,6 +227,11 @@ impl Client {
         std::fs::read(path).ok()
     }
 
+    /// Its API knows tools.
+    pub fn calls(&self) -> bool {
+        !self.lacks.contains(&"tools")
+    }
+
     /// Asks an upstream.
     pub fn ask(
         &self,
