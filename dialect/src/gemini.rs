@@ -24,6 +24,7 @@ mod schema;
 mod seal;
 mod spelling;
 mod thinking;
+pub mod vertex_token;
 
 use crate::answer::Field;
 use crate::answer::table::{Node, Place, Role, Table};
