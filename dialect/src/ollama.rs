@@ -15,7 +15,7 @@ pub mod request_in;
 pub mod request_out;
 mod time;
 
-pub use lists::{running, show, tags, version};
+pub use lists::{running, tags, version};
 
 use crate::answer::Field;
 use crate::answer::table::{Node, Place, Role, Table};

@@ -276,6 +276,10 @@ impl Carriage {
                 fed.map_err(|failure| failed(&failure))?;
                 self.holds(self.answer.bytes())?;
             }
+            // The client knows: the rest isn't waited for.
+            State::Over if self.answer.has_failed() && !piece.is_empty() => {
+                return Err(broken("its answer failed"));
+            }
             State::Awaited | State::Over => {}
         }
         Ok(out.into())
