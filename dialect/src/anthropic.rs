@@ -134,3 +134,6 @@ pub fn sum(raw: &Raw) -> Option<Reported> {
         ..Reported::default()
     })
 }
+
+#[cfg(test)]
+mod tests;
