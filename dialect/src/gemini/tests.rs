@@ -654,3 +654,198 @@ fn golden_requests_and_answers_are_understood() {
         assert!(out.contains(wanted), "{feature}: {out}");
     }
 }
+
+fn embed(method: &str, body: &Value) -> Result<crate::translate::Read, Unfit> {
+    let (path, body) = (format!("/v1beta/models/m:{method}"), body.to_string());
+    let ask = ask(Surface::GeminiEmbed, &path, None, &body);
+    let mut fit = crate::ir::Fit::new("openai", false);
+    super::request_in::read(&ask, &mut fit)
+}
+
+#[test]
+fn a_gemini_client_gets_its_embeddings() {
+    use crate::ir::{EmbedInput, Embedded};
+    use crate::translate::Read;
+    let content = |text: &str| json!({"parts": [{"text": text}]});
+    let one = json!({
+        "content": content("a"), "taskType": "RETRIEVAL_QUERY", "output_dimensionality": 8,
+    });
+    let Ok(Read::Embed(asked, mut writer)) = embed("embedContent", &one) else {
+        panic!("no request for embeddings");
+    };
+    assert_eq!(asked.inputs, [EmbedInput::Text("a".into())]);
+    assert_eq!(asked.dimensions.expect("dimensions").value, 8);
+    assert_eq!(asked.purpose.expect("a purpose").value, "search_query");
+    let answer = writer.embedded(Embedded {
+        vectors: vec![vec![1.0]],
+        ..Embedded::default()
+    });
+    assert_eq!(answer, br#"{"embedding":{"values":[1.0]}}"#);
+
+    let mut several = json!({"requests": [
+        {"model": "models/m", "content": content("a"), "outputDimensionality": 8},
+        {"model": "models/m", "content": content("b"), "outputDimensionality": 8},
+    ]});
+    let Ok(Read::Embed(asked, mut writer)) = embed("batchEmbedContents", &several) else {
+        panic!("no request for embeddings");
+    };
+    assert_eq!(asked.inputs.len(), 2);
+    assert!(asked.rest.is_empty(), "{:?}", asked.rest);
+    let answer = writer.embedded(Embedded {
+        vectors: vec![vec![1.0], vec![2.0]],
+        ..Embedded::default()
+    });
+    assert_eq!(
+        answer,
+        br#"{"embeddings":[{"values":[1.0]},{"values":[2.0]}]}"#
+    );
+
+    several["requests"][1]["outputDimensionality"] = 9.into();
+    let unfit = embed("batchEmbedContents", &several).expect_err("a refusal");
+    assert!(
+        matches!(&unfit, Unfit::Inexpressible { at, .. } if at == "requests[1].outputDimensionality"),
+        "{unfit:?}"
+    );
+}
+
+/// Any JSON, made of the names that the dialect knows.
+fn any_json(random: &mut impl rand::Rng, depth: u32) -> Value {
+    use rand::RngExt as _;
+    const NAMES: [&str; 40] = [
+        "candidates",
+        "content",
+        "parts",
+        "text",
+        "thought",
+        "thoughtSignature",
+        "functionCall",
+        "functionResponse",
+        "name",
+        "args",
+        "id",
+        "partialArgs",
+        "jsonPath",
+        "stringValue",
+        "willContinue",
+        "inlineData",
+        "mimeType",
+        "data",
+        "fileData",
+        "fileUri",
+        "executableCode",
+        "finishReason",
+        "index",
+        "usageMetadata",
+        "promptTokenCount",
+        "error",
+        "code",
+        "contents",
+        "role",
+        "tools",
+        "functionDeclarations",
+        "parameters",
+        "generationConfig",
+        "thinkingConfig",
+        "thinkingBudget",
+        "responseSchema",
+        "type",
+        "systemInstruction",
+        "toolConfig",
+        "response",
+    ];
+    const TEXTS: [&str; 9] = [
+        "",
+        "user",
+        "model",
+        "STOP",
+        "$.a[3].b",
+        "$[9999999]",
+        "c2ln",
+        "image/png",
+        "\u{e9}\"\\",
+    ];
+    match random.random_range(0..if depth == 0 { 5 } else { 9 }) {
+        0 => Value::Null,
+        1 => random.random_bool(0.5).into(),
+        2 => random.random_range(-3i64..1 << 40).into(),
+        3 | 4 => TEXTS[random.random_range(0..TEXTS.len())].into(),
+        5 | 6 => (0..random.random_range(0..3))
+            .map(|_| any_json(random, depth - 1))
+            .collect(),
+        _ => {
+            let mut map = serde_json::Map::new();
+            for _ in 0..random.random_range(0..5) {
+                let name = NAMES[random.random_range(0..NAMES.len())];
+                map.insert(name.into(), any_json(random, depth - 1));
+            }
+            map.into()
+        }
+    }
+}
+
+/// One that is mostly right, with members exchanged for anything.
+fn disturbed(random: &mut impl rand::Rng, value: &mut Value) {
+    use rand::RngExt as _;
+    if random.random_range(0..12) == 0 {
+        *value = any_json(random, 4);
+        return;
+    }
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(|it| disturbed(random, it)),
+        Value::Object(map) => map.values_mut().for_each(|it| disturbed(random, it)),
+        _ => {}
+    }
+}
+
+#[test]
+fn no_request_and_no_answer_makes_it_panic() {
+    use rand::SeedableRng as _;
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    let request = json!({
+        "systemInstruction": {"parts": [{"text": "a"}]},
+        "contents": [
+            {"role": "model", "parts": [{"text": "t", "thought": true, "thoughtSignature": "c2ln"},
+                {"functionCall": {"id": "a", "name": "f", "args": {}}}]},
+            {"role": "user", "parts": [{"functionResponse": {"id": "a", "response": {"output": 1}}},
+                {"inlineData": {"mimeType": "image/png", "data": "AA"}}]},
+        ],
+        "tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": "OBJECT",
+            "nullable": true, "properties": {"a": {"type": "STRING"}}}}]}],
+        "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["f"]}},
+        "generationConfig": {"topK": 1, "stopSequences": ["a"], "thinkingConfig": {"thinkingBudget": 1},
+            "responseMimeType": "application/json", "responseSchema": {"type": "STRING"}},
+    });
+    let reply = json!({
+        "candidates": [{"index": 0, "finishReason": "STOP", "content": {"parts": [
+            {"text": "a", "thoughtSignature": "c2ln"},
+            {"functionCall": {"name": "f", "willContinue": true, "partialArgs": [
+                {"jsonPath": "$.a[0]", "stringValue": "b", "willContinue": true}]}},
+            {"functionCall": {"name": "g", "args": {"a": 1}}},
+        ]}}],
+        "usageMetadata": {"promptTokenCount": 1}, "modelVersion": "m", "responseId": "r",
+    });
+    let said = json!({"messages": [{"role": "user", "content": "Hi"}], "stream": true});
+    let (mut understood, mut answered) = (0, 0);
+    for _ in 0..4000 {
+        let mut asked = request.clone();
+        disturbed(&mut random, &mut asked);
+        understood += u32::from(gemini("generateContent", None, &asked).is_ok());
+        let mut translated = chat(&said).expect("a request");
+        let (mut out, mut ok) = (Vec::new(), true);
+        translated.answer.begin(Form::Events);
+        for _ in 0..3 {
+            let mut event = reply.clone();
+            disturbed(&mut random, &mut event);
+            let event = format!("data: {event}\r\n\r\n");
+            ok = ok && translated.answer.feed(event.as_bytes(), &mut out).is_ok();
+        }
+        if ok {
+            answered += u32::from(translated.answer.end(&mut out).is_ok());
+        }
+        assert!(out.len() < 1 << 20, "an answer grew to {} bytes", out.len());
+    }
+    assert!(
+        understood > 0 && answered > 0,
+        "{understood} and {answered}"
+    );
+}
