@@ -17,7 +17,7 @@ pub mod request_out;
 mod tests;
 mod time;
 
-pub use lists::{running, show, tags, version};
+pub use lists::{running, tags, version};
 
 use crate::answer::Field;
 use crate::answer::table::{Node, Place, Role, Table};

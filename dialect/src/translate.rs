@@ -110,6 +110,11 @@ pub trait Reads: Debug + Send + Sync {
         let _ = to;
     }
 
+    /// Bytes of the answer that it holds back.
+    fn bytes(&self) -> usize {
+        0
+    }
+
     /// What an answer with an error status says.
     fn failure(&self, status: u16, body: &[u8]) -> Failure;
 
@@ -133,6 +138,11 @@ pub trait Writes: Debug + Send + Sync {
 
     /// An error as a whole answer: its status and body.
     fn failure(&self, failure: &Failure) -> (u16, Vec<u8>);
+
+    /// Bytes of the answer that it holds: what it can't write yet, or must say again at the end.
+    fn bytes(&self) -> usize {
+        0
+    }
 
     /// The answer to a request for embeddings.
     fn embedded(&mut self, embedded: Embedded) -> Vec<u8> {
@@ -291,7 +301,7 @@ impl Translator {
 
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
-        self.held.capacity() + self.collected
+        self.held.capacity() + self.collected + self.reader.bytes() + self.writer.bytes()
     }
 
     /// An answer with an error status, as the client gets it: its status and body.
@@ -299,9 +309,15 @@ impl Translator {
         self.writer.failure(&self.reader.failure(status, body))
     }
 
-    /// What went wrong after a 2xx status, as a whole answer for a client that has got nothing yet.
-    pub fn broke(&self, failure: &Failure) -> (u16, Vec<u8>) {
-        self.writer.failure(failure)
+    /// Tells the client of a stream that it broke; nothing more is to be fed.
+    pub fn fails(&mut self, failure: Failure, out: &mut Vec<u8>) {
+        // The client is told in `out`.
+        let _ = self.fail(failure, out);
+    }
+
+    /// The answer failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
     }
 
     /// The upstream has said its last word.
@@ -405,7 +421,7 @@ impl Translator {
             out.truncate(before);
             return self.fail(failure, out);
         }
-        if self.collected > HELD_BYTES_MAX {
+        if self.collected + self.reader.bytes() + self.writer.bytes() > HELD_BYTES_MAX {
             return self.fail(unreadable("its answer is too long to be translated"), out);
         }
         match &self.failed {
@@ -433,12 +449,6 @@ pub fn unreadable(message: impl Into<String>) -> Failure {
         code: Some("upstream_failed".to_owned()),
         param: None,
     }
-}
-
-/// Whether the bytes of a client's request pass through to this provider as they are (but for the path,
-/// where [`path`](crate::provider::Provider::path) says so).
-pub fn passes(surface: Surface, path: &str, provider: &Provider) -> bool {
-    provider.speaks(surface, path)
 }
 
 /// Translates a request.

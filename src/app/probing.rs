@@ -95,8 +95,8 @@ async fn ask(
     request.insert_header(header::HOST, endpoint.host_header.clone())?;
     request.insert_header(header::USER_AGENT, "weir")?;
     let provider = snapshot.upstreams.provider(endpoint.provider);
-    if let Some(credential) = &provider.authorization {
-        request.insert_header(header::AUTHORIZATION, credential.clone())?;
+    if let Some((name, credential)) = &provider.credential {
+        request.insert_header(name.clone(), credential.clone())?;
     }
     session.write_request_header(Box::new(request)).await?;
     session.finish_request_body().await?;

@@ -8,6 +8,7 @@ mod aliases;
 mod allowance;
 mod bounds;
 mod calls;
+mod dialect;
 mod edits;
 mod exits;
 mod fallbacks;

@@ -469,6 +469,9 @@ pub(super) struct RouteForm {
     /// What becomes of a request that a limit doesn't let in: `refuse`, or `wait` in `limits.queue`.
     /// Default: `refuse`.
     pub(super) on_limit: Option<OnLimit>,
+    /// What of a request can't be said in a provider's dialect is dropped, and listed in `x-weir-dropped`;
+    /// else such a request is refused. Default: `false`.
+    pub(super) lenient: Option<Flag>,
     /// A second call for a short request (embeddings, rerank, moderations) whose first one takes long: to
     /// the next target, or to the same one where there is no other. The first good answer counts, the
     /// other call is given up. Default: none.
@@ -596,8 +599,23 @@ words! {
 pub(super) struct Provider {
     /// Its name in routes, logs and metrics. Required.
     pub(super) name: Option<Text>,
-    /// What it speaks. Default: `openai`. (all others are not built yet)
+    /// What it speaks; requests in another dialect are translated. Default: what its host is known to
+    /// speak; where that isn't known, nothing is translated.
     pub(super) dialect: Option<Dialect>,
+    /// What a server that speaks OpenAI's dialect differs in, by its name: `vllm`, `deepseek`, … Default:
+    /// by its host, else `openai`.
+    pub(super) quirks: Option<Text>,
+    /// The version of its API: `api-version` of Azure, `anthropic-version` of Anthropic. Default: the one that
+    /// weir was made for.
+    pub(super) api_version: Option<Text>,
+    /// Region of Bedrock (default: that of its host) or Vertex (default: `global`).
+    pub(super) region: Option<Text>,
+    /// Project of Vertex. Default: that of the service account.
+    pub(super) project: Option<Text>,
+    /// Path of the JSON key file of a Google service account, by which Vertex is used. Default: none.
+    pub(super) service_account: Option<Text>,
+    /// Keys of Amazon's, by which requests to Bedrock are signed. Default: none.
+    pub(super) aws: Option<AwsKeys>,
     /// Where its API begins. Required, unless `urls` is given.
     pub(super) base_url: Option<Text>,
     /// Equal base URLs, used in turns; instead of `base_url`.
@@ -674,12 +692,28 @@ words! {
     /// What a provider speaks.
     Dialect {
         Openai = "openai",
-        Anthropic = "anthropic",
         Azure = "azure",
+        Anthropic = "anthropic",
         Gemini = "gemini",
+        Vertex = "vertex",
         Ollama = "ollama",
+        Dashscope = "dashscope",
+        Cohere = "cohere",
+        Bedrock = "bedrock",
         Grpc = "grpc",
     }
+}
+
+/// Keys of Amazon's.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AwsKeys {
+    /// Its id. Required.
+    pub(super) access_key_id: Option<Text>,
+    /// Its secret; may be `file:/path`. Required.
+    pub(super) secret_access_key: Option<Text>,
+    /// Of temporary keys; may be `file:/path`. Default: none.
+    pub(super) session_token: Option<Text>,
 }
 
 /// `breaker`: rules or `off`.

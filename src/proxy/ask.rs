@@ -8,9 +8,10 @@
 //! answer to what the client sent.
 
 use super::journey::Journey;
-use super::plan::Plan;
+use super::plan::Surface;
+use crate::dialect::openai::request::Asked;
 use crate::govern::Hold;
-use crate::upstream::{Endpoint, IncludeUsage, Provider};
+use crate::upstream::{Endpoint, EndpointId, IncludeUsage, Provider};
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use pingora::{Error, ErrorType};
@@ -22,14 +23,25 @@ pub const USAGE_REFUSED: ErrorType = ErrorType::Custom("UsageRefused");
 /// A longer refusal isn't held back: nobody writes that much about one field.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
-/// Whether to ask this endpoint for usage.
-pub fn asks(plan: &Plan, provider: &Provider, endpoint: &Endpoint) -> bool {
-    let open = plan.surface.takes_usage_option()
-        && (plan.body.asked()).is_some_and(|asked| asked.can_ask_usage() && !asked.include_usage);
-    open && match provider.include_usage {
+/// Whether to ask this endpoint for usage in the client's stead.
+pub fn asks(
+    surface: Surface,
+    unasked: Option<EndpointId>,
+    asked: Option<&Asked>,
+    provider: &Provider,
+    endpoint: &Endpoint,
+) -> bool {
+    let open = surface.takes_usage_option()
+        && asked.is_some_and(|asked| asked.can_ask_usage() && !asked.include_usage);
+    open && may_ask(unasked, provider, endpoint)
+}
+
+/// Whether this endpoint may be asked for usage.
+pub fn may_ask(unasked: Option<EndpointId>, provider: &Provider, endpoint: &Endpoint) -> bool {
+    match provider.include_usage {
         IncludeUsage::Always => true,
         IncludeUsage::Never => false,
-        IncludeUsage::Auto => plan.unasked.is_none() && !endpoint.refuses_usage(Instant::now()),
+        IncludeUsage::Auto => unasked.is_none() && !endpoint.refuses_usage(Instant::now()),
     }
 }
 
@@ -63,7 +75,7 @@ impl Suspect {
             .snapshot
             .upstreams
             .provider(current.attempt.endpoint().provider);
-        let may_be = refused && !encoded && current.strip_usage;
+        let may_be = refused && !encoded && current.asks_usage;
         (may_be && provider.include_usage == IncludeUsage::Auto).then(|| Self {
             body: BytesMut::new(),
             hold: journey.snapshot.governor.buffers().hold(),

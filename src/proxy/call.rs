@@ -11,6 +11,7 @@ mod batch;
 mod hedge;
 mod wire;
 
+use super::carriage;
 use super::connect::{self, Sent, Try};
 use super::forward;
 use super::journey::Journey;
@@ -68,6 +69,7 @@ pub async fn serve(
         return Ok(false);
     };
     if let Some(batch) = snapshot.batches.get(&*label)
+        && !is_translated(journey)
         && let Some(place) = batch::join(session, journey, calls, batch, &label).await
     {
         return batch::serve(session, journey, calls, place).await;
@@ -76,6 +78,18 @@ pub async fn serve(
         Some(hedge) => hedge::serve(session, journey, calls, hedge).await,
         None => Ok(false),
     }
+}
+
+/// Some candidate gets it in another dialect: what is put together for one isn't for the other.
+fn is_translated(journey: &Journey) -> bool {
+    let upstreams = &journey.snapshot.upstreams;
+    journey.plan.as_ref().is_some_and(|plan| {
+        plan.course.candidates().any(|choice| {
+            let provider = upstreams.endpoint(choice.endpoint).provider;
+            let dialect = upstreams.provider(provider).dialect.as_ref();
+            carriage::is_needed(plan, &journey.arrival, dialect)
+        })
+    })
 }
 
 /// It may be sent twice, and its answer comes in one piece.
@@ -163,7 +177,7 @@ impl Call {
         let head = self.wire.ask(&self.head, self.body.clone()).await?;
         let provider = self.current.attempt.endpoint().provider;
         let own_account = self.snapshot.upstreams.provider(provider);
-        let own_account = own_account.authorization.is_some();
+        let own_account = own_account.has_own_account();
         let fault = Fault::of_status(head.status.as_u16(), self.nature, own_account);
         Ok(Head {
             head,

@@ -1,7 +1,11 @@
 //! Third step, once for each try: the next candidate, its road, its peer.
 
+mod told;
+
+use self::told::{error_type, error_type_of_road, in_words, status_kind, tell};
 use super::arrive::Arrival;
 use super::ask::{self, USAGE_REFUSED};
+use super::carriage::{self, Carriage};
 use super::course::NoMore;
 use super::journey::Journey;
 use super::peek::Body;
@@ -9,8 +13,7 @@ use super::plan::{self, Plan};
 use super::refuse::{self, Refusal};
 use super::replay::{ENDING, FIRST_BYTE_LATE, IDLE, TOTAL, Terms};
 use super::settle::Tried;
-use crate::egress::{Blame, ConnectError, Lead, Limits, Road, RoadError};
-use crate::observe::access::FailedTry;
+use crate::egress::{Blame, ConnectError, Lead, Limits, Road};
 use crate::observe::pool::Handshake;
 use crate::route::Found;
 use crate::snapshot::Snapshot;
@@ -44,7 +47,9 @@ pub struct Try {
     /// The body for this upstream, where it isn't the client's.
     pub body: Option<Bytes>,
     /// weir asked for usage in the client's stead.
-    pub strip_usage: bool,
+    pub asks_usage: bool,
+    /// Carries it over to another dialect.
+    pub carriage: Option<Box<Carriage>>,
     /// When it began.
     pub began: Instant,
     /// The request has gone out: the upstream may be at work on it.
@@ -99,7 +104,8 @@ pub async fn next(
             lead: None,
             intranet: false,
             body: None,
-            strip_usage: false,
+            asks_usage: false,
+            carriage: None,
             began: Instant::now(),
             sent: None,
             number: plan.course.tries(),
@@ -118,6 +124,24 @@ pub async fn next(
                 }
             }
         };
+        let provider = current.attempt.endpoint().provider;
+        let renewed = snapshot.upstreams.provider(provider).renewed.as_ref();
+        if renewed.is_some_and(|it| it.value(Instant::now()).is_none()) {
+            current.attempt.ended(Outcome::Failed);
+            journey.attempt = Some(current);
+            tell(
+                journey,
+                "no_credential",
+                &"no token could be got for it yet",
+            );
+            match session.is_some() && goes_on(journey, LASTING) {
+                true => continue,
+                false => {
+                    let what = "weir has no valid credential for it now".to_owned();
+                    return Err(Refusal::UpstreamFailed(what).into());
+                }
+            }
+        }
         current.road = Some(way.road);
         current.proxy = way.proxy_id().map(|id| (id, way.others()));
         current.intranet = way.is_intranet();
@@ -144,10 +168,28 @@ pub async fn next(
             idle: exit.limits.idle,
             drain: provider.drain,
         });
-        let ask = ask::asks(plan, provider, endpoint);
-        if let Body::Held(held) = &mut plan.body {
+        if carriage::is_needed(plan, &journey.arrival, provider.dialect.as_ref()) {
+            let (buffers, arrival) = (snapshot.governor.buffers(), &journey.arrival);
+            match carriage::carry(plan, arrival, provider, endpoint, &current.choice, buffers).await
+            {
+                Ok((body, carriage, asks_usage)) => {
+                    current.body = Some(body);
+                    current.carriage = Some(carriage);
+                    current.asks_usage = asks_usage;
+                }
+                Err(refusal) => {
+                    // Another candidate may speak what this one doesn't.
+                    drop(current);
+                    match session.is_some() && goes_on(journey, LASTING) {
+                        true => continue,
+                        false => return Err(refusal.into()),
+                    }
+                }
+            }
+        } else if let Body::Held(held) = &mut plan.body {
+            let ask = ask::asks(plan.surface, plan.unasked, held.asked(), provider, endpoint);
             current.body = held.edited(current.choice.model.as_deref(), ask)?;
-            current.strip_usage = ask;
+            current.asks_usage = ask;
         }
         plan.overhead
             .get_or_insert_with(|| Instant::now().saturating_duration_since(plan.ready));
@@ -442,7 +484,7 @@ pub fn heard(
     };
     let provider = current.attempt.endpoint().provider;
     let provider = journey.snapshot.upstreams.provider(provider);
-    let own_account = provider.authorization.is_some();
+    let own_account = provider.has_own_account();
     let nature = plan.nature(&journey.arrival.method);
     let Some(fault) = Fault::of_status(status, nature, own_account) else {
         if let Some(sent) = current.sent {
@@ -467,14 +509,6 @@ pub fn heard(
     Some((fault, after))
 }
 
-fn status_kind(fault: Fault) -> &'static str {
-    match fault {
-        Fault::Busy => "busy",
-        Fault::Account => "account",
-        _ => "status_5xx",
-    }
-}
-
 /// A connection broke after it was made. Where nothing was said before, and the upstream can't have
 /// acted, the request gets a second chance, at the same endpoint; see [`is_untouched`]. Else another
 /// try may follow.
@@ -485,7 +519,8 @@ pub fn broke(
     reused: bool,
 ) -> Box<Error> {
     let unseen = !refuse::has_begun(session);
-    if *error.etype() == USAGE_REFUSED && unseen {
+    let asked = (journey.attempt.as_ref()).is_some_and(|current| current.asks_usage);
+    if *error.etype() == USAGE_REFUSED && unseen && asked {
         ask::ask_no_more(journey);
         error.set_retry(true);
         return error;
@@ -575,99 +610,6 @@ pub fn failed_try(journey: &mut Journey, error: &Error) {
 /// An answer came whole by its framing, and isn't by its own account: counts and logs it, as `kind`.
 pub fn broke_inside(journey: &mut Journey, kind: &'static str, said: &'static str) {
     tell(journey, kind, &said);
-}
-
-/// What went wrong and what to do, for the log.
-fn in_words(error: &Error, limits: &Limits) -> String {
-    if let Some(cause) = ConnectError::within(error) {
-        return cause.to_string();
-    }
-    match error.etype() {
-        etype if *etype == FIRST_BYTE_LATE => {
-            format!(
-                "no answer within {:?} (timeouts.first_byte)",
-                limits.first_byte
-            )
-        }
-        etype if *etype == IDLE => format!("silent for {:?} (timeouts.idle)", limits.idle),
-        etype if *etype == TOTAL => "the request took longer than timeouts.total".into(),
-        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
-            format!(
-                "no TLS handshake within {:?} (timeouts.connect)",
-                limits.connect
-            )
-        }
-        ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure => format!(
-            "{error}; a private authority's certificate belongs in the provider's tls.ca, another \
-             name in tls.server_name"
-        ),
-        _ => error.to_string(),
-    }
-}
-
-/// Counts, logs and notes that the current try failed.
-fn tell(journey: &mut Journey, kind: &'static str, error: &dyn std::fmt::Display) {
-    let (Some(plan), Some(current)) = (&mut journey.plan, &journey.attempt) else {
-        return;
-    };
-    let endpoint = current.attempt.endpoint();
-    let provider = &journey.snapshot.upstreams.provider(endpoint.provider).name;
-    plan.course.tells(FailedTry {
-        endpoint: Arc::clone(&endpoint.name),
-        provider: Arc::clone(provider),
-        error: kind,
-        took: current.began.elapsed(),
-    });
-    journey
-        .snapshot
-        .observer
-        .metrics
-        .upstream_error(provider, kind);
-    tracing::warn!(
-        request_id = journey.arrival.request_id,
-        %provider,
-        endpoint = %endpoint.name,
-        kind,
-        %error,
-        "a try at an upstream failed"
-    );
-}
-
-fn error_type_of_road(error: &RoadError) -> &'static str {
-    match error {
-        RoadError::NotFound { .. } | RoadError::Dns { .. } => "dns",
-        RoadError::Forbidden { .. } => "forbidden_address",
-        RoadError::NoProxy { .. } => "no_proxy",
-    }
-}
-
-/// The `error_type` label: a closed set.
-fn error_type(error: &Error) -> &'static str {
-    if let Some(cause) = ConnectError::within(error) {
-        return cause.as_str();
-    }
-    match error.etype() {
-        ErrorType::ConnectTimedout => "connect_timeout",
-        ErrorType::ConnectRefused => "connect_refused",
-        ErrorType::ConnectNoRoute => "connect_no_route",
-        ErrorType::TLSHandshakeFailure
-        | ErrorType::TLSHandshakeTimedout
-        | ErrorType::InvalidCert
-        | ErrorType::HandshakeError => "tls",
-        ErrorType::ConnectProxyFailure => "proxy",
-        etype if *etype == FIRST_BYTE_LATE => "first_byte_timeout",
-        etype if *etype == IDLE => "idle_timeout",
-        etype if *etype == TOTAL => "total_timeout",
-        ErrorType::ReadTimedout => "first_byte_timeout",
-        ErrorType::WriteTimedout => "write_timeout",
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => "closed",
-        ErrorType::InvalidHTTPHeader
-        | ErrorType::InvalidH2
-        | ErrorType::H2Error
-        | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => "protocol",
-        ErrorType::ConnectError | ErrorType::SocketError | ErrorType::InternalError => "connect",
-        _ => "other",
-    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub struct Leg {
     left: u32,
     policy: Policy,
     budget: Arc<Budget>,
+    /// What can't be said in a provider's dialect is dropped.
+    lenient: bool,
     /// The route's name, where it is another than the one that was asked for.
     pub fallback: Option<Arc<str>>,
 }
@@ -71,8 +73,14 @@ impl Leg {
             rounds: 0,
             policy,
             budget: Arc::clone(budget),
+            lenient: false,
             fallback,
         }
+    }
+
+    /// The same where what can't be said in a provider's dialect is dropped.
+    pub fn lenient(self, lenient: bool) -> Self {
+        Self { lenient, ..self }
     }
 
     /// The same for a fallback to `route`, whose turns are taken when the course comes to it: most requests
@@ -148,6 +156,11 @@ impl Course {
     /// The route whose candidates are tried, where it is another than the one that was asked for.
     pub fn fallback(&self) -> Option<&Arc<str>> {
         self.legs.get(self.leg)?.fallback.as_ref()
+    }
+
+    /// What can't be said in the provider's dialect is dropped, where it is now.
+    pub fn is_lenient(&self) -> bool {
+        self.legs.get(self.leg).is_some_and(|leg| leg.lenient)
     }
 
     /// True once, where the last try is to be made once more.

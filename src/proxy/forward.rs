@@ -1,21 +1,28 @@
 //! Fourth step: the request as the upstream gets it.
 
-use super::connect::Sent;
+use super::carriage::Carriage;
+use super::connect::{Sent, Try};
 use super::journey::Journey;
 use super::peek::Body;
+use super::plan::Plan;
 use super::plan::{
-    CREDENTIALS, X_WEIR_PRIORITY, model_in_path, without_keys, without_subprotocol_keys,
+    CREDENTIALS, X_WEIR_PRIORITY, model_in_path, shown_secret, without_keys,
+    without_subprotocol_keys,
 };
 use super::refuse::Refusal;
+use crate::dialect::bedrock::sign;
+use crate::dialect::provider::KeyHeader;
 use crate::route::join;
 use crate::types::{HeaderEdits, Piece, Template};
+use crate::upstream::settings::AwsKeys;
+use crate::upstream::{Provider, credential};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Uri, Version, header};
 use pingora::Result;
 use pingora::http::RequestHeader;
 use std::borrow::Cow;
 use std::fmt::Write;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// What a client says about where it comes from; believed from trusted proxies only.
 const FORWARDED: [HeaderName; 6] = [
@@ -57,13 +64,28 @@ pub fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
     };
     let endpoint = current.attempt.endpoint();
     let provider = journey.snapshot.upstreams.provider(endpoint.provider);
-    request.set_uri(url(
-        journey,
-        &endpoint.base.path,
-        current.choice.model.as_deref(),
-    )?);
+    let carriage = current.carriage.as_deref();
+    request.set_uri(match carriage {
+        Some(carriage) => carried_url(carriage)?,
+        None => url(
+            journey,
+            &endpoint.base.path,
+            current.choice.model.as_deref(),
+        )?,
+    });
     request.insert_header(header::HOST, &endpoint.host_header)?;
-    credentials(request, journey, provider.authorization.as_ref())?;
+    let renewed = || {
+        let value = provider.renewed.as_ref()?.value(Instant::now())?;
+        Some((header::AUTHORIZATION, value))
+    };
+    let own = provider.credential.clone().or_else(renewed).or_else(|| {
+        let dialect = provider.dialect.as_ref().filter(|_| carriage.is_some())?;
+        theirs(request, journey, dialect.dialect.key_header())
+    });
+    credentials(request, journey, own, provider.has_own_account())?;
+    if let Some(carriage) = carriage {
+        translate(request, carriage)?;
+    }
     request.remove_header(&header::PROXY_AUTHORIZATION);
     request.remove_header(&header::EXPECT);
     request.remove_header(X_WEIR_PRIORITY);
@@ -82,17 +104,68 @@ pub fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
     let traceparent = format!("00-{}-{parent:016x}-{:02x}", trace.id, trace.flags);
     request.insert_header(TRACEPARENT, traceparent)?;
     edit(request, &journey.snapshot.corridor.request_headers, journey)?;
-    edit(request, &provider.headers, journey)
+    edit(request, &provider.headers, journey)?;
+    match &provider.aws {
+        Some(keys) => sign(request, plan, current, provider, keys),
+        None => Ok(()),
+    }
+}
+
+/// Signs a request as Amazon wants it; nothing of what is signed changes after this.
+fn sign(
+    request: &mut RequestHeader,
+    plan: &Plan,
+    current: &Try,
+    provider: &Provider,
+    keys: &AwsKeys,
+) -> Result<()> {
+    let Body::Held(held) = &plan.body else {
+        return Err(Refusal::invalid("its body is too long, or of a form, to be signed").into());
+    };
+    let endpoint = current.attempt.endpoint();
+    let dialect = provider.dialect.as_ref();
+    let region = dialect.and_then(|dialect| dialect.region.as_deref());
+    let region = region.or_else(|| sign::region_of(&endpoint.base.host));
+    let host = endpoint.host_header.to_str().unwrap_or_default();
+    let uri = request.uri.clone();
+    let signed = sign::sign(
+        &sign::Request {
+            method: request.method.as_str(),
+            host,
+            path: uri.path(),
+            query: uri.query(),
+            headers: &[],
+            body: current.body.as_ref().unwrap_or(&held.bytes),
+            region: region.unwrap_or(sign::REGION),
+            service: sign::SERVICE,
+        },
+        sign::Keys {
+            access: &keys.access_key_id,
+            secret: keys.secret_access_key.expose(),
+            session: keys
+                .session_token
+                .as_ref()
+                .map(|token| token.expose().as_str()),
+        },
+        SystemTime::now(),
+    );
+    let signed =
+        signed.map_err(|what| Refusal::InvalidRequest(format!("it can't be signed: {what}")))?;
+    for (name, value) in signed {
+        request.insert_header(name, value)?;
+    }
+    Ok(())
 }
 
 /// The provider's own credential, else the client's; but for one that opens weir, which nobody else sees.
 fn credentials(
     request: &mut RequestHeader,
     journey: &Journey,
-    own: Option<&HeaderValue>,
+    own: Option<(HeaderName, HeaderValue)>,
+    theirs_alone: bool,
 ) -> Result<()> {
     let are_keys = !journey.snapshot.keys.is_open();
-    if are_keys || own.is_some() {
+    if are_keys || theirs_alone || own.is_some() {
         for name in &CREDENTIALS {
             request.remove_header(name);
         }
@@ -103,10 +176,61 @@ fn credentials(
             request.insert_header(header::SEC_WEBSOCKET_PROTOCOL, kept)?;
         }
     }
-    if let Some(own) = own {
-        request.insert_header(header::AUTHORIZATION, own)?;
+    if let Some((name, own)) = own {
+        request.insert_header(name, own)?;
     }
     Ok(())
+}
+
+/// The client's own credential where another dialect has it; `None` for a key of weir, which nobody else
+/// sees.
+fn theirs(
+    request: &RequestHeader,
+    journey: &Journey,
+    header: KeyHeader,
+) -> Option<(HeaderName, HeaderValue)> {
+    if !journey.snapshot.keys.is_open() {
+        return None;
+    }
+    let secret = shown_secret(&request.headers)?;
+    credential(header, std::str::from_utf8(&secret).ok()?)
+}
+
+/// Headers of a request in another dialect.
+fn translate(request: &mut RequestHeader, carriage: &Carriage) -> Result<()> {
+    for name in CLIENTS_DIALECT {
+        request.remove_header(name);
+    }
+    request.insert_header(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    )?;
+    request.insert_header(header::ACCEPT, HeaderValue::from_static("*/*"))?;
+    for (name, value) in &carriage.headers {
+        request.insert_header(*name, value.as_str())?;
+    }
+    Ok(())
+}
+
+/// Headers that mean something in the client's dialect only.
+const CLIENTS_DIALECT: [&str; 8] = [
+    "anthropic-version",
+    "anthropic-beta",
+    "anthropic-dangerous-direct-browser-access",
+    "openai-beta",
+    "openai-organization",
+    "openai-project",
+    "x-goog-api-client",
+    "x-goog-user-project",
+];
+
+fn carried_url(carriage: &Carriage) -> Result<Uri> {
+    let whole = match &carriage.query {
+        Some(query) => format!("{}?{query}", carriage.path),
+        None => carriage.path.clone(),
+    };
+    Uri::from_maybe_shared(Bytes::from(whole))
+        .map_err(|_| Refusal::invalid("the model's name can't be part of a URL").into())
 }
 
 /// Swaps the body for the one that this upstream gets.

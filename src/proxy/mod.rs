@@ -7,6 +7,7 @@ mod affinity;
 mod arrive;
 mod ask;
 mod call;
+mod carriage;
 mod connect;
 mod course;
 mod forward;
@@ -169,7 +170,7 @@ impl ProxyHttp for Proxy {
         _trailers: &mut http::HeaderMap,
         journey: &mut Journey,
     ) -> Result<Option<Bytes>> {
-        Ok(reply::ended_by_trailers(journey))
+        reply::ended_by_trailers(journey)
     }
 
     fn error_while_proxy(

@@ -503,9 +503,25 @@ impl Held {
         if edited.as_ptr() == source.as_ptr() && edited.len() == source.len() {
             return Ok(None);
         }
-        let own = self.own_bytes();
-        hold_more(&mut self.hold, own + edited.len())?;
+        self.holds_edited(edited.len())?;
         Ok(Some(edited))
+    }
+
+    /// Counts a body that goes up instead of this one among the buffered bytes.
+    ///
+    /// # Errors
+    /// When the host may hold no more.
+    pub fn holds_edited(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let own = self.own_bytes();
+        hold_more(&mut self.hold, own + bytes)
+    }
+
+    /// What a JSON body asks for.
+    pub fn asked(&self) -> Option<&Asked> {
+        match &self.kind {
+            Kind::Json(asked) => Some(asked),
+            Kind::Form(_) => None,
+        }
     }
 
     /// The edited body is gone: its share among the buffered bytes is given back.

@@ -1,10 +1,12 @@
 //! Second step: may this request go on, which model does it name, and where can it go?
 
 mod auth;
+mod counted;
+mod listed;
 mod priority;
 mod untold;
 
-pub use auth::{CREDENTIALS, without_keys, without_subprotocol_keys};
+pub use auth::{CREDENTIALS, shown_secret, without_keys, without_subprotocol_keys};
 pub use priority::X_WEIR_PRIORITY;
 
 use super::arrive::Arrival;
@@ -140,9 +142,8 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
     let (client, caller) = (journey.arrival.client, journey.arrival.caller.as_ref());
     let grant = snapshot.governor.enter(client, caller, now);
     journey.grant = Some(grant.map_err(Refusal::from)?);
-    if surface == Surface::Models
-        && journey.arrival.method == Method::GET
-        && let Some(answer) = models(&snapshot, journey)
+    if journey.arrival.method == Method::GET
+        && let Some(answer) = listed::listed(&snapshot, journey, surface)
     {
         return local(refuse::json(session, journey, answer?).await);
     }
@@ -194,6 +195,11 @@ pub async fn plan(session: &mut Session, journey: &mut Journey) -> Result<Step, 
         found,
     ));
     admit(session, journey, found).await?;
+    if let Some(plan) = &journey.plan
+        && let Some(answer) = counted::counted(&snapshot, &journey.arrival, plan).await
+    {
+        return local(refuse::json(session, journey, answer?).await);
+    }
     let Some(plan) = journey.plan.as_mut() else {
         return Err(Refusal::NoRoute(journey.arrival.path.clone()));
     };
@@ -228,7 +234,11 @@ fn legs(
                 choice.model.get_or_insert_with(|| Arc::clone(&name));
             }
         }
-        Leg::new(choices, group.policy(), group.retries(), fallback)
+        let lenient = match found {
+            Found::Model(route) => models.route(route).lenient,
+            Found::Path(..) | Found::Default(_) => false,
+        };
+        Leg::new(choices, group.policy(), group.retries(), fallback).lenient(lenient)
     };
     let stands_for = plan.model.as_deref().and_then(alias_of);
     snapshot.group(found).retries().request();
@@ -376,51 +386,6 @@ fn has_dot_segment(path: &str) -> bool {
 fn percent_decoded(text: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }
-
-/// The answer to `GET /v1/models` and `GET /v1/models/{model}`, with the models that the caller may use;
-/// `None` lets an upstream answer.
-fn models(snapshot: &Snapshot, journey: &Journey) -> Option<Result<bytes::Bytes, Refusal>> {
-    let caller = journey.arrival.caller.as_ref();
-    let caller = caller.filter(|caller| caller.is_restricted());
-    let list = match &snapshot.model_list {
-        Some(list) => list.clone(),
-        // An upstream would list what this caller may not use.
-        None if caller.is_some() => bytes::Bytes::from_static(NO_MODELS),
-        None => return None,
-    };
-    let segments = journey.arrival.path.split('/');
-    let mut segments = segments.filter(|segment| !segment.is_empty());
-    // The first of them is `models`, after `v1` where that is there; however it is written.
-    let first = segments.next().unwrap_or_default();
-    if plain(first) == "v1" {
-        segments.next();
-    }
-    let name = segments.collect::<Vec<_>>().join("/");
-    let model = Some(percent_decoded(&name)).filter(|name| !name.is_empty());
-    if model.is_none() && caller.is_none() {
-        return Some(Ok(list));
-    }
-    let may_use = |entry: &serde_json::Value| {
-        let name = entry["id"].as_str().unwrap_or_default();
-        caller.is_none_or(|caller| auth::may_use(snapshot, caller, name))
-    };
-    let mut known: serde_json::Value = serde_json::from_slice(&list).unwrap_or_default();
-    if let Some(entries) = known["data"].as_array_mut() {
-        entries.retain(may_use);
-    }
-    let Some(model) = model else {
-        return Some(Ok(known.to_string().into()));
-    };
-    let found = known["data"]
-        .as_array()
-        .and_then(|models| models.iter().find(|entry| entry["id"] == *model));
-    Some(match found {
-        Some(entry) => Ok(entry.to_string().into()),
-        None => Err(Refusal::ModelNotFound(model.into_owned())),
-    })
-}
-
-const NO_MODELS: &[u8] = br#"{"object":"list","data":[]}"#;
 
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {

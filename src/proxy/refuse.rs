@@ -10,6 +10,7 @@ use super::journey::Journey;
 use super::plan::Surface;
 use super::replay::{BODY_LATE, ENDING, FIRST_BYTE_LATE, IDLE, TOTAL};
 use super::reply::mark;
+use crate::dialect::ir::Unfit;
 use crate::dialect::multipart::FormError;
 use crate::dialect::openai::request::{AskedError, OTHERS_MAX};
 use crate::egress::{ConnectError, RoadError};
@@ -36,6 +37,8 @@ pub enum Refusal {
     DuplicateField(&'static str),
     /// Something else is wrong with the request.
     InvalidRequest(String),
+    /// It can't be said in the dialect of the model's provider.
+    Unfit(Unfit),
     /// The path asks for a model, and the request names none.
     NoModel,
     /// No route serves this model.
@@ -100,6 +103,7 @@ impl Refusal {
             Self::InvalidJson(_)
             | Self::DuplicateField(_)
             | Self::InvalidRequest(_)
+            | Self::Unfit(_)
             | Self::NoModel => 400,
             Self::NoKey(_) => 401,
             Self::ModelNotAllowed(_) | Self::PathNotAllowed(_) => 403,
@@ -119,6 +123,8 @@ impl Refusal {
             Self::InvalidJson(_) => "invalid_json",
             Self::DuplicateField(_) => "duplicate_field",
             Self::InvalidRequest(_) | Self::NoModel => "invalid_request",
+            Self::Unfit(Unfit::Invalid { .. }) => "invalid_request",
+            Self::Unfit(_) => "unsupported_by_provider",
             Self::NoKey(fault) => fault.code(),
             Self::ModelNotAllowed(_) | Self::PathNotAllowed(_) => "model_not_allowed",
             Self::ModelNotFound(_) => "model_not_found",
@@ -160,8 +166,9 @@ impl Refusal {
     }
 
     /// The field that is wrong, for OpenAI's `param`.
-    fn param(&self) -> Option<&'static str> {
+    fn param(&self) -> Option<&str> {
         match self {
+            Self::Unfit(Unfit::Invalid { at, .. } | Unfit::Inexpressible { at, .. }) => Some(at),
             Self::DuplicateField(field) => Some(field),
             Self::ModelNotFound(_) | Self::ModelNotAllowed(_) | Self::NoModel => Some("model"),
             _ => None,
@@ -231,6 +238,9 @@ impl Refusal {
                 "type": "error",
                 "error": {"type": self.anthropic_type(), "message": message},
             }),
+            Surface::Metered(meter::Surface::Ollama | meter::Surface::OllamaEmbed) => {
+                json!({"error": message})
+            }
             _ => json!({"error": {
                 "message": message,
                 "type": self.openai_type(),
@@ -252,6 +262,7 @@ impl fmt::Display for Refusal {
                 "The request's body has the field `{field}` more than once; send it once."
             ),
             Self::InvalidRequest(what) => write!(f, "The request can't be served: {what}."),
+            Self::Unfit(unfit) => write!(f, "The request can't be served: {unfit}."),
             Self::NoModel => f.write_str("The request names no model; send the field `model`."),
             Self::ModelNotFound(model) => {
                 let shown: String = model.chars().take(128).collect();
@@ -322,6 +333,12 @@ impl From<Refusal> for Box<Error> {
             refusal.code(),
             refusal,
         )
+    }
+}
+
+impl From<Unfit> for Refusal {
+    fn from(unfit: Unfit) -> Self {
+        Self::Unfit(unfit)
     }
 }
 
@@ -598,7 +615,11 @@ pub const SHORT_STREAM: Broken = ("upstream_failed", "The upstream ended its str
 
 /// What ends a stream which broke, in the client's dialect; no `[DONE]` follows. `None` where nothing
 /// can be put in, so that the stream must end without.
-pub fn stream_error(journey: &Journey, broken: Broken) -> Option<Bytes> {
+pub fn stream_error(journey: &mut Journey, broken: Broken) -> Option<Bytes> {
+    let current = journey.attempt.as_mut();
+    if let Some(carriage) = current.and_then(|current| current.carriage.as_mut()) {
+        return carriage.broke(broken.0, broken.1);
+    }
     let reply = &journey.reply;
     if reply.encoded {
         return None;

@@ -1,10 +1,12 @@
 //! Fifth step: the answer as the client gets it, and what it tells of itself.
 
 use super::ask::{self, Suspect, Verdict};
+use super::carriage::Carriage;
 use super::connect::{self, broke_inside};
 use super::forward::{X_REQUEST_ID, rendered, upstream_model};
 use super::journey::Journey;
 use super::peek::Body;
+use super::plan::Surface;
 use super::refuse::{SHORT_STREAM, stream_error};
 use super::settle::{self, Booked};
 use super::standing;
@@ -86,6 +88,7 @@ impl Reply {
 const X_WEIR_MODEL: HeaderName = HeaderName::from_static("x-weir-model");
 const X_WEIR_PROVIDER: HeaderName = HeaderName::from_static("x-weir-provider");
 const X_WEIR_ATTEMPTS: HeaderName = HeaderName::from_static("x-weir-attempts");
+const X_WEIR_DROPPED: HeaderName = HeaderName::from_static("x-weir-dropped");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Headers that concern one connection only; Pingora makes the client's own.
@@ -113,7 +116,9 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
     }
     connect::answered(journey, response)?;
     forget_case(response);
-    let form = form(response, journey);
+    let upstreams = form(response, journey);
+    let coding = coding(response);
+    let form = translated(response, journey, upstreams, coding.is_some())?;
     let stream = form != Form::Body;
     journey.reply.status = response.status.as_u16();
     forget_edited_body(journey);
@@ -123,11 +128,15 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         return mark(response, journey);
     }
     drop_hop_by_hop(response);
-    let coding = coding(response);
     journey.reply.encoded = coding.is_some();
     let head_only = session.req_header().method == http::Method::HEAD;
     journey.reply.suspect = Suspect::of(journey, response.status, coding.is_some());
-    if let (Some(_), Some(plan)) = (&journey.reply.suspect, journey.plan.as_mut()) {
+    let current = journey.attempt.as_ref();
+    let carriage = current.and_then(|current| current.carriage.as_deref());
+    let waits = carriage.is_some_and(Carriage::holds_head) && !head_only;
+    if let Some(plan) = journey.plan.as_mut()
+        && (journey.reply.suspect.is_some() || waits)
+    {
         plan.body.hold_back();
     }
     if response.status.is_success() {
@@ -139,7 +148,8 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         response.remove_header(&header::CONTENT_LENGTH);
     }
     let bodiless = head_only || matches!(response.status.as_u16(), 204 | 304);
-    journey.reply.length = match (bodiless, stream) {
+    let translated = carriage.is_some();
+    journey.reply.length = match (bodiless, stream || translated) {
         (true, _) => Some(0),
         (false, true) => None,
         (false, false) => announced(response),
@@ -147,12 +157,14 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
     if response.status.is_success()
         && !head_only
         && let (Some(plan), Some(current)) = (&journey.plan, &journey.attempt)
-        && let Some(surface) = plan.surface.metered()
+        && let Some(surface) =
+            (current.carriage.as_ref()).map_or(plan.surface.metered(), |it| Some(it.surface))
     {
+        let strip = current.asks_usage && current.carriage.is_none();
         let model = upstream_model(journey)
             .or(plan.model.as_deref())
             .unwrap_or_default();
-        let meter = Meter::new(surface, model, form, current.strip_usage);
+        let meter = Meter::new(surface, model, upstreams, strip);
         journey.reply.meter = Some(match coding {
             Some(coding) => meter.decoding(coding),
             None => meter,
@@ -212,7 +224,12 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
             }
         }
     }
-    if end && let Some(last) = last_bytes(journey) {
+    if let Some(carriage) = carriage_of(journey)
+        && let Some(piece) = body.as_mut()
+    {
+        *piece = carriage.piece(piece)?;
+    }
+    if end && let Some(last) = last_bytes(journey)? {
         *body = Some(joined(body.take().unwrap_or_default(), last));
     }
     if !left {
@@ -300,30 +317,46 @@ pub fn trailers(journey: &mut Journey) -> Result<()> {
 }
 
 /// An HTTP/2 upstream may end its answer with trailers instead of a last piece.
-pub fn ended_by_trailers(journey: &mut Journey) -> Option<Bytes> {
+///
+/// # Errors
+/// As [`body`].
+pub fn ended_by_trailers(journey: &mut Journey) -> Result<Option<Bytes>> {
     if journey.reply.complete {
-        return None;
+        return Ok(None);
     }
-    // Where a refusal was held back, there is no stream that could have more to say.
-    let cleared = journey.reply.cleared.take();
-    let last = cleared.or(last_bytes(journey));
-    journey.reply.bytes_out += last.as_ref().map_or(0, |last| last.len() as u64);
+    let mut cleared = journey.reply.cleared.take().unwrap_or_default();
+    if let Some(carriage) = carriage_of(journey) {
+        cleared = carriage.piece(&cleared)?;
+    }
+    let last = joined(cleared, last_bytes(journey)?.unwrap_or_default());
+    journey.reply.bytes_out += last.len() as u64;
     settle::complete(journey);
-    last
+    Ok(Some(last).filter(|last| !last.is_empty()))
 }
 
 /// The upstream has ended its answer in good form: what was still held, and an error event if the
 /// stream by its own account isn't over. A cut answer never looks like a whole one.
-fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
+fn last_bytes(journey: &mut Journey) -> Result<Option<Bytes>> {
     let reply = &mut journey.reply;
-    reply.complete = true;
     let mut outcome = Outcome::Answered;
     let mut last = Bytes::new();
     let mut ending = Ending::Finished;
+    let mut failed = false;
     if let Some(meter) = reply.meter.as_mut().filter(|_| reply.stream) {
         last = meter.end();
         ending = meter.saw_finish();
     }
+    if let Some(carriage) = carriage_of(journey) {
+        // The client has none of what the meter held.
+        let held = carriage.piece(&last)?;
+        last = joined(held, carriage.end()?);
+        failed = carriage.has_failed();
+        if let Some(plan) = journey.plan.as_mut() {
+            plan.body.let_go();
+        }
+    }
+    let reply = &mut journey.reply;
+    reply.complete = true;
     if reply.meter.as_ref().is_some_and(Meter::is_blind) {
         let metered = match settle::has_prompt(journey.plan.as_ref()) {
             true => "what it didn't report is estimated",
@@ -333,6 +366,9 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
             request_id = journey.arrival.request_id,
             "an answer's compression can't be followed: {metered}"
         );
+    }
+    if failed && ending != Ending::Open {
+        ending = Ending::Error;
     }
     if matches!(ending, Ending::Open | Ending::Error) {
         reply.end = Some(End::UpstreamBroke);
@@ -350,7 +386,27 @@ fn last_bytes(journey: &mut Journey) -> Option<Bytes> {
     if let Some(current) = journey.attempt.as_mut() {
         current.attempt.ended(outcome);
     }
-    Some(last).filter(|last| !last.is_empty())
+    Ok(Some(last).filter(|last| !last.is_empty()))
+}
+
+/// What carries the answer over to the client's dialect, where that is another one.
+fn carriage_of(journey: &mut Journey) -> Option<&mut Carriage> {
+    journey.attempt.as_mut()?.carriage.as_deref_mut()
+}
+
+/// Makes the head that of an answer in the client's dialect, and gives the form that it has there.
+fn translated(
+    response: &mut ResponseHeader,
+    journey: &mut Journey,
+    form: Form,
+    coded: bool,
+) -> Result<Form> {
+    match carriage_of(journey) {
+        Some(carriage) if response.status != http::StatusCode::SWITCHING_PROTOCOLS => {
+            carriage.begin(response, form, coded)
+        }
+        _ => Ok(form),
+    }
 }
 
 /// No other try comes: the body that this upstream got is not needed any more.
@@ -410,6 +466,12 @@ pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
         let mut number = itoa::Buffer::new();
         response.insert_header(X_WEIR_ATTEMPTS, number.format(tries))?;
     }
+    if let Some(current) = &journey.attempt
+        && let Some(carriage) = current.carriage.as_deref()
+        && let Some(dropped) = dropped(&carriage.dropped)
+    {
+        response.insert_header(X_WEIR_DROPPED, dropped)?;
+    }
     if let Some(grant) = &journey.grant {
         standing::mark(response, grant, journey.surface())?;
     }
@@ -425,6 +487,31 @@ pub fn mark(response: &mut ResponseHeader, journey: &Journey) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What of a request was left out, as a list for a header; what doesn't fit is told by `…` alone.
+fn dropped(fields: &[String]) -> Option<HeaderValue> {
+    /// A longer header is refused by some clients.
+    const BYTES_MAX: usize = 2048;
+    let mut list = String::new();
+    for field in fields {
+        if list.len() + field.len() > BYTES_MAX {
+            list.push_str(", ...");
+            break;
+        }
+        if !list.is_empty() {
+            list.push_str(", ");
+        }
+        // What a client wrote may be anything.
+        list.extend(
+            field
+                .chars()
+                .map(|c| if c.is_ascii_graphic() { c } else { '?' }),
+        );
+    }
+    HeaderValue::from_str(&list)
+        .ok()
+        .filter(|list| !list.is_empty())
 }
 
 /// What browsers are to make of answers that came by TLS. Whether this host is to be reached by TLS
@@ -462,5 +549,9 @@ fn coding(response: &ResponseHeader) -> Option<Option<Coding>> {
 fn form(response: &ResponseHeader, journey: &Journey) -> Form {
     let content_type = response.headers.get(header::CONTENT_TYPE);
     let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
-    journey.surface().form(content_type, &journey.arrival.path)
+    let current = journey.attempt.as_ref();
+    match current.and_then(|current| current.carriage.as_deref()) {
+        Some(carriage) => Surface::Metered(carriage.surface).form(content_type, &carriage.path),
+        None => journey.surface().form(content_type, &journey.arrival.path),
+    }
 }

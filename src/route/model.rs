@@ -40,6 +40,8 @@ pub struct Route {
     pub retry_on: Option<Vec<Fault>>,
     /// Names of models whose routes are tried when no target could answer, in order.
     pub fallback: Vec<Arc<str>>,
+    /// What can't be said in a provider's dialect is dropped, instead of refused.
+    pub lenient: bool,
 }
 
 impl Models {
@@ -79,6 +81,7 @@ impl Models {
             balance: route.balance.clone(),
             retries: route.retries,
             retry_on: route.retry_on.clone(),
+            lenient: route.lenient,
             fallback: route
                 .fallback
                 .iter()

@@ -35,6 +35,8 @@ pub struct ModelRoute {
     pub retry_on: Option<Vec<Fault>>,
     /// Names of models whose routes are tried when no target could answer, in order.
     pub fallback: Vec<String>,
+    /// What can't be said in a provider's dialect is dropped, instead of refused.
+    pub lenient: bool,
 }
 
 /// One way to serve a route.

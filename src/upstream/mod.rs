@@ -12,6 +12,7 @@ pub mod group;
 pub mod health;
 pub mod hedge;
 pub mod pace;
+pub mod renewed;
 pub mod retry;
 pub mod settings;
 #[cfg(test)]
@@ -23,15 +24,17 @@ pub use bulkhead::{Turn, Unavailable};
 pub use endpoint::Endpoint;
 pub use group::{Choice, Group, Share};
 pub use hedge::Hedge;
+pub use renewed::Renewed;
 pub use settings::{AllOpen, IncludeUsage, Settings};
 
+use crate::dialect::provider::{self as dialect, KeyHeader};
 use crate::observe::Breakers;
 use crate::types::{BaseUrl, HeaderEdits};
 use ahash::AHashMap;
 use bulkhead::Bulkhead;
 use condition::{Account, Terms};
 use endpoint::Load;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,8 +51,14 @@ pub struct Upstreams {
 pub struct Provider {
     /// Its name: the label in metrics, the value of `x-weir-provider`.
     pub name: Arc<str>,
-    /// `Authorization` to send; `None` passes the client's own on.
-    pub authorization: Option<HeaderValue>,
+    /// The credential to send, and in which header; `None` passes the client's own on.
+    pub credential: Option<(HeaderName, HeaderValue)>,
+    /// What it speaks; `None` takes requests as they come.
+    pub dialect: Option<dialect::Provider>,
+    /// Its credential, where that is renewed from time to time.
+    pub renewed: Option<Arc<Renewed>>,
+    /// By which its requests are signed.
+    pub aws: Option<settings::AwsKeys>,
     /// Edits of requests to this provider.
     pub headers: HeaderEdits,
     /// Whether it is asked for usage in the client's stead.
@@ -80,6 +89,13 @@ impl Provider {
     }
 }
 
+impl Provider {
+    /// It is used by the operator's credential, not by the client's.
+    pub fn has_own_account(&self) -> bool {
+        self.credential.is_some() || self.renewed.is_some() || self.aws.is_some()
+    }
+}
+
 impl Upstreams {
     /// Builds the endpoints of `settings`. An endpoint that `old` had too (same provider name, same
     /// base URL) keeps its state, and so does a provider of the same name. Nothing of `old` changes before
@@ -95,13 +111,21 @@ impl Upstreams {
         };
         for (number, provider) in settings.providers.iter().enumerate() {
             let name: Arc<str> = provider.name.as_str().into();
-            let authorization = provider
+            let key_header = provider.dialect.as_ref();
+            let key_header = key_header.map_or(KeyHeader::Bearer, |it| it.dialect.key_header());
+            let credential = provider
                 .api_key
                 .as_ref()
-                .and_then(|key| bearer(key.expose()));
+                .and_then(|key| credential(key_header, key.expose()));
             // What was said of another credential isn't said of this one.
             let before = old.and_then(|old| old.providers.iter().find(|it| it.name == name));
-            let before = before.filter(|it| it.authorization == authorization);
+            let before = before.filter(|it| it.credential == credential);
+            let renewed = provider.service_account.as_ref().map(|account| {
+                let known = old.into_iter().flat_map(|old| &old.providers);
+                let mut known = known.filter_map(|it| it.renewed.as_ref());
+                let known = known.find(|it| it.account == *account).map(Arc::clone);
+                known.unwrap_or_else(|| Arc::new(Renewed::new(account.clone())))
+            });
             let account =
                 before.map_or_else(|| Arc::new(Account::new(now)), |it| Arc::clone(&it.account));
             let rules = provider.breaker.map(breaker::Rules::of_endpoint);
@@ -136,7 +160,10 @@ impl Upstreams {
             }
             upstreams.providers.push(Provider {
                 name,
-                authorization,
+                credential,
+                dialect: provider.dialect.clone(),
+                renewed,
+                aws: provider.aws.clone(),
                 headers: provider.headers.clone(),
                 include_usage: provider.include_usage,
                 drain: provider.drain,
@@ -279,12 +306,18 @@ fn host_header(base: &BaseUrl) -> HeaderValue {
     HeaderValue::from_str(&base.authority()).expect("a host that http::Uri read is a header value")
 }
 
-/// `Bearer KEY`; `None` for a key that no header can carry, which the check of the configuration
+/// A key in its header; `None` for one that no header can carry, which the check of the configuration
 /// has refused.
-fn bearer(key: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
+pub fn credential(header: KeyHeader, key: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = match header {
+        KeyHeader::Bearer => (http::header::AUTHORIZATION, format!("Bearer {key}")),
+        KeyHeader::XApiKey => (HeaderName::from_static("x-api-key"), key.to_owned()),
+        KeyHeader::ApiKey => (HeaderName::from_static("api-key"), key.to_owned()),
+        KeyHeader::XGoogApiKey => (HeaderName::from_static("x-goog-api-key"), key.to_owned()),
+    };
+    let mut value = HeaderValue::from_str(&value).ok()?;
     value.set_sensitive(true);
-    Some(value)
+    Some((name, value))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The providers as the operator named them. Filled by `config::check`.
 
+use crate::dialect::provider as dialect;
 use crate::types::{BaseUrl, HeaderEdits, Secret};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,8 +67,14 @@ pub struct Provider {
     pub name: String,
     /// Equal endpoints, used in turns. Never empty.
     pub urls: Vec<BaseUrl>,
-    /// Sent as `Authorization: Bearer`; without it the client's own credential is passed on.
+    /// Sent in the header that its dialect has for it; without it the client's own credential is passed on.
     pub api_key: Option<Secret<String>>,
+    /// What it speaks; `None` takes requests as they come.
+    pub dialect: Option<dialect::Provider>,
+    /// By which its requests are signed (Bedrock).
+    pub aws: Option<AwsKeys>,
+    /// Key file of the service account by which it is used (Vertex).
+    pub service_account: Option<Secret<String>>,
     /// Edits of the request's headers for this provider, after the general ones.
     pub headers: HeaderEdits,
     /// `egress:` of the provider.
@@ -91,12 +98,26 @@ pub struct Provider {
     pub places: Places,
 }
 
+/// Keys of Amazon's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AwsKeys {
+    /// Its id.
+    pub access_key_id: String,
+    /// Its secret.
+    pub secret_access_key: Secret<String>,
+    /// Of temporary keys.
+    pub session_token: Option<Secret<String>>,
+}
+
 impl Default for Provider {
     fn default() -> Self {
         Self {
             name: String::new(),
             urls: Vec::new(),
             api_key: None,
+            dialect: None,
+            aws: None,
+            service_account: None,
             headers: HeaderEdits::default(),
             egress: Egress::default(),
             tls: Tls::default(),

@@ -15,7 +15,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("observe", &[]),
     ("route", &[]),
     ("tokens", &["dialect"]),
-    ("upstream", &[]),
+    // What a provider speaks is a plain value of the crate's.
+    ("upstream", &["dialect"]),
 ];
 
 /// Rooms that are crates of their own, which know nobody here.
@@ -61,7 +62,7 @@ const HALLS: &[(&str, &[&str])] = &[
     // It parses no HTTP, no TLS and no routes, so that nothing in them can bring it down.
     ("supervise", &[]),
     // The settings of the road hold those of the resolver as they are.
-    ("config", &["*::settings", "weir_dns"]),
+    ("config", &["*::settings", "weir_dns", "dialect::provider"]),
     ("snapshot", &["rooms", "proxy::settings"]),
     ("admin", &["snapshot", "config", "observe"]),
     ("proxy", &["snapshot", "rooms"]),

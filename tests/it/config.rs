@@ -1505,7 +1505,7 @@ fn providers_are_checked() {
         ),
         (
             "name: a, base_url: http://a, dialect: opnai",
-            "providers[0].dialect: found \"opnai\"; allowed: openai, anthropic, azure, gemini, ollama, grpc (did you mean `openai`?)",
+            "providers[0].dialect: found \"opnai\"; allowed: openai, azure, anthropic, gemini, vertex, ollama, dashscope, cohere, bedrock, grpc (did you mean `openai`?)",
         ),
         (
             "name: a, base_url: http://a, include_usage: nevr",
@@ -2131,7 +2131,6 @@ model_routes:
         "6: tracing.otlp_endpoint: not built yet: tracing.otlp_endpoint",
         "7: logging.bodies: not built yet: logging.bodies",
         "8: proxy_url: found \"socks4://***\"; allowed: http://[user:password@]host:port, or https, socks5, socks5h (%25 %3A %40 %2F for %, :, @ and / in user or password)",
-        "12: providers[0].dialect: not built yet: providers[].dialect (anthropic)",
     ];
     let expected: Vec<String> = expected
         .iter()

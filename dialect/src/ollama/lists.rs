@@ -1,7 +1,7 @@
 //! What Ollama's clients ask of a server beside answers: which models it has, and its version.
 //!
-//! Source: Ollama's API reference (`docs/api.md`), "List Local Models", "Show Model Information",
-//! "List Running Models", "Version". What only a server with files of its own knows is empty.
+//! Source: Ollama's API reference (`docs/api.md`), "List Local Models", "List Running Models",
+//! "Version". What only a server with files of its own knows is empty.
 
 use serde_json::{Value, json};
 
@@ -35,21 +35,6 @@ pub fn running() -> Vec<u8> {
 /// The answer to `/api/version`.
 pub fn version() -> Vec<u8> {
     json!({"version": VERSION}).to_string().into_bytes()
-}
-
-/// The answer to `/api/show` for a model that exists.
-pub fn show() -> Vec<u8> {
-    json!({
-        "modelfile": "",
-        "parameters": "",
-        "template": "",
-        "details": details(),
-        "model_info": {},
-        "capabilities": ["completion", "tools"],
-        "modified_at": ALWAYS,
-    })
-    .to_string()
-    .into_bytes()
 }
 
 fn details() -> Value {

@@ -2,7 +2,7 @@
 //! thing off is as good as none.
 
 use super::Check;
-use crate::config::file::{Dialect, File, Provider};
+use crate::config::file::File;
 use crate::config::path::Path;
 
 /// Notes every key that is used and isn't built.
@@ -26,24 +26,5 @@ pub(super) fn report(file: &File, check: &mut Check<'_>) {
             let path = keys.iter().fold(Path::root(), |path, key| path.key(key));
             check.findings.not_built(&path, keys.join("."));
         }
-    }
-    let providers = check.key("providers");
-    for (index, it) in file.providers.iter().flat_map(|list| list.items()) {
-        provider(it, &providers.index(index), check);
-    }
-}
-
-fn provider(provider: &Provider, path: &Path, check: &mut Check<'_>) {
-    let dialect = match provider.dialect {
-        None | Some(Dialect::Openai) => None,
-        Some(Dialect::Anthropic) => Some("anthropic"),
-        Some(Dialect::Azure) => Some("azure"),
-        Some(Dialect::Gemini) => Some("gemini"),
-        Some(Dialect::Ollama) => Some("ollama"),
-        Some(Dialect::Grpc) => Some("grpc"),
-    };
-    if let Some(dialect) = dialect {
-        let key = format!("providers[].dialect ({dialect})");
-        check.findings.not_built(&path.key("dialect"), key);
     }
 }

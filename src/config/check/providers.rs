@@ -1,6 +1,6 @@
 //! `providers`, and the providers that bare URLs stand for.
 
-use super::{Check, bounds, edits, road, watching};
+use super::{Check, bounds, dialect, edits, road, watching};
 use crate::config::file::{
     self, File, OnDisconnect, OneOrMore, Provider, ProviderTimeouts, ProviderTls,
 };
@@ -67,6 +67,13 @@ impl Pool {
             name: name.unwrap_or_default(),
             urls: base_urls(provider, path, check),
             api_key: check.bearer(provider.api_key.as_ref(), &path.key("api_key")),
+            dialect: dialect::dialect(provider, path, check),
+            aws: dialect::aws(provider.aws.as_ref(), &path.key("aws"), check),
+            service_account: dialect::service_account(
+                provider.service_account.as_ref(),
+                &path.key("service_account"),
+                check,
+            ),
             headers: edits::edits(provider.headers.as_ref(), &path.key("headers"), check),
             egress: egress(
                 provider.egress.as_ref(),

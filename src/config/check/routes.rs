@@ -126,6 +126,7 @@ fn plain_route(pattern: &str, target: settings::Target) -> ModelRoute {
         retries: RETRIES_DEFAULT as u32,
         retry_on: None,
         fallback: Vec::new(),
+        lenient: false,
     }
 }
 
@@ -190,6 +191,7 @@ fn route_form(
         retries: u32::try_from(retries).unwrap_or(u32::MAX),
         retry_on: form.retry_on.as_ref().map(retry_on),
         fallback: texts(form.fallback.as_ref()),
+        lenient: form.lenient.is_some_and(|lenient| lenient.0),
     })
 }
 

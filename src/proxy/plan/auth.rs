@@ -66,6 +66,11 @@ pub(super) fn identify(session: &Session, journey: &mut Journey) -> Result<(), R
     }
 }
 
+/// The one secret that a request shows in its headers, if it does.
+pub fn shown_secret(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
+    secret(headers, None).ok().flatten()
+}
+
 /// The secret that a request shows. Copies of one are one; several different ones are a fault, for
 /// nobody can say which is meant.
 fn secret<'r>(

@@ -54,7 +54,7 @@ pub fn key(
         .map(|provider| snapshot.upstreams.provider(provider))
         .collect();
     providers.dedup_by_key(|provider| std::ptr::from_ref(*provider));
-    let stay = !snapshot.keys.is_open() || providers.iter().all(|it| it.authorization.is_some());
+    let stay = !snapshot.keys.is_open() || providers.iter().all(|it| it.has_own_account());
     for (name, value) in &head.headers {
         let apart = APART.contains(name)
             || name.as_str().starts_with("x-stainless-")
