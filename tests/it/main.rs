@@ -53,6 +53,7 @@ mod reload;
 mod resolving;
 mod routing;
 mod sdk;
+mod sdks;
 mod settling;
 mod shared_state;
 mod streaming;
