@@ -22,6 +22,8 @@ class Seen:
 
     text: str = ""
     thoughts: str = ""
+    # Where its API has another word for it than text.
+    refusal: str = ""
     # Names and arguments, in order.
     calls: list = field(default_factory=list)
     # Tokens of the prompt and of the answer; None where the SDK has none.
@@ -69,6 +71,7 @@ class Chat(Client):
         calls = [(it.function.name, arguments(it.function.arguments)) for it in message.tool_calls or []]
         return Seen(
             text=message.content or "",
+            refusal=message.refusal or "",
             thoughts=getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None) or "",
             calls=calls,
             usage=self.usage(answer.usage),
@@ -83,8 +86,9 @@ class Chat(Client):
     def fold(self, stream):
         seen, calls = Seen(), {}
         for event in stream:
-            if event.usage:
-                seen.usage = self.usage(event.usage)
+            used = event.usage or self.groq(event)
+            if used:
+                seen.usage = self.usage(used)
             for choice in event.choices:
                 if choice.index != 0:
                     continue
@@ -93,6 +97,7 @@ class Chat(Client):
                 if delta is None:
                     continue
                 seen.text += delta.content or ""
+                seen.refusal += delta.refusal or ""
                 thoughts = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
                 seen.thoughts += thoughts or ""
                 for call in delta.tool_calls or []:
@@ -103,8 +108,19 @@ class Chat(Client):
         return seen
 
     @staticmethod
+    def groq(event):
+        used = (getattr(event, "x_groq", None) or {}).get("usage")
+        return used and openai.types.CompletionUsage.model_validate(used)
+
+    @staticmethod
     def usage(usage):
-        return usage and (usage.prompt_tokens, usage.completion_tokens)
+        """Some count the tokens of thoughts beside those of the answer, which only the total tells."""
+        if not usage:
+            return None
+        details = usage.completion_tokens_details
+        beside = (details and details.reasoning_tokens) or 0
+        counted = usage.prompt_tokens + usage.completion_tokens
+        return usage.prompt_tokens, usage.completion_tokens + (beside if usage.total_tokens == counted + beside else 0)
 
     def says(self, event):
         return any(choice.delta.content for choice in event.choices)
@@ -141,6 +157,8 @@ class Responses(Chat):
         seen = Seen(text=answer.output_text, turn=answer.output, stop=answer.status)
         seen.usage = answer.usage and (answer.usage.input_tokens, answer.usage.output_tokens)
         for item in answer.output:
+            if item.type == "message":
+                seen.refusal += "".join(it.refusal for it in item.content if it.type == "refusal")
             if item.type == "function_call":
                 seen.calls.append((item.name, arguments(item.arguments)))
             if item.type == "reasoning":
@@ -265,21 +283,36 @@ class Gemini(Client):
     def fold(self, stream):
         seen = Seen()
         for chunk in stream:
-            for candidate in (chunk.candidates or [])[:1]:
+            for candidate in chunk.candidates or []:
+                if candidate.index:
+                    continue
                 seen.stop = candidate.finish_reason or seen.stop
                 seen.turn = candidate.content or seen.turn
                 for part in (candidate.content and candidate.content.parts) or []:
-                    if part.function_call:
-                        seen.calls.append((part.function_call.name, dict(part.function_call.args or {})))
-                    elif part.thought:
-                        seen.thoughts += part.text or ""
-                    else:
-                        seen.text += part.text or ""
+                    self.part(seen, part)
             used = chunk.usage_metadata
             if used and used.prompt_token_count is not None:
                 prompt = used.prompt_token_count + (used.tool_use_prompt_token_count or 0)
                 seen.usage = (prompt, (used.candidates_token_count or 0) + (used.thoughts_token_count or 0))
         return seen
+
+    @staticmethod
+    def part(seen, part):
+        call, code = part.function_call, part.executable_code
+        if call:
+            # Its arguments may come in pieces, the first of which has the name.
+            if call.name:
+                seen.calls.append((call.name, dict(call.args or {})))
+            for piece in call.partial_args or []:
+                known = seen.calls[-1][1]
+                name = piece.json_path.removeprefix("$.")
+                known[name] = known.get(name, "") + (piece.string_value or "")
+        elif code:
+            seen.text += f"```{code.language.value.lower()}\n{code.code}\n```\n"
+        elif part.thought:
+            seen.thoughts += part.text or ""
+        else:
+            seen.text += part.text or ""
 
     def says(self, chunk):
         return bool(chunk.text)

@@ -15,6 +15,10 @@ from clients import CLIENTS, SECONDS, Chat, Client, Gemini, Messages, Ollama, Se
 
 TOLD = json.load(open(sys.argv[1]))
 WEIR, PROVIDERS, GOLDEN = TOLD["weir"], TOLD["providers"], TOLD["golden"]
+# Streams of several answers, which LangChain makes one.
+MIXED = {"openai/openai-chat-stream-13"}
+# A stream for someone who didn't ask for increments, as weir always does.
+UNASKED = {"dashscope/dashscope-generation-stream-05"}
 HELLO = [{"role": "user", "content": "Say hello."}]
 
 
@@ -77,6 +81,7 @@ class Cohere:
             for block in answer.message.content or []:
                 seen.text += getattr(block, "text", "") or ""
                 seen.thoughts += getattr(block, "thinking", "") or ""
+            seen.thoughts += answer.message.tool_plan or ""
             calls = answer.message.tool_calls or []
             seen.calls = [(it.function.name, arguments(it.function.arguments)) for it in calls]
             seen.usage = self.usage(answer.usage)
@@ -86,6 +91,8 @@ class Cohere:
                 content = event.delta.message.content
                 seen.text += content.text or ""
                 seen.thoughts += getattr(content, "thinking", None) or ""
+            if event.type == "tool-plan-delta":
+                seen.thoughts += event.delta.message.tool_plan or ""
             if event.type == "tool-call-start":
                 call = event.delta.message.tool_calls.function
                 calls[event.index] = [call.name, call.arguments or ""]
@@ -121,23 +128,27 @@ class DashScope:
 
     def read(self, events):
         """Events say what is new, or all so far."""
-        seen = Seen()
+        seen, calls = Seen(), {}
         for event in events:
             output, used = event.get("output", {}), event.get("usage") or {}
             message = (output.get("choices") or [{}])[0].get("message", {})
             text = message.get("content") or output.get("text") or ""
             if isinstance(text, list):
                 text = "".join(it.get("text", "") for it in text)
-            seen.text = text if seen.text and text.startswith(seen.text) else seen.text + text
-            thoughts = message.get("reasoning_content") or ""
-            repeated = seen.thoughts and thoughts.startswith(seen.thoughts)
-            seen.thoughts = thoughts if repeated else seen.thoughts + thoughts
+            seen.text = self.more(seen.text, text)
+            seen.thoughts = self.more(seen.thoughts, message.get("reasoning_content") or "")
             for call in message.get("tool_calls") or []:
-                # The recordings have one call, whose pieces are whole.
-                seen.calls.append((call["function"]["name"], arguments(call["function"]["arguments"])))
+                known = calls.setdefault(call.get("index", len(calls)), ["", ""])
+                known[0] = known[0] or call["function"].get("name") or ""
+                known[1] = self.more(known[1], call["function"].get("arguments") or "")
             if used:
                 seen.usage = (used["input_tokens"], used["output_tokens"])
+        seen.calls = [(name, arguments(text)) for name, text in calls.values()]
         return seen
+
+    @staticmethod
+    def more(before, now):
+        return now if before and now.startswith(before) else before + now
 
 
 def original(sdk):
@@ -149,14 +160,22 @@ def original(sdk):
 
 
 def differences(case, told, got, client):
-    if got.text.rstrip() != told.text.rstrip():
-        yield f"text {got.text!r} instead of {told.text!r}"
+    # Who has no word for it is refused in text.
+    has_refusals = client.name in ("chat", "responses")
+    text = told.text if has_refusals else told.text + told.refusal
+    if client.name != "langchain" or case["id"] not in MIXED:
+        if got.text.rstrip() != text.rstrip():
+            yield f"text {got.text!r} instead of {text!r}"
+        if has_refusals and got.refusal != told.refusal:
+            yield f"refusal {got.refusal!r} instead of {told.refusal!r}"
     if got.calls != told.calls:
         yield f"calls {got.calls!r} instead of {told.calls!r}"
-    if client.name not in ("langchain",) and got.thoughts.strip() != told.thoughts.strip():
+    if client.name != "langchain" and got.thoughts.strip() != told.thoughts.strip():
         yield f"thoughts {got.thoughts!r} instead of {told.thoughts!r}"
+    # LangChain adds up what servers that speak OpenAI's dialect say again and again.
+    as_it_came = client.name == "langchain" and case["dialect"] == "openai"
     # Some APIs must say something where nothing was reported.
-    if (got.usage or (0, 0)) != (told.usage or (0, 0)):
+    if not as_it_came and (got.usage or (0, 0)) != (told.usage or (0, 0)):
         yield f"usage {got.usage} instead of {told.usage}"
 
 
@@ -177,7 +196,10 @@ def check(case, originals, clients):
         refused = failure(lambda: own.ask(model, body, streamed))
         assert refused is not None, f"{case['id']}: the provider's SDK takes it for an answer"
     else:
-        told = own.ask(model, body, streamed)
+        try:
+            told = own.ask(model, body, streamed)
+        except Exception as error:
+            return [f"{case['id']} read by its own: {error!r}"], 0
     for client in clients:
         count += 1
         name = f"{case['id']} read by {client.name}"
@@ -204,10 +226,11 @@ def check(case, originals, clients):
 def main():
     clients = [make(WEIR, GOLDEN) for make in CLIENTS]
     originals = {sdk: original(sdk) for sdk in {case["sdk"] for case in TOLD["cases"]}}
+    cases = [case for case in TOLD["cases"] if case["id"] not in UNASKED]
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda case: check(case, originals, clients), TOLD["cases"]))
+        results = list(pool.map(lambda case: check(case, originals, clients), cases))
     wrong = [line for lines, _ in results for line in lines]
-    print(f"{len(TOLD['cases'])} recordings, {sum(count for _, count in results)} readings, {len(wrong)} wrong")
+    print(f"{len(cases)} recordings, {sum(count for _, count in results)} readings, {len(wrong)} wrong")
     if wrong:
         sys.exit("\n".join(wrong))
     print("all is well")

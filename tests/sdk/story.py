@@ -99,8 +99,7 @@ def busy(client, dialect, _):
 
 
 def cancel(client, dialect, _):
-    stream = iter(client.stream(f"{dialect}-endless-{client.name}", client.body("text")))
-    # Keeps what is to be closed where an iterator isn't.
+    stream = client.stream(f"{dialect}-endless-{client.name}", client.body("text"))
     assert any(client.says(event) for event in stream)
     client.leave(stream)
     with urllib.request.urlopen(f"{PROVIDERS[dialect]}/left/{client.name}", timeout=SECONDS) as answer:
