@@ -25,6 +25,10 @@ const FILES: &str = "files-api-2025-04-14";
 /// The least budget of thoughts.
 const BUDGET_TOKENS_MIN: u64 = 1024;
 
+/// What is left for an answer beside thoughts where the client limits neither; any model that thinks
+/// has several times that.
+const ANSWER_TOKENS_MIN: u64 = 4096;
+
 /// Writes a request.
 ///
 /// # Errors
@@ -610,7 +614,10 @@ impl Thinking {
             None => json!({"type": "adaptive"}),
             Some(mut budget) => {
                 match *most {
-                    None => *most = Some(model.max_tokens().max(budget.saturating_mul(2))),
+                    None if model.is_foreign() => {
+                        *most = Some(model.max_tokens().max(budget.saturating_mul(2)));
+                    }
+                    None => budget = budget.min(model.max_tokens() - ANSWER_TOKENS_MIN),
                     // Thoughts are to leave room for the answer.
                     Some(most) if budget >= most => {
                         budget = most / 2;
