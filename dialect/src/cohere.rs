@@ -9,6 +9,7 @@
 //!
 //! What the model saw and said (`tokens`) goes before what is billed of it (`billed_units`).
 
+pub mod answer_in;
 pub mod embed_out;
 pub mod request_out;
 

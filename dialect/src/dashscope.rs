@@ -8,6 +8,7 @@
 //!
 //! Each event has the usage so far, and unless the client asks for increments the whole text so far.
 
+pub mod answer_in;
 pub mod embed_out;
 pub mod request_out;
 

@@ -177,6 +177,13 @@ impl Fields {
             .transpose()
     }
 
+    /// Puts back what of a member nobody took.
+    pub fn leave(&mut self, name: &str, rest: Fields) {
+        if !rest.map.is_empty() {
+            self.map.insert(name.to_owned(), Value::Object(rest.map));
+        }
+    }
+
     /// Drops a member that says what is so anyway.
     pub fn neutral(&mut self, name: &str, is: impl FnOnce(&Value) -> bool) {
         if self.map.get(name).is_some_and(is) {

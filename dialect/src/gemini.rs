@@ -10,9 +10,21 @@
 //! A stream is made of events (`alt=sse`), or is one array of such objects. Thoughts are reported
 //! beside the candidates, and the prompts of server tools beside the prompt.
 
+pub mod answer_in;
+pub mod answer_out;
+mod contents;
+mod contents_out;
+mod embed_in;
 pub mod embed_out;
+mod error;
+mod partial;
 pub mod request_in;
 pub mod request_out;
+mod schema;
+mod seal;
+mod spelling;
+mod thinking;
+pub mod vertex_token;
 
 use crate::answer::Field;
 use crate::answer::table::{Node, Place, Role, Table};

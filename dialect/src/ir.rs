@@ -654,7 +654,14 @@ impl std::fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
-/// An id for a call of a dialect that has none; equal for the same answer and place.
+/// An id for a call of a dialect that has none; equal for the same answer and place. OpenAI takes 40
+/// characters at most.
 pub fn call_id(answer: &str, choice: u32, call: u32) -> String {
-    format!("call_{answer}_{choice}_{call}")
+    // FNV-1a: it must only differ from answer to answer.
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = answer.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
+    match choice {
+        0 => format!("call_{hash:016x}_{call}"),
+        choice => format!("call_{hash:016x}_{choice}_{call}"),
+    }
 }

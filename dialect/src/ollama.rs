@@ -7,9 +7,15 @@
 //!      └ error
 //! ```
 
+pub mod answer_in;
+pub mod answer_out;
 pub mod embed_out;
+mod lists;
 pub mod request_in;
 pub mod request_out;
+mod time;
+
+pub use lists::{running, tags, version};
 
 use crate::answer::Field;
 use crate::answer::table::{Node, Place, Role, Table};

@@ -14,3 +14,10 @@ pub fn string(out: &mut Vec<u8>, text: &str) {
     // Writing to memory doesn't fail, and a string is always JSON.
     let _ = serde_json::to_writer(out, text);
 }
+
+/// Writes a whole number.
+pub fn number(out: &mut Vec<u8>, number: impl std::fmt::Display) {
+    use std::io::Write as _;
+    // Writing to memory doesn't fail.
+    let _ = write!(out, "{number}");
+}

@@ -114,6 +114,11 @@ pub trait Reads: Debug + Send + Sync {
         let _ = to;
     }
 
+    /// Bytes of the answer that it holds back.
+    fn bytes(&self) -> usize {
+        0
+    }
+
     /// What an answer with an error status says.
     fn failure(&self, status: u16, body: &[u8]) -> Failure;
 
@@ -137,6 +142,11 @@ pub trait Writes: Debug + Send + Sync {
 
     /// An error as a whole answer: its status and body.
     fn failure(&self, failure: &Failure) -> (u16, Vec<u8>);
+
+    /// Bytes of the answer that it holds: what it can't write yet, or must say again at the end.
+    fn bytes(&self) -> usize {
+        0
+    }
 
     /// The answer to a request for embeddings.
     fn embedded(&mut self, embedded: Embedded) -> Vec<u8> {
@@ -295,7 +305,7 @@ impl Translator {
 
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
-        self.held.capacity() + self.collected
+        self.held.capacity() + self.collected + self.reader.bytes() + self.writer.bytes()
     }
 
     /// An answer with an error status, as the client gets it: its status and body.
@@ -419,7 +429,7 @@ impl Translator {
             out.truncate(before);
             return self.fail(failure, out);
         }
-        if self.collected > HELD_BYTES_MAX {
+        if self.collected + self.reader.bytes() + self.writer.bytes() > HELD_BYTES_MAX {
             return self.fail(unreadable("its answer is too long to be translated"), out);
         }
         match &self.failed {

@@ -140,8 +140,19 @@ impl Explain {
             if let Some(model) = choice.model.as_deref().or(alias) {
                 println!("            model there: {model}");
             }
+            if let Some(dialect) = &provider.dialect {
+                let said = match Surface::of(&self.path) {
+                    Surface::Metered(surface) if !dialect.speaks(surface, &self.path) => {
+                        "; requests to this path are translated, and their path too"
+                    }
+                    _ => "",
+                };
+                println!("            dialect: {}{said}", dialect.dialect.as_str());
+            }
             let key = match provider.credential {
                 Some(_) => "its own api_key",
+                None if provider.aws.is_some() => "signed with its own AWS keys",
+                None if provider.renewed.is_some() => "a token of its own service account",
                 None if snapshot.keys.is_open() => "the client's own",
                 None => "none: keys of weir go no further",
             };

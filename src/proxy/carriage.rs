@@ -349,6 +349,10 @@ impl Carriage {
                 let held = self.held();
                 self.holds(held)?;
             }
+            // The client knows: the rest isn't waited for.
+            State::Over if self.answer.has_failed() && !piece.is_empty() => {
+                return Err(broken("its answer failed"));
+            }
             State::Awaited | State::Over => {}
         }
         Ok(out.into())

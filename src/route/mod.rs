@@ -107,6 +107,7 @@ mod tests {
             retries: 2,
             retry_on: None,
             fallback: Vec::new(),
+            lenient: false,
         };
         Table::new(&Settings {
             target_map: vec![

@@ -405,7 +405,7 @@ fn recorded_requests_are_read_and_edited_without_loss() {
     println!("{read} recorded requests read and edited");
 }
 
-fn recordings() -> Option<PathBuf> {
+pub fn recordings() -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures");
     let folder = std::env::var_os("WEIR_FIXTURES").map_or_else(beside, PathBuf::from);
     if folder.join("index.json").is_file() {
@@ -425,7 +425,7 @@ fn skipped(why: &str) {
     told.expect("standard error");
 }
 
-fn index(folder: &Path) -> Vec<Value> {
+pub fn index(folder: &Path) -> Vec<Value> {
     let index = fs::read(folder.join("index.json")).expect("the index");
     let index: Vec<Value> = serde_json::from_slice(&index).expect("a list");
     let count = index.len();

@@ -43,6 +43,7 @@ mod listeners;
 mod metering;
 mod noon;
 mod operators;
+mod passing;
 mod pricing;
 mod proxies;
 mod proxy_failover;

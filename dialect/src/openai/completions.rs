@@ -1,3 +1,4 @@
 //! OpenAI's legacy completions, for models that chat.
 
+pub mod answer_out;
 pub mod request_in;

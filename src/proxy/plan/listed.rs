@@ -1,6 +1,7 @@
 //! The models that a caller may use, from the configuration, as each dialect's clients ask for them.
 
 use super::{Surface, auth, percent_decoded};
+use crate::dialect::ollama as lists;
 use crate::proxy::journey::Journey;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::surface::plain;
@@ -17,8 +18,11 @@ pub(super) fn listed(
     if surface == Surface::Models {
         return models(snapshot, journey);
     }
-    let list: fn(&[String]) -> Value = match &*plain(&journey.arrival.path) {
+    let list: fn(&[String]) -> Vec<u8> = match &*plain(&journey.arrival.path) {
         "/v1beta/models" => gemini,
+        "/api/tags" => |names| lists::tags(names.iter().map(String::as_str)),
+        "/api/ps" => |_| lists::running(),
+        "/api/version" => |_| lists::version(),
         _ => return None,
     };
     let found = snapshot.routes.find(&journey.arrival.path, None);
@@ -31,12 +35,12 @@ pub(super) fn listed(
         let known: Value = serde_json::from_slice(&known).unwrap_or_default();
         let names = known["data"].as_array().into_iter().flatten();
         let names = names.filter_map(|entry| entry["id"].as_str().map(str::to_owned));
-        list(&names.collect::<Vec<_>>()).to_string().into()
+        list(&names.collect::<Vec<_>>()).into()
     }))
 }
 
 /// Google's list of models.
-fn gemini(names: &[String]) -> Value {
+fn gemini(names: &[String]) -> Vec<u8> {
     let model = |name: &String| {
         json!({
             "name": format!("models/{name}"),
@@ -44,7 +48,8 @@ fn gemini(names: &[String]) -> Value {
             "supportedGenerationMethods": ["generateContent", "countTokens", "embedContent"],
         })
     };
-    json!({"models": names.iter().map(model).collect::<Vec<_>>()})
+    let models: Vec<_> = names.iter().map(model).collect();
+    json!({"models": models}).to_string().into_bytes()
 }
 
 /// The answer to `GET /v1/models` and `GET /v1/models/{model}`, with the models that the caller may use;

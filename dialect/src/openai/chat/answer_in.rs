@@ -391,7 +391,8 @@ pub fn finish(word: &str) -> Finish {
     }
 }
 
-fn logprob(said: &Value) -> Option<Logprob> {
+/// One token's, as OpenAI and others after it write it.
+pub fn logprob(said: &Value) -> Option<Logprob> {
     let bytes = said["bytes"].as_array();
     Some(Logprob {
         token: said["token"].as_str()?.to_owned(),

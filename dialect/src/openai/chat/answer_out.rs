@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 
 use crate::ir::{Event, Failure, FailureKind, Finish, Logprob, Usage, call_id};
-use crate::text::string;
+use crate::text::{number, string};
 use crate::translate::{Ask, Writes};
 
 /// See the module.
@@ -87,7 +87,7 @@ impl Writer {
         self.begin(choice, out);
         self.open(out);
         out.extend_from_slice(b"{\"index\":");
-        out.extend_from_slice(choice.to_string().as_bytes());
+        number(out, choice);
         out.extend_from_slice(b",\"delta\":{");
         write(out);
         out.extend_from_slice(b"},\"finish_reason\":null}");
@@ -155,7 +155,7 @@ impl Writes for Writer {
             }
             Event::Arguments { choice, call, text } => self.delta(choice, out, |out| {
                 out.extend_from_slice(b"\"tool_calls\":[{\"index\":");
-                out.extend_from_slice(call.to_string().as_bytes());
+                number(out, call);
                 out.extend_from_slice(b",\"function\":{\"arguments\":");
                 string(out, &text);
                 out.extend_from_slice(b"}}]");
@@ -390,7 +390,8 @@ fn image(media_type: &str, base64: &str) -> Value {
     json!({"type": "image_url", "image_url": {"url": url}})
 }
 
-fn logprobs(tokens: &[Logprob]) -> Value {
+/// OpenAI's `logprobs` of a choice.
+pub fn logprobs(tokens: &[Logprob]) -> Value {
     fn one(it: &Logprob) -> Map<String, Value> {
         let bytes = it
             .bytes

@@ -43,9 +43,9 @@ fn chat(mut body: Fields) -> Result<Chat, Unfit> {
     let mut chat = Chat {
         messages: messages(&mut body, &mut rest)?,
         tools: tools(&mut body, &mut rest)?,
-        tool_choice: tool_choice(&mut body)?,
+        tool_choice: tool_choice(&mut body, &mut rest)?,
         parallel_tools: body.boolean("parallel_tool_calls")?,
-        format: format(&mut body)?,
+        format: format(&mut body, &mut rest)?,
         reasoning: reasoning(&mut body)?,
         temperature: body.number("temperature")?,
         top_p: body.number("top_p")?,
@@ -94,7 +94,7 @@ fn message(mut said: Fields, rest: &mut Rest) -> Result<Message, Unfit> {
         "system" | "developer" => Role::System,
         "user" => Role::User,
         "assistant" => {
-            thoughts(&mut said, &mut parts)?;
+            thoughts(&mut said, &mut parts, rest)?;
             Role::Assistant
         }
         "tool" => {
@@ -133,7 +133,7 @@ fn message(mut said: Fields, rest: &mut Rest) -> Result<Message, Unfit> {
 }
 
 /// What the assistant thought: sealed blocks, or plain text.
-fn thoughts(said: &mut Fields, parts: &mut Vec<Part>) -> Result<(), Unfit> {
+fn thoughts(said: &mut Fields, parts: &mut Vec<Part>, rest: &mut Rest) -> Result<(), Unfit> {
     let at = said.at("reasoning_content");
     let plain = said.text("reasoning_content")?;
     let other = match said.look("reasoning") {
@@ -156,6 +156,7 @@ fn thoughts(said: &mut Fields, parts: &mut Vec<Part>) -> Result<(), Unfit> {
                 parts.push(Part::new(at, What::Reasoning { text, signature }));
             }
         }
+        rest.extend(block.rest());
     }
     if let Some(text) = plain {
         let signature = None;
@@ -193,11 +194,14 @@ fn content_part(mut part: Fields, rest: &mut Rest) -> Result<Part, Unfit> {
             let mut image = needed_object(&mut part, "image_url")?;
             let source = source(image.needed_text("url")?);
             let detail = image.text("detail")?;
+            rest.extend(image.rest());
             What::Image { source, detail }
         }
         "video_url" => {
             let mut video = needed_object(&mut part, "video_url")?;
-            What::Video(source(video.needed_text("url")?))
+            let source = source(video.needed_text("url")?);
+            rest.extend(video.rest());
+            What::Video(source)
         }
         "input_audio" => {
             let mut audio = needed_object(&mut part, "input_audio")?;
@@ -206,6 +210,7 @@ fn content_part(mut part: Fields, rest: &mut Rest) -> Result<Part, Unfit> {
                 other => format!("audio/{other}"),
             };
             let base64 = audio.needed_text("data")?;
+            rest.extend(audio.rest());
             What::Audio(Source::Data { media_type, base64 })
         }
         "file" => {
@@ -216,6 +221,7 @@ fn content_part(mut part: Fields, rest: &mut Rest) -> Result<Part, Unfit> {
                 (None, Some(id)) => Source::File(id),
                 (None, None) => return Err(invalid(&file.at("file_data"), "is missing")),
             };
+            rest.extend(file.rest());
             What::Document { source, name }
         }
         _ => {
@@ -240,6 +246,8 @@ pub fn cache(fields: &mut Fields) -> Result<Option<Said<Cache>>, Unfit> {
         return Ok(None);
     };
     let ttl = mark.text("ttl")?;
+    mark.neutral("type", |value| value == "ephemeral");
+    fields.leave("cache_control", mark);
     Ok(Some(Said::new(at, Cache { ttl })))
 }
 
@@ -270,26 +278,30 @@ fn tool_call(mut call: Fields, rest: &mut Rest) -> Result<Part, Unfit> {
     call.take("index");
     let id = call.text("id")?.unwrap_or_default();
     let mut function = needed_object(&mut call, "function")?;
-    let signature = signature(&mut call)?;
+    let signature = signature(&mut call, rest)?;
     rest.extend(call.rest());
-    Ok(Part::new(
-        at,
-        What::Call(Call {
-            id,
-            name: function.needed_text("name")?,
-            arguments: function.text("arguments")?.unwrap_or_default(),
-            signature,
-        }),
-    ))
+    let call = Call {
+        id,
+        name: function.needed_text("name")?,
+        arguments: function.text("arguments")?.unwrap_or_default(),
+        signature,
+    };
+    rest.extend(function.rest());
+    Ok(Part::new(at, What::Call(call)))
 }
 
 /// Google's place for the seal of a thought in OpenAI's dialect.
-fn signature(call: &mut Fields) -> Result<Option<String>, Unfit> {
+fn signature(call: &mut Fields, rest: &mut Rest) -> Result<Option<String>, Unfit> {
     let Some(mut extra) = call.object("extra_content")? else {
         return Ok(None);
     };
-    let google = extra.object("google")?;
-    google.map_or(Ok(None), |mut google| google.text("thought_signature"))
+    let mut signature = None;
+    if let Some(mut google) = extra.object("google")? {
+        signature = google.text("thought_signature")?;
+        rest.extend(google.rest());
+    }
+    rest.extend(extra.rest());
+    Ok(signature)
 }
 
 fn result(said: &mut Fields, rest: &mut Rest) -> Result<ToolResult, Unfit> {
@@ -330,54 +342,82 @@ fn tools(body: &mut Fields, rest: &mut Rest) -> Result<Vec<Tool>, Unfit> {
     Ok(tools)
 }
 
-fn tool_choice(body: &mut Fields) -> Result<Option<Said<ToolChoice>>, Unfit> {
-    let what =
-        "must be none, auto, required or {\"type\": \"function\", \"function\": {\"name\": …}}";
-    body.said("tool_choice", what, |value| match value {
-        Value::String(word) => match &**word {
-            "auto" => Some(ToolChoice::Auto),
-            "none" => Some(ToolChoice::None),
-            "required" | "any" => Some(ToolChoice::Required),
-            _ => None,
+fn tool_choice(body: &mut Fields, rest: &mut Rest) -> Result<Option<Said<ToolChoice>>, Unfit> {
+    let at = body.at("tool_choice");
+    let choice = match body.take("tool_choice") {
+        None => return Ok(None),
+        Some(Value::String(word)) => match &*word {
+            "auto" => ToolChoice::Auto,
+            "none" => ToolChoice::None,
+            "required" | "any" => ToolChoice::Required,
+            _ => return Err(invalid(&at, "must be none, auto, required or an object")),
         },
-        value => match value["type"].as_str()? {
-            "function" => {
-                let name = value["function"]["name"].as_str()?;
-                Some(ToolChoice::Tool(name.to_owned()))
-            }
-            "allowed_tools" => {
-                let allowed = &value["allowed_tools"];
-                let name = |tool: &Value| Some(tool["function"]["name"].as_str()?.to_owned());
-                let names = allowed["tools"].as_array()?.iter().map(name);
-                Some(ToolChoice::Among {
-                    names: names.collect::<Option<_>>()?,
-                    required: allowed["mode"] == "required",
-                })
-            }
-            _ => None,
-        },
-    })
+        Some(value) => chosen(Fields::of(at.clone(), value)?, rest)?,
+    };
+    Ok(Some(Said::new(at, choice)))
 }
 
-fn format(body: &mut Fields) -> Result<Option<Said<Format>>, Unfit> {
-    body.neutral("response_format", |value| value["type"] == "text");
-    let what = "must have the type text, json_object or json_schema (with a `schema`)";
-    body.said("response_format", what, |value| {
-        match value["type"].as_str()? {
-            "json_object" => Some(Format::Json),
-            "json_schema" => {
-                let said = &value["json_schema"];
-                let text = |name: &str| said[name].as_str().map(str::to_owned);
-                Some(Format::Schema {
-                    name: text("name"),
-                    description: text("description"),
-                    schema: said.get("schema")?.clone(),
-                    strict: said["strict"].as_bool(),
-                })
+/// One tool, or some of them.
+fn chosen(mut said: Fields, rest: &mut Rest) -> Result<ToolChoice, Unfit> {
+    let choice = match &*said.needed_text("type")? {
+        "function" => ToolChoice::Tool(function_name(&mut said, rest)?),
+        "allowed_tools" => {
+            let mut allowed = needed_object(&mut said, "allowed_tools")?;
+            let mut names = Vec::new();
+            for mut tool in allowed.objects("tools")? {
+                tool.neutral("type", |value| value == "function");
+                names.push(function_name(&mut tool, rest)?);
+                rest.extend(tool.rest());
             }
-            _ => None,
+            let required = allowed.text("mode")?.as_deref() == Some("required");
+            rest.extend(allowed.rest());
+            ToolChoice::Among { names, required }
         }
-    })
+        _ => {
+            return Err(invalid(
+                &said.at("type"),
+                "must be function or allowed_tools",
+            ));
+        }
+    };
+    rest.extend(said.rest());
+    Ok(choice)
+}
+
+fn function_name(said: &mut Fields, rest: &mut Rest) -> Result<String, Unfit> {
+    let mut function = needed_object(said, "function")?;
+    let name = function.needed_text("name")?;
+    rest.extend(function.rest());
+    Ok(name)
+}
+
+fn format(body: &mut Fields, rest: &mut Rest) -> Result<Option<Said<Format>>, Unfit> {
+    body.neutral("response_format", |value| value["type"] == "text");
+    let Some(mut said) = body.object("response_format")? else {
+        return Ok(None);
+    };
+    let at = said.here().to_owned();
+    let format = match &*said.needed_text("type")? {
+        "json_object" => Format::Json,
+        "json_schema" => {
+            let mut inner = needed_object(&mut said, "json_schema")?;
+            let format = Format::Schema {
+                name: inner.text("name")?,
+                description: inner.text("description")?,
+                schema: (inner.take("schema"))
+                    .ok_or_else(|| invalid(&inner.at("schema"), "is missing"))?,
+                strict: inner.boolean("strict")?.map(|said| said.value),
+            };
+            rest.extend(inner.rest());
+            format
+        }
+        _ => {
+            let what = "must be text, json_object or json_schema";
+            return Err(invalid(&said.at("type"), what));
+        }
+    };
+    rest.extend(said.rest());
+    Ok(Some(Said::new(at, format)))
 }
 
 fn reasoning(body: &mut Fields) -> Result<Option<Said<Reasoning>>, Unfit> {
