@@ -8,7 +8,10 @@
 //!
 //! Of the models that are invoked these are read: Anthropic's, Amazon's (Titan and Nova), Meta's.
 
+pub mod answer_in;
+pub mod blocks;
 pub mod request_out;
+pub mod sign;
 
 use crate::answer::Field;
 use crate::answer::table::{Node, Place, Role, Table};

@@ -215,6 +215,11 @@ impl Pending {
 }
 
 impl Writes for Writer {
+    fn bytes(&self) -> usize {
+        let held = self.calls.iter().map(|it| it.arguments.capacity());
+        held.sum()
+    }
+
     fn event(&mut self, event: Event<'_>, out: &mut Vec<u8>) {
         match event {
             Event::Start { model, created, .. } => self.start(model, created),

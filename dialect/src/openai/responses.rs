@@ -7,6 +7,8 @@
 //!       └ response ─ usage
 //! ```
 
+pub mod answer_out;
+pub mod items;
 pub mod request_in;
 
 use super::chat::USAGE;

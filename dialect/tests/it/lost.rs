@@ -63,19 +63,40 @@ const WITHOUT_EFFECT: &[&str] = &[
     "include_usage",
     // What is the only one there is.
     "type",
-    // Asking for alternatives asks for the rest.
+    // Asking for alternatives asks for the rest; who has neither lists the one.
     "logprobs",
+    "top_logprobs",
+    // Where thinking has amounts only, that it is wanted is the default.
+    "think",
     // Thoughts of earlier turns are for who thought them: others are sent the rest of the turn.
     "reasoning_content",
     "thinking_blocks",
     "thinking",
     "signature",
     "thoughtSignature",
+    "extra_content",
+    "google",
+    "thought_signature",
+    // The answer's form, in some APIs a matter of the answer only.
+    "stream",
+    // Which call a result is of, where there is only one.
+    "tool_name",
+    // A schema is followed exactly, and needs no name, where there is nothing else.
+    "strict",
+    "json_schema.name",
 ];
 
 /// Saying it is as good as leaving it out.
 fn is_neutral(value: &Value) -> bool {
-    value.is_null() || [json!("{}"), json!({}), json!(false), json!("auto")].contains(value)
+    let none = [
+        json!(""),
+        json!("{}"),
+        json!({}),
+        json!(false),
+        json!("auto"),
+        json!({"type": "object", "properties": {}}),
+    ];
+    value.is_null() || none.contains(value)
 }
 
 #[test]
@@ -100,7 +121,11 @@ fn what_is_said_has_an_effect_or_is_listed() {
                 for place in &places {
                     let object = body.pointer(place).expect("an object");
                     for (name, value) in object.as_object().expect("an object") {
-                        if WITHOUT_EFFECT.contains(&&**name) || is_neutral(value) {
+                        let last = place.rsplit('/').next().expect("a step");
+                        if WITHOUT_EFFECT.contains(&&**name)
+                            || WITHOUT_EFFECT.contains(&&*format!("{last}.{name}"))
+                            || is_neutral(value)
+                        {
                             continue;
                         }
                         let mut less = body.clone();
@@ -158,7 +183,11 @@ fn is_listed(translated: &Translated, place: &str, name: &str) -> bool {
         let rest = path.strip_prefix(dropped.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
-    translated.dropped.iter().any(holds)
+    let is_in = |dropped: &String| dropped.starts_with(&path);
+    translated
+        .dropped
+        .iter()
+        .any(|it| holds(it) || name != UNKNOWN && is_in(it))
 }
 
 /// The places of all objects.
