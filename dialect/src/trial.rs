@@ -109,3 +109,83 @@ pub fn recordings(api: &str) -> Option<Vec<(Value, String)>> {
     };
     Some(of.map(read).collect())
 }
+
+/// Each golden request and answer of these dialects with some bytes changed: whatever comes of it, nothing
+/// breaks.
+#[test]
+fn bytes_that_make_no_sense_break_nothing() {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    const BYTES: &[u8] = b"\"{}[]:,\\\n0-9nulte. \xff\xc3";
+    let mut random = StdRng::seed_from_u64(7);
+    let mut changed = |text: &str| {
+        let mut bytes = text.as_bytes().to_vec();
+        for _ in 0..random.random_range(1..6) {
+            let at = random.random_range(0..bytes.len());
+            let byte = BYTES[random.random_range(0..BYTES.len())];
+            match random.random_range(0..3) {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        bytes
+    };
+    let clients = [
+        (
+            CHAT,
+            r#"{"messages":[{"role":"user","content":"Hi"}],"stream":true}"#.to_owned(),
+        ),
+        (OLLAMA_CHAT, golden("clients/ollama-chat/tool_result.json")),
+        (
+            OLLAMA_GENERATE,
+            golden("clients/ollama-generate/image.json"),
+        ),
+        (COMPLETIONS, golden("clients/completions/stream.json")),
+        (
+            EMBEDDINGS,
+            r#"{"input":["a",[1,2]],"dimensions":3}"#.to_owned(),
+        ),
+    ];
+    let upstreams = [
+        (
+            Dialect::Ollama,
+            "ollama/parallel_tools_stream.ndjson",
+            Form::Lines,
+        ),
+        (Dialect::Ollama, "ollama/reasoning.json", Form::Body),
+        (
+            Dialect::Cohere,
+            "cohere/parallel_tools_stream.sse",
+            Form::Events,
+        ),
+        (Dialect::Cohere, "cohere/tool_result.json", Form::Body),
+        (
+            Dialect::DashScope,
+            "dashscope/parallel_tools_stream.sse",
+            Form::Events,
+        ),
+        (Dialect::DashScope, "dashscope/image.json", Form::Body),
+    ];
+    for (to, file, form) in upstreams {
+        let answer = golden(&format!("upstreams/{file}"));
+        for (client, body) in &clients {
+            for round in 0..200 {
+                let asked = String::from_utf8_lossy(&changed(body)).into_owned();
+                let _ = ask(*client, &asked, to, true);
+                let Ok(mut translated) = ask(*client, body, to, true) else {
+                    continue;
+                };
+                translated.answer.begin(form);
+                let (mut out, bytes) = (Vec::new(), changed(&answer));
+                let fed = (bytes.chunks(1 + round % 40))
+                    .try_for_each(|piece| translated.answer.feed(piece, &mut out));
+                if fed.is_ok() {
+                    let _ = translated.answer.end(&mut out);
+                }
+                translated.answer.refusal(500, &bytes);
+            }
+        }
+    }
+}

@@ -90,6 +90,10 @@ fn what_it_has_no_word_for_is_refused_by_name() {
         (r#""n":2"#, "n"),
         (r#""user":"u""#, "user"),
         (r#""logprobs":true"#, "logprobs"),
+        (
+            r#""tool_choice":{"type":"function","function":{"name":"f"}}"#,
+            "tool_choice",
+        ),
     ] {
         let body = format!(r#"{{"messages":[{{"role":"user","content":"Hi"}}],{field}}}"#);
         let refused = ask(CHAT, &body, Dialect::Cohere, false).expect_err(at);

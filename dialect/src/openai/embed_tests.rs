@@ -151,6 +151,12 @@ fn the_elder_method_has_one_prompt() {
     );
     let said = got(OLLAMA_EMBEDDINGS, body, Dialect::Cohere);
     assert_eq!(said, json!({"embedding": [1.0, 2.0]}));
+    let body = r#"{"model":"e","prompt":"a","options":{"num_ctx":9}}"#;
+    let refused = ask(OLLAMA_EMBEDDINGS, body, Dialect::Cohere, false).expect_err("a refusal");
+    assert!(
+        refused.to_string().contains("`options.num_ctx`"),
+        "{refused}"
+    );
 }
 
 #[test]
