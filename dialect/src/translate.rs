@@ -14,10 +14,10 @@ use std::fmt::Debug;
 use bytes::Bytes;
 
 use crate::framing::Framer;
+use crate::grpc;
 use crate::ir::{Chat, Embed, Embedded, Event, Failure, FailureKind, Fit, Unfit};
 use crate::provider::{Dialect, Provider};
 use crate::surface::{Form, Surface};
-use crate::grpc;
 use crate::{eventstream, sse};
 
 /// What a client asks, as the proxy knows it.

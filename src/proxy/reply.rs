@@ -578,8 +578,9 @@ fn form(response: &ResponseHeader, journey: &Journey) -> Form {
     let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
     let current = journey.attempt.as_ref();
     match current.and_then(|current| current.carriage.as_deref()) {
-        Some(carriage) => (carriage.first_form())
-            .unwrap_or_else(|| Surface::Metered(carriage.surface).form(content_type, &carriage.path)),
+        Some(carriage) => (carriage.first_form()).unwrap_or_else(|| {
+            Surface::Metered(carriage.surface).form(content_type, &carriage.path)
+        }),
         None => journey.surface().form(content_type, &journey.arrival.path),
     }
 }

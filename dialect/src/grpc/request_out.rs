@@ -180,8 +180,7 @@ fn write_message(
             what => turn.parts.extend(content(what, &part.at, fit)?),
         }
     }
-    let is_empty =
-        turn.parts.is_empty() && turn.tool_calls.is_empty() && turn.thoughts.is_empty();
+    let is_empty = turn.parts.is_empty() && turn.tool_calls.is_empty() && turn.thoughts.is_empty();
     if !(is_empty && has_results) {
         to.push(turn);
     }

@@ -45,7 +45,10 @@ impl First {
             _ => Form::Grpc,
         });
         self.status = status(&response.headers);
-        if let Some(status) = self.failed_status().filter(|_| response.status == StatusCode::OK) {
+        if let Some(status) = self
+            .failed_status()
+            .filter(|_| response.status == StatusCode::OK)
+        {
             response.set_status(status.failure().status)?;
             if let Some(after) = pushback(&response.headers) {
                 let seconds = after.as_millis().div_ceil(1000).to_string();
