@@ -1,26 +1,29 @@
 //! Fourth step: the request as the upstream gets it.
 
 use super::carriage::Carriage;
-use super::connect::Sent;
+use super::connect::{Sent, Try};
 use super::journey::Journey;
 use super::peek::Body;
+use super::plan::Plan;
 use super::plan::{
     CREDENTIALS, X_WEIR_PRIORITY, model_in_path, shown_secret, without_keys,
     without_subprotocol_keys,
 };
 use super::refuse::Refusal;
+use crate::dialect::bedrock::sign;
 use crate::dialect::provider::KeyHeader;
 use crate::route::join;
 use crate::tokens::meter;
 use crate::types::{HeaderEdits, Piece, Template};
-use crate::upstream::credential;
+use crate::upstream::settings::AwsKeys;
+use crate::upstream::{Provider, credential};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Uri, Version, header};
 use pingora::Result;
 use pingora::http::RequestHeader;
 use std::borrow::Cow;
 use std::fmt::Write;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// What a client says about where it comes from; believed from trusted proxies only.
 const FORWARDED: [HeaderName; 6] = [
@@ -105,7 +108,57 @@ pub fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
     let traceparent = format!("00-{}-{parent:016x}-{:02x}", trace.id, trace.flags);
     request.insert_header(TRACEPARENT, traceparent)?;
     edit(request, &journey.snapshot.corridor.request_headers, journey)?;
-    edit(request, &provider.headers, journey)
+    edit(request, &provider.headers, journey)?;
+    match &provider.aws {
+        Some(keys) => sign(request, plan, current, provider, keys),
+        None => Ok(()),
+    }
+}
+
+/// Signs a request as Amazon wants it; nothing of what is signed changes after this.
+fn sign(
+    request: &mut RequestHeader,
+    plan: &Plan,
+    current: &Try,
+    provider: &Provider,
+    keys: &AwsKeys,
+) -> Result<()> {
+    let Body::Held(held) = &plan.body else {
+        return Err(Refusal::invalid("its body is too long, or of a form, to be signed").into());
+    };
+    let endpoint = current.attempt.endpoint();
+    let dialect = provider.dialect.as_ref();
+    let region = dialect.and_then(|dialect| dialect.region.as_deref());
+    let region = region.or_else(|| sign::region_of(&endpoint.base.host));
+    let host = endpoint.host_header.to_str().unwrap_or_default();
+    let uri = request.uri.clone();
+    let signed = sign::sign(
+        &sign::Request {
+            method: request.method.as_str(),
+            host,
+            path: uri.path(),
+            query: uri.query(),
+            headers: &[],
+            body: current.body.as_ref().unwrap_or(&held.bytes),
+            region: region.unwrap_or(sign::REGION),
+            service: sign::SERVICE,
+        },
+        sign::Keys {
+            access: &keys.access_key_id,
+            secret: keys.secret_access_key.expose(),
+            session: keys
+                .session_token
+                .as_ref()
+                .map(|token| token.expose().as_str()),
+        },
+        SystemTime::now(),
+    );
+    let signed =
+        signed.map_err(|what| Refusal::InvalidRequest(format!("it can't be signed: {what}")))?;
+    for (name, value) in signed {
+        request.insert_header(name, value)?;
+    }
+    Ok(())
 }
 
 /// The provider's own credential, else the client's; but for one that opens weir, which nobody else sees.

@@ -13,6 +13,16 @@ use aws_sigv4::sign::v4;
 /// The service whose requests these are.
 pub const SERVICE: &str = "bedrock";
 
+/// Where nobody says another: Bedrock began there.
+pub const REGION: &str = "us-east-1";
+
+/// The region in a host's name, such as `bedrock-runtime.eu-west-1.amazonaws.com`.
+pub fn region_of(host: &str) -> Option<&str> {
+    let (_, rest) = host.split_once('.')?;
+    let (region, domain) = rest.split_once('.')?;
+    domain.starts_with("amazonaws.com").then_some(region)
+}
+
 /// Who signs.
 #[derive(Clone, Copy)]
 pub struct Keys<'a> {
