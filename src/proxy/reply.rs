@@ -118,6 +118,12 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         carriage.hears(response)?;
     }
     connect::answered(journey, response)?;
+    if let Some(current) = journey.attempt.as_mut()
+        && let Some(refusal) = (current.carriage.as_deref()).and_then(Carriage::ended_at_once)
+    {
+        current.attempt.ended(Outcome::Answered);
+        return Err(refusal.into());
+    }
     forget_case(response);
     let upstreams = form(response, journey);
     let coding = coding(response);
