@@ -227,6 +227,20 @@ impl Carriage {
         }
     }
 
+    /// A call that ended with its head; HTTP would end the answer there, without a word.
+    pub fn ended_at_once(&self) -> Option<Refusal> {
+        let first = self.first.as_ref()?;
+        match first.ended_at_once()? {
+            Ok(()) => Some(Refusal::UpstreamFailed(
+                "it ended its answer without a message".to_owned(),
+            )),
+            Err(said) => {
+                let (status, body) = self.answer.refusal(said, &first.refusal());
+                Some(Refusal::Told(status, body.into(), first.pushback()))
+            }
+        }
+    }
+
     /// The form in which the meter gets the answer, where it isn't the upstream's.
     pub fn first_form(&self) -> Option<Form> {
         Some(self.first.as_ref()?.form(self.surface))
@@ -289,8 +303,7 @@ impl Carriage {
         if !status.is_success() {
             let (told, _) = self.answer.refusal(status.as_u16(), b"");
             response.set_status(told)?;
-            let said = self.first.as_ref().map_or_else(Vec::new, First::refusal);
-            self.state = State::Refused(status.as_u16(), said);
+            self.state = State::Refused(status.as_u16(), Vec::new());
             response.insert_header(header::CONTENT_TYPE, JSON)?;
             return Ok(Form::Body);
         }

@@ -222,10 +222,17 @@ fn deadline(journey: &Journey, carriage: &Carriage) -> Option<String> {
     const MILLIS_MAX: u128 = 99_999_999;
     let current = journey.attempt.as_ref().filter(|_| carriage.is_call())?;
     let timeouts = &journey.snapshot.corridor.timeouts;
-    let total = (!timeouts.total.is_zero())
-        .then(|| timeouts.total.saturating_sub(journey.arrival.started.elapsed()));
+    let total = (!timeouts.total.is_zero()).then(|| {
+        timeouts
+            .total
+            .saturating_sub(journey.arrival.started.elapsed())
+    });
     // What doesn't come piece by piece is whole with its first byte.
-    let first_byte = journey.snapshot.exit(current.choice.endpoint).limits.first_byte;
+    let first_byte = journey
+        .snapshot
+        .exit(current.choice.endpoint)
+        .limits
+        .first_byte;
     let whole = (carriage.surface == meter::Surface::Embeddings && !first_byte.is_zero())
         .then_some(first_byte);
     let within = total.into_iter().chain(whole).min()?;

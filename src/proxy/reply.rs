@@ -118,6 +118,12 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         carriage.hears(response)?;
     }
     connect::answered(journey, response)?;
+    if let Some(current) = journey.attempt.as_mut()
+        && let Some(refusal) = (current.carriage.as_deref()).and_then(Carriage::ended_at_once)
+    {
+        current.attempt.ended(Outcome::Answered);
+        return Err(refusal.into());
+    }
     forget_case(response);
     let upstreams = form(response, journey);
     let coding = coding(response);
@@ -578,8 +584,9 @@ fn form(response: &ResponseHeader, journey: &Journey) -> Form {
     let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
     let current = journey.attempt.as_ref();
     match current.and_then(|current| current.carriage.as_deref()) {
-        Some(carriage) => (carriage.first_form())
-            .unwrap_or_else(|| Surface::Metered(carriage.surface).form(content_type, &carriage.path)),
+        Some(carriage) => (carriage.first_form()).unwrap_or_else(|| {
+            Surface::Metered(carriage.surface).form(content_type, &carriage.path)
+        }),
         None => journey.surface().form(content_type, &journey.arrival.path),
     }
 }

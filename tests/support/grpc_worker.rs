@@ -37,6 +37,11 @@ impl Worker {
         Some(Self { daemon })
     }
 
+    /// Ends it: its connections break.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.daemon.address()

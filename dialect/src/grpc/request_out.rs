@@ -82,6 +82,7 @@ fn request(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<ChatRequest
     for message in messages {
         write_message(message, &mut written, fit)?;
     }
+    name_results(&mut written);
     let tools: Result<Vec<_>, _> = tools.into_iter().map(|it| tool(it, fit)).collect();
     let amount = reasoning.as_ref().map(|said| said.value.amount);
     Ok(ChatRequest {
@@ -185,6 +186,22 @@ fn write_message(
         to.push(turn);
     }
     Ok(())
+}
+
+/// A result has the name of its tool, whose call was said before.
+fn name_results(messages: &mut [message::Message]) {
+    for at in 0..messages.len() {
+        let (before, [message, ..]) = messages.split_at_mut(at) else {
+            return;
+        };
+        if message.role == i32::from(message::Role::Tool) && message.name.is_empty() {
+            let calls = before.iter().rev().flat_map(|it| &it.tool_calls);
+            let mut calls = calls.filter(|call| call.id == message.tool_call_id);
+            if let Some(call) = calls.next() {
+                message.name.clone_from(&call.name);
+            }
+        }
+    }
 }
 
 fn content(what: What, at: &str, fit: &mut Fit) -> Result<Option<Part>, Unfit> {

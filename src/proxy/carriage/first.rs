@@ -8,7 +8,6 @@ use crate::dialect::translate::{Translator, unreadable};
 use crate::tokens::meter::{Form, Surface};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use pingora::Result;
 use pingora::http::ResponseHeader;
 use std::time::Duration;
 
@@ -18,6 +17,8 @@ pub struct First {
     translator: Translator,
     /// How the call ended, once it is known.
     status: Option<Status>,
+    /// When the worker wants to be called again.
+    pushback: Option<Duration>,
     /// Its head says that it is one of gRPC.
     is_grpc: bool,
     /// What follows was told already.
@@ -31,13 +32,14 @@ impl First {
         Self {
             translator,
             status: None,
+            pushback: None,
             is_grpc: false,
             over: false,
         }
     }
 
     /// The head has come: a call that failed at once gets the status of HTTP that says so.
-    pub fn head(&mut self, response: &mut ResponseHeader, surface: Surface) -> Result<()> {
+    pub fn head(&mut self, response: &mut ResponseHeader, surface: Surface) -> pingora::Result<()> {
         self.is_grpc = (response.headers.get(header::CONTENT_TYPE))
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         self.translator.begin(match surface {
@@ -45,12 +47,15 @@ impl First {
             _ => Form::Grpc,
         });
         self.status = status(&response.headers);
-        if let Some(status) = self.failed_status().filter(|_| response.status == StatusCode::OK) {
+        if let Some(status) = self
+            .failed_status()
+            .filter(|_| response.status == StatusCode::OK)
+        {
             response.set_status(status.failure().status)?;
-            if let Some(after) = pushback(&response.headers) {
-                let seconds = after.as_millis().div_ceil(1000).to_string();
-                response.insert_header(header::RETRY_AFTER, seconds)?;
-            }
+        }
+        self.pushback = pushback(&response.headers);
+        if let Some(after) = self.pushback {
+            response.insert_header("retry-after-ms", after.as_millis().to_string())?;
         }
         let theirs: Vec<_> = (response.headers.keys())
             .filter(|name| name.as_str().starts_with("grpc-"))
@@ -60,6 +65,21 @@ impl First {
             response.remove_header(name);
         }
         Ok(())
+    }
+
+    /// How a call ended whose status came with its head, if it did: with which status of HTTP, where it
+    /// failed.
+    pub fn ended_at_once(&self) -> Option<Result<(), u16>> {
+        let status = self.status.as_ref()?;
+        Some(match status.is_ok() {
+            true => Ok(()),
+            false => Err(status.failure().status),
+        })
+    }
+
+    /// When a worker that failed wants to be called again.
+    pub fn pushback(&self) -> Option<Duration> {
+        self.pushback
     }
 
     /// The form of what it gives.
