@@ -17,6 +17,7 @@ pub mod answer_out;
 pub mod model;
 pub mod request_in;
 pub mod request_out;
+mod thinking;
 
 use serde_json::{Value, json};
 

@@ -3,6 +3,7 @@
 use memchr::memchr;
 
 use crate::eventstream;
+use crate::grpc::frame;
 use crate::sse;
 
 /// Finds the ends of events in bytes that come in pieces; the result does not depend on the pieces.
@@ -14,6 +15,8 @@ pub enum Framer {
     Lines,
     /// Amazon's event stream.
     Frames(eventstream::Framer),
+    /// Messages of gRPC.
+    Grpc(frame::Framer),
 }
 
 // === impl Framer ===
@@ -27,6 +30,7 @@ impl Framer {
             Framer::Events(framer) => framer.next(bytes),
             Framer::Lines => memchr(b'\n', bytes).map(|at| at + 1),
             Framer::Frames(framer) => framer.next(bytes),
+            Framer::Grpc(framer) => framer.next(bytes),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::answer::table::Table;
 use crate::framing::Framer;
+use crate::grpc::frame;
 use crate::openai::{chat, media, responses};
 use crate::usage::Sheet;
 use crate::{anthropic, bedrock, cohere, dashscope, eventstream, gemini, ollama, sse};
@@ -57,6 +58,8 @@ pub enum Form {
     Lines,
     /// Amazon's event stream.
     Frames,
+    /// Messages of gRPC.
+    Grpc,
 }
 
 // === impl Surface ===
@@ -131,6 +134,7 @@ impl Form {
             Form::Events => Some(Framer::Events(sse::Framer::default())),
             Form::Lines => Some(Framer::Lines),
             Form::Frames => Some(Framer::Frames(eventstream::Framer::default())),
+            Form::Grpc => Some(Framer::Grpc(frame::Framer::default())),
         }
     }
 }

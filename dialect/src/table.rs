@@ -53,7 +53,8 @@ pub fn embed_out(embed: Embed, target: &Target<'_>, fit: &mut Fit) -> Result<Out
         Dialect::Ollama => ollama::embed_out::write,
         Dialect::DashScope => dashscope::embed_out::write,
         Dialect::Cohere => cohere::embed_out::write,
-        Dialect::Anthropic | Dialect::Bedrock | Dialect::Grpc => return Err(fit.no_such_api()),
+        Dialect::Grpc => grpc::embed_out,
+        Dialect::Anthropic | Dialect::Bedrock => return Err(fit.no_such_api()),
     };
     write(embed, target, fit)
 }

@@ -14,8 +14,9 @@ use std::fmt::Debug;
 use bytes::Bytes;
 
 use crate::framing::Framer;
+use crate::grpc;
 use crate::ir::{Chat, Embed, Embedded, Event, Failure, FailureKind, Fit, Unfit};
-use crate::provider::Provider;
+use crate::provider::{Dialect, Provider};
 use crate::surface::{Form, Surface};
 use crate::{eventstream, sse};
 
@@ -64,6 +65,9 @@ pub struct Translated {
     pub surface: Surface,
     /// What was left out, in the client's words.
     pub dropped: Vec<String>,
+    /// Where what meters can't read the upstream's answer: makes it one of `surface` before. How it ended
+    /// is known by other means than its bytes, and told by [`Translator::end`] or [`Translator::fails`].
+    pub first: Option<Translator>,
     pub answer: Translator,
 }
 
@@ -380,6 +384,10 @@ impl Translator {
                     reader.event(message.kind, message.payload, to)
                 })
             }
+            Framer::Grpc(_) => match grpc::frame::message(event) {
+                Ok(message) => self.read(out, |reader, to| reader.event(b"", message, to)),
+                Err(what) => self.fail(unreadable(what), out),
+            },
         }
     }
 
@@ -475,6 +483,11 @@ pub fn request(ask: &Ask<'_>, target: &Target<'_>) -> Result<Translated, Unfit> 
             (outgoing, Wanted::Embedded, writer)
         }
     };
+    let first = match (target.provider.dialect, wanted) {
+        (Dialect::Grpc, Wanted::Embedded) => Some(grpc::first_embedded(ask)),
+        (Dialect::Grpc, _) => Some(grpc::first(ask)),
+        _ => None,
+    };
     Ok(Translated {
         path: outgoing.path,
         query: outgoing.query,
@@ -482,6 +495,7 @@ pub fn request(ask: &Ask<'_>, target: &Target<'_>) -> Result<Translated, Unfit> 
         headers: outgoing.headers,
         surface: outgoing.surface,
         dropped: fit.dropped(),
+        first,
         answer: Translator::new(outgoing.reader, writer, wanted),
     })
 }
@@ -496,7 +510,6 @@ pub enum Read {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::Dialect;
 
     /// A request through `surface` to a provider, and its answer in pieces of `cut` bytes.
     fn chat(body: &str, answer: &str, form: Form, cut: usize) -> String {

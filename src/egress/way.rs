@@ -162,6 +162,11 @@ impl Way {
         peer
     }
 
+    /// Has the peer speak HTTP/2 only, without TLS by prior knowledge (RFC 9113, section 3.3), as gRPC does.
+    pub fn only_http2(&self, peer: &mut HttpPeer) {
+        peer.options.alpn = ALPN::H2;
+    }
+
     /// Has the peer speak HTTP/1.1 only, as other protocols (WebSocket) are taken over from that.
     pub fn only_http1(&self, peer: &mut HttpPeer) {
         peer.options.alpn = ALPN::H1;

@@ -75,6 +75,8 @@ pub async fn serve(
         return batch::serve(session, journey, calls, place).await;
     }
     match snapshot.hedges.get(&*label) {
+        // How a call of gRPC ended, only its trailers say.
+        Some(_) if is_called(journey) => Ok(false),
         Some(hedge) => hedge::serve(session, journey, calls, hedge).await,
         None => Ok(false),
     }
@@ -88,6 +90,17 @@ fn is_translated(journey: &Journey) -> bool {
             let provider = upstreams.endpoint(choice.endpoint).provider;
             let dialect = upstreams.provider(provider).dialect.as_ref();
             carriage::is_needed(plan, &journey.arrival, dialect)
+        })
+    })
+}
+
+/// Some candidate is called by gRPC.
+fn is_called(journey: &Journey) -> bool {
+    let upstreams = &journey.snapshot.upstreams;
+    journey.plan.as_ref().is_some_and(|plan| {
+        plan.course.candidates().any(|choice| {
+            let provider = upstreams.endpoint(choice.endpoint).provider;
+            upstreams.provider(provider).is_called()
         })
     })
 }

@@ -2,6 +2,9 @@
 //! the answer back. The translating itself is `dialect`'s affair; this gives it bytes and holds to the
 //! bounds. Made by `connect` once for each try, used by `forward` and `reply`.
 
+mod first;
+
+use self::first::First;
 use super::arrive::Arrival;
 use super::ask;
 use super::peek::Body;
@@ -15,7 +18,7 @@ use crate::govern::{Buffers, Hold};
 use crate::tokens::meter::{self, Form};
 use crate::upstream;
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use pingora::http::ResponseHeader;
 use pingora::{Error, Result};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,6 +36,8 @@ pub struct Carriage {
     pub surface: meter::Surface,
     /// What of the request was left out, in the client's words.
     pub dropped: Vec<String>,
+    /// Carries the answer to where the meter can read it.
+    first: Option<First>,
     answer: Translator,
     state: State,
     /// The part of an answer that isn't translated yet, among the buffered bytes.
@@ -94,7 +99,7 @@ pub async fn carry(
     if let Body::Held(held) = &mut plan.body {
         held.holds_edited(body.len())?;
     }
-    let asks = may_ask && carriage.surface.takes_usage_option();
+    let asks = may_ask && carriage.first.is_none() && carriage.surface.takes_usage_option();
     Ok((body, Box::new(carriage), asks))
 }
 
@@ -144,6 +149,7 @@ async fn load(
         headers,
         surface,
         dropped,
+        first,
         answer,
     } = translated;
     let carriage = Carriage {
@@ -152,6 +158,7 @@ async fn load(
         headers,
         surface,
         dropped,
+        first: first.map(First::new),
         answer,
         state: State::Awaited,
         hold: buffers.hold(),
@@ -192,9 +199,83 @@ async fn aside(ask: Ask<'_>, target: Target<'_>, body: Bytes) -> Result<Translat
     }
 }
 
+// === impl State ===
+
+impl State {
+    /// An answer comes, and no error.
+    fn is_translated(&self) -> bool {
+        matches!(self, Self::Streaming | Self::Whole)
+    }
+}
+
 // === impl Carriage ===
 
 impl Carriage {
+    /// Whether it is a call of gRPC.
+    pub fn is_call(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// An answer's head has come: what of it HTTP says otherwise is said so.
+    ///
+    /// # Errors
+    /// Where the head can't be changed.
+    pub fn hears(&mut self, response: &mut ResponseHeader) -> Result<()> {
+        match &mut self.first {
+            Some(first) => first.head(response, self.surface),
+            None => Ok(()),
+        }
+    }
+
+    /// A call that ended with its head; HTTP would end the answer there, without a word.
+    pub fn ended_at_once(&self) -> Option<Refusal> {
+        let first = self.first.as_ref()?;
+        match first.ended_at_once()? {
+            Ok(()) => Some(Refusal::UpstreamFailed(
+                "it ended its answer without a message".to_owned(),
+            )),
+            Err(said) => {
+                let (status, body) = self.answer.refusal(said, &first.refusal());
+                Some(Refusal::Told(status, body.into(), first.pushback()))
+            }
+        }
+    }
+
+    /// The form in which the meter gets the answer, where it isn't the upstream's.
+    pub fn first_form(&self) -> Option<Form> {
+        Some(self.first.as_ref()?.form(self.surface))
+    }
+
+    /// A piece of the upstream's answer as the meter reads it; `None` where it can read it as it is.
+    ///
+    /// # Errors
+    /// When weir may hold no more.
+    pub fn first_piece(&mut self, piece: &[u8]) -> Result<Option<Bytes>> {
+        let Some(first) = self.first.as_mut().filter(|_| self.state.is_translated()) else {
+            return Ok(None);
+        };
+        let out = first.piece(piece);
+        let held = self.held();
+        self.holds(held)?;
+        Ok(Some(out))
+    }
+
+    /// Its rest, once the upstream has ended it.
+    pub fn first_rest(&mut self) -> Bytes {
+        match self.first.as_mut().filter(|_| self.state.is_translated()) {
+            Some(first) => first.end(),
+            None => Bytes::new(),
+        }
+    }
+
+    /// The trailers of an answer concern weir alone.
+    pub fn trailers(&mut self, trailers: &mut HeaderMap) {
+        if let Some(first) = &mut self.first {
+            first.trailers(trailers);
+        }
+        trailers.clear();
+    }
+
     /// The answer's head has come: it becomes that of the client's answer. Gives the form of the client's
     /// answer.
     ///
@@ -225,6 +306,9 @@ impl Carriage {
             self.state = State::Refused(status.as_u16(), Vec::new());
             response.insert_header(header::CONTENT_TYPE, JSON)?;
             return Ok(Form::Body);
+        }
+        if self.first.as_ref().is_some_and(|first| !first.is_grpc()) {
+            return Err(broken("its answer is none of gRPC"));
         }
         let form = self.answer.begin(form);
         self.state = match form {
@@ -269,12 +353,14 @@ impl Carriage {
                 if self.answer.feed(piece, &mut out).is_err() {
                     self.state = State::Over;
                 }
-                self.holds(self.answer.bytes().saturating_sub(FREE_BYTES))?;
+                let held = self.held();
+                self.holds(held)?;
             }
             State::Whole => {
                 let fed = self.answer.feed(piece, &mut out);
                 fed.map_err(|failure| failed(&failure))?;
-                self.holds(self.answer.bytes())?;
+                let held = self.held();
+                self.holds(held)?;
             }
             // The client knows: the rest isn't waited for.
             State::Over if self.answer.has_failed() && !piece.is_empty() => {
@@ -320,6 +406,16 @@ impl Carriage {
         self.answer
             .fails(Failure::of_gateway(code, message), &mut out);
         Some(out.into())
+    }
+
+    /// What of the answer is held here and is to be counted.
+    fn held(&self) -> usize {
+        let free = match self.state {
+            State::Streaming => FREE_BYTES,
+            _ => 0,
+        };
+        let first = self.first.as_ref().map_or(0, First::bytes);
+        (first + self.answer.bytes()).saturating_sub(free)
     }
 
     /// Counts what is held among the buffered bytes.

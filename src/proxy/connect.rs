@@ -163,6 +163,9 @@ pub async fn next(
         }
         let endpoint = current.attempt.endpoint();
         let provider = snapshot.upstreams.provider(endpoint.provider);
+        if provider.is_called() {
+            way.only_http2(&mut peer);
+        }
         plan.body.set_terms(Terms {
             first_byte: exit.limits.first_byte,
             idle: exit.limits.idle,

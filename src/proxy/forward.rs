@@ -13,6 +13,7 @@ use super::refuse::Refusal;
 use crate::dialect::bedrock::sign;
 use crate::dialect::provider::KeyHeader;
 use crate::route::join;
+use crate::tokens::meter;
 use crate::types::{HeaderEdits, Piece, Template};
 use crate::upstream::settings::AwsKeys;
 use crate::upstream::{Provider, credential};
@@ -85,6 +86,9 @@ pub fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
     credentials(request, journey, own, provider.has_own_account())?;
     if let Some(carriage) = carriage {
         translate(request, carriage)?;
+        if let Some(within) = deadline(journey, carriage) {
+            request.insert_header("grpc-timeout", within)?;
+        }
     }
     request.remove_header(&header::PROXY_AUTHORIZATION);
     request.remove_header(&header::EXPECT);
@@ -210,6 +214,29 @@ fn translate(request: &mut RequestHeader, carriage: &Carriage) -> Result<()> {
         request.insert_header(*name, value.as_str())?;
     }
     Ok(())
+}
+
+/// When a call of gRPC is given up, so that the worker knows; `None` where it never is.
+fn deadline(journey: &Journey, carriage: &Carriage) -> Option<String> {
+    /// The value has 8 digits at most.
+    const MILLIS_MAX: u128 = 99_999_999;
+    let current = journey.attempt.as_ref().filter(|_| carriage.is_call())?;
+    let timeouts = &journey.snapshot.corridor.timeouts;
+    let total = (!timeouts.total.is_zero()).then(|| {
+        timeouts
+            .total
+            .saturating_sub(journey.arrival.started.elapsed())
+    });
+    // What doesn't come piece by piece is whole with its first byte.
+    let first_byte = journey
+        .snapshot
+        .exit(current.choice.endpoint)
+        .limits
+        .first_byte;
+    let whole = (carriage.surface == meter::Surface::Embeddings && !first_byte.is_zero())
+        .then_some(first_byte);
+    let within = total.into_iter().chain(whole).min()?;
+    Some(format!("{}m", within.as_millis().clamp(1, MILLIS_MAX)))
 }
 
 /// Headers that mean something in the client's dialect only.

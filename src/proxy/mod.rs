@@ -158,10 +158,10 @@ impl ProxyHttp for Proxy {
     fn upstream_response_trailer_filter(
         &self,
         _session: &mut Session,
-        _trailers: &mut http::HeaderMap,
+        trailers: &mut http::HeaderMap,
         journey: &mut Journey,
     ) -> Result<()> {
-        reply::trailers(journey)
+        reply::trailers(trailers, journey)
     }
 
     async fn response_trailer_filter(

@@ -69,6 +69,9 @@ pub enum Refusal {
     UpstreamFailed(String),
     /// The upstream was too slow.
     UpstreamTimeout(&'static str),
+    /// The upstream's own refusal, which HTTP couldn't carry: a status and a body in the client's dialect,
+    /// and when to come back.
+    Told(u16, Bytes, Option<Duration>),
 }
 
 /// What a request hears that weir can't wait for any longer.
@@ -114,6 +117,7 @@ impl Refusal {
             Self::UpstreamFailed(_) => 502,
             Self::Overloaded(_) | Self::ShuttingDown | Self::Unavailable(_) => 503,
             Self::UpstreamTimeout(_) => 504,
+            Self::Told(status, ..) => *status,
         }
     }
 
@@ -132,7 +136,7 @@ impl Refusal {
             Self::ClientTimeout | Self::ClientLeft => "client_timeout",
             Self::BodyTooLarge(_) => "body_too_large",
             Self::Limited(denied) => denied::code(denied),
-            Self::UpstreamFailed(_) => "upstream_failed",
+            Self::UpstreamFailed(_) | Self::Told(..) => "upstream_failed",
             Self::Overloaded(_) | Self::Unavailable(Unavailable::NotInTime { .. }) => "overloaded",
             Self::Unavailable(Unavailable::QueueFull { .. }) => "queue_full",
             Self::Unavailable(Unavailable::Paused { .. }) => "breaker_open",
@@ -181,6 +185,7 @@ impl Refusal {
             Self::Limited(denied) => denied.wait(),
             Self::Unavailable(unavailable) => Some(unavailable.wait()),
             Self::Overloaded(_) | Self::ShuttingDown => Some(OVERLOADED_RETRY_AFTER),
+            Self::Told(_, _, wait) => *wait,
             _ => None,
         }
     }
@@ -227,6 +232,9 @@ impl Refusal {
 
     /// The body of the answer in the client's dialect.
     fn body(&self, surface: Surface) -> Bytes {
+        if let Self::Told(_, body, _) = self {
+            return body.clone();
+        }
         let message = self.to_string();
         let body = match surface {
             surface if surface.is_google() => json!({"error": {
@@ -320,6 +328,7 @@ impl fmt::Display for Refusal {
             ),
             Self::UpstreamFailed(what) => write!(f, "The model server could not be used: {what}."),
             Self::UpstreamTimeout(what) => write!(f, "The model server was too slow: {what}."),
+            Self::Told(status, ..) => write!(f, "The model server refused ({status})."),
         }
     }
 }
@@ -407,7 +416,10 @@ pub async fn answer(
         HeaderValue::from_static("application/json"),
     )?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
-    head.insert_header("x-weir-error", refusal.code())?;
+    let is_theirs = matches!(refusal, Refusal::Told(..));
+    if !is_theirs {
+        head.insert_header("x-weir-error", refusal.code())?;
+    }
     if let Some(wait) = refusal.retry_after() {
         let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         head.insert_header(header::RETRY_AFTER, millis.div_ceil(1000).max(1))?;
@@ -420,7 +432,10 @@ pub async fn answer(
         head.insert_header(header::WWW_AUTHENTICATE, challenge)?;
     }
     journey.reply.status = refusal.status();
-    journey.reply.end = Some(End::Refused(refusal.code()));
+    journey.reply.end = Some(match is_theirs {
+        true => End::Complete,
+        false => End::Refused(refusal.code()),
+    });
     tracing::debug!(
         request_id = journey.arrival.request_id,
         code = refusal.code(),

@@ -17,7 +17,7 @@ use crate::snapshot::Snapshot;
 use crate::tokens::meter::{Coding, Ending, Form, Meter, Overdue};
 use crate::upstream::Outcome;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -114,7 +114,16 @@ pub fn head(session: &Session, response: &mut ResponseHeader, journey: &mut Jour
         const UNASKED: &str = "it switches to another protocol unasked";
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, UNASKED).into_up());
     }
+    if let Some(carriage) = carriage_of(journey) {
+        carriage.hears(response)?;
+    }
     connect::answered(journey, response)?;
+    if let Some(current) = journey.attempt.as_mut()
+        && let Some(refusal) = (current.carriage.as_deref()).and_then(Carriage::ended_at_once)
+    {
+        current.attempt.ended(Outcome::Answered);
+        return Err(refusal.into());
+    }
     forget_case(response);
     let upstreams = form(response, journey);
     let coding = coding(response);
@@ -202,6 +211,12 @@ pub fn body(body: &mut Option<Bytes>, end: bool, journey: &mut Journey) -> Resul
         }
     }
     let left = (journey.plan.as_ref()).is_some_and(|plan| plan.body.client_left());
+    if let Some(carriage) = carriage_of(journey)
+        && let Some(piece) = body.as_mut()
+        && let Some(carried) = carriage.first_piece(piece)?
+    {
+        *piece = carried;
+    }
     let reply = &mut journey.reply;
     if let Some(piece) = body.as_mut().filter(|piece| !piece.is_empty()) {
         if !left {
@@ -305,13 +320,18 @@ fn clear(piece: Bytes, end: bool, journey: &mut Journey) -> Result<Option<Bytes>
     Ok(Some(held))
 }
 
-/// An HTTP/2 upstream's trailers have come: a suspect refusal's body is whole.
+/// An HTTP/2 upstream's trailers have come: its answer is whole. What is wrong with it must be said here:
+/// later Pingora passes over it.
 ///
 /// # Errors
-/// When the answer is a refusal of weir's own making.
-pub fn trailers(journey: &mut Journey) -> Result<()> {
+/// When the answer is a refusal of weir's own making; as [`body`] where it is translated.
+pub fn trailers(trailers: &mut HeaderMap, journey: &mut Journey) -> Result<()> {
     if journey.reply.suspect.is_some() {
         journey.reply.cleared = clear(Bytes::new(), true, journey)?;
+    }
+    if let Some(carriage) = carriage_of(journey) {
+        carriage.trailers(trailers);
+        journey.reply.cleared = ended(journey)?;
     }
     Ok(())
 }
@@ -321,6 +341,14 @@ pub fn trailers(journey: &mut Journey) -> Result<()> {
 /// # Errors
 /// As [`body`].
 pub fn ended_by_trailers(journey: &mut Journey) -> Result<Option<Bytes>> {
+    match carriage_of(journey) {
+        Some(_) => Ok(journey.reply.cleared.take()),
+        None => ended(journey),
+    }
+}
+
+/// The last bytes of an answer that ended with trailers.
+fn ended(journey: &mut Journey) -> Result<Option<Bytes>> {
     if journey.reply.complete {
         return Ok(None);
     }
@@ -337,14 +365,19 @@ pub fn ended_by_trailers(journey: &mut Journey) -> Result<Option<Bytes>> {
 /// The upstream has ended its answer in good form: what was still held, and an error event if the
 /// stream by its own account isn't over. A cut answer never looks like a whole one.
 fn last_bytes(journey: &mut Journey) -> Result<Option<Bytes>> {
+    let mut last = carriage_of(journey).map_or_else(Bytes::new, Carriage::first_rest);
     let reply = &mut journey.reply;
     let mut outcome = Outcome::Answered;
-    let mut last = Bytes::new();
     let mut ending = Ending::Finished;
     let mut failed = false;
-    if let Some(meter) = reply.meter.as_mut().filter(|_| reply.stream) {
-        last = meter.end();
-        ending = meter.saw_finish();
+    if let Some(meter) = reply.meter.as_mut() {
+        if !last.is_empty() {
+            last = meter.feed(last);
+        }
+        if reply.stream {
+            last = joined(last, meter.end());
+            ending = meter.saw_finish();
+        }
     }
     if let Some(carriage) = carriage_of(journey) {
         // The client has none of what the meter held.
@@ -551,7 +584,9 @@ fn form(response: &ResponseHeader, journey: &Journey) -> Form {
     let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
     let current = journey.attempt.as_ref();
     match current.and_then(|current| current.carriage.as_deref()) {
-        Some(carriage) => Surface::Metered(carriage.surface).form(content_type, &carriage.path),
+        Some(carriage) => (carriage.first_form()).unwrap_or_else(|| {
+            Surface::Metered(carriage.surface).form(content_type, &carriage.path)
+        }),
         None => journey.surface().form(content_type, &journey.arrival.path),
     }
 }

@@ -94,6 +94,12 @@ impl Provider {
     pub fn has_own_account(&self) -> bool {
         self.credential.is_some() || self.renewed.is_some() || self.aws.is_some()
     }
+
+    /// It is called by gRPC.
+    pub fn is_called(&self) -> bool {
+        let spoken = self.dialect.as_ref().map(|it| it.dialect);
+        spoken == Some(dialect::Dialect::Grpc)
+    }
 }
 
 impl Upstreams {

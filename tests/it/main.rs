@@ -30,6 +30,7 @@ mod evading;
 mod failover;
 mod fixtures;
 mod forwarding;
+mod grpc;
 mod h2_hostile;
 mod heartbeat;
 mod hedging;

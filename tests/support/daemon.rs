@@ -169,6 +169,14 @@ impl Daemon {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Waits until it has printed this.
+    #[track_caller]
+    pub fn wait_output(&self, text: &str) {
+        super::eventually(&format!("{text:?} from {}", self.name), || {
+            self.output().contains(text).then_some(())
+        });
+    }
+
     fn output_file(&self) -> PathBuf {
         self.folder.join("output")
     }

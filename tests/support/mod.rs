@@ -17,6 +17,7 @@ pub mod folder;
 pub mod forward_proxy;
 pub mod gate;
 pub mod gateway;
+pub mod grpc_worker;
 pub mod h2_provider;
 pub mod h2c;
 pub mod load;

@@ -54,7 +54,16 @@ impl Model {
     }
 
     fn is_from(self, version: (u32, u32)) -> bool {
-        self.version.is_some_and(|it| it >= version)
+        match self.version {
+            Some(it) => it >= version,
+            // Anthropic's own without a number are newer than all that have one in this list.
+            None => self.family != Family::Foreign,
+        }
+    }
+
+    /// Nothing is known of it.
+    pub fn is_foreign(self) -> bool {
+        self.family == Family::Foreign
     }
 
     /// The most tokens of an answer where the client didn't limit them. The API must be told a number;
@@ -118,6 +127,8 @@ mod tests {
         ] {
             assert_eq!(Model::of(name).version, version, "{name}");
         }
+        assert!(Model::of("claude-mythos-preview").only_adapts());
+        assert!(!Model::of("kimi-k2-0905").adapts());
         assert_eq!(Model::of("kimi-k2-0905").max_tokens(), 8192);
         assert_eq!(Model::of("claude-opus-4-1").max_tokens(), 32_000);
         assert_eq!(Model::of("claude-haiku-4-5").max_tokens(), 64_000);

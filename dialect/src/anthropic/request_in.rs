@@ -47,6 +47,17 @@ fn chat(mut body: Fields) -> Result<Chat, Unfit> {
         messages.push(message(said, &mut rest)?);
     }
     name_results(&mut messages);
+    // Said of the whole request, it marks the last part that can be.
+    if let Some(mark) = cache(&mut body)? {
+        let mut parts = messages
+            .iter_mut()
+            .rev()
+            .flat_map(|it| it.parts.iter_mut().rev());
+        let last = parts.find(|it| !matches!(it.what, What::Reasoning { .. } | What::Redacted(_)));
+        if let Some(last) = last.filter(|it| it.cache.is_none()) {
+            last.cache = Some(mark);
+        }
+    }
     let (tool_choice, parallel_tools) = tool_choice(&mut body, &mut rest)?;
     let (reasoning, format) = thinking(&mut body, &mut rest)?;
     let mut chat = Chat {

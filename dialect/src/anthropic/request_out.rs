@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 use super::answer_in::Reader;
 use super::input;
 use super::model::Model;
+use super::thinking::Thinking;
 use crate::ir::{
-    Amount, Cache, Chat, Effort, Fit, Format, Message, Modality, Part, Reasoning, Role, Said,
-    Source, Tool, ToolChoice, ToolResult, Unfit, What, call_id,
+    Cache, Chat, Fit, Format, Message, Modality, Part, Role, Said, Source, Tool, ToolChoice,
+    ToolResult, Unfit, What, call_id,
 };
 use crate::provider::at;
 use crate::surface::Surface;
@@ -22,8 +23,6 @@ use crate::translate::{Outgoing, Target};
 const VERSION: &str = "2023-06-01";
 /// The beta that files are part of.
 const FILES: &str = "files-api-2025-04-14";
-/// The least budget of thoughts.
-const BUDGET_TOKENS_MIN: u64 = 1024;
 
 /// Writes a request.
 ///
@@ -560,104 +559,5 @@ fn close(schema: &mut Value) {
         }
         Value::Array(list) => list.iter_mut().for_each(close),
         _ => {}
-    }
-}
-
-// === thinking ===
-
-impl Amount {
-    fn is_on(self) -> bool {
-        !matches!(self, Amount::Default | Amount::Off | Amount::Tokens(0))
-    }
-}
-
-#[derive(Debug, Default)]
-struct Thinking {
-    thinking: Option<Value>,
-    effort: Option<&'static str>,
-}
-
-impl Thinking {
-    /// `most` is the most tokens of the answer, its thoughts included: more where a budget needs it and
-    /// the client set no limit.
-    fn of(
-        said: Said<Reasoning>,
-        model: Model,
-        most: &mut Option<u64>,
-        fit: &mut Fit,
-    ) -> Result<Self, Unfit> {
-        let Reasoning { amount, told } = said.value;
-        let mut this = Self::default();
-        if !amount.is_on() {
-            if amount != Amount::Default && model.thinks() {
-                this.thinking = Some(json!({"type": "disabled"}));
-            }
-            return Ok(this);
-        }
-        if !model.thinks() {
-            fit.lacks(said.at)?;
-            return Ok(this);
-        }
-        let budget = match amount {
-            Amount::Tokens(tokens) if !model.only_adapts() => Some(tokens.max(BUDGET_TOKENS_MIN)),
-            amount if model.adapts() => {
-                this.effort = effort(amount);
-                None
-            }
-            amount => Some(budget(amount)),
-        };
-        let mut thinking = match budget {
-            None => json!({"type": "adaptive"}),
-            Some(mut budget) => {
-                match *most {
-                    None => *most = Some(model.max_tokens().max(budget.saturating_mul(2))),
-                    // Thoughts are to leave room for the answer.
-                    Some(most) if budget >= most => {
-                        budget = most / 2;
-                        if budget < BUDGET_TOKENS_MIN {
-                            fit.lacks(said.at)?;
-                            return Ok(this);
-                        }
-                    }
-                    Some(_) => {}
-                }
-                json!({"type": "enabled", "budget_tokens": budget})
-            }
-        };
-        if let Some(told) = told {
-            thinking["display"] = if told { "summarized" } else { "omitted" }.into();
-        }
-        this.thinking = Some(thinking);
-        Ok(this)
-    }
-
-    fn is_on(&self) -> bool {
-        (self.thinking.as_ref()).is_some_and(|it| it["type"] != "disabled")
-    }
-
-    fn has_budget(&self) -> bool {
-        (self.thinking.as_ref()).is_some_and(|it| it["type"] == "enabled")
-    }
-}
-
-/// Anthropic's word. A number of tokens is the effort whose budget it reaches.
-fn effort(amount: Amount) -> Option<&'static str> {
-    Some(match amount {
-        Amount::Default | Amount::Off | Amount::Adaptive => return None,
-        Amount::Effort(Effort::Minimal | Effort::Low) | Amount::Tokens(0..2048) => "low",
-        Amount::Effort(Effort::Medium) | Amount::Tokens(2048..8192) => "medium",
-        Amount::Effort(Effort::High) | Amount::Tokens(8192..32_768) => "high",
-        Amount::Effort(Effort::Max) | Amount::Tokens(_) => "max",
-    })
-}
-
-/// Tokens for an effort, of a model that must be told a number.
-fn budget(amount: Amount) -> u64 {
-    match amount {
-        Amount::Tokens(tokens) => tokens,
-        Amount::Effort(Effort::Minimal | Effort::Low) => BUDGET_TOKENS_MIN,
-        Amount::Default | Amount::Off | Amount::Adaptive | Amount::Effort(Effort::Medium) => 4096,
-        Amount::Effort(Effort::High) => 16_384,
-        Amount::Effort(Effort::Max) => 31_999,
     }
 }

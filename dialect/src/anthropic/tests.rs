@@ -252,6 +252,51 @@ fn a_search_result_says_where_it_is_from() {
 }
 
 #[test]
+fn a_cache_mark_on_the_whole_request_is_one_on_its_last_part() {
+    let said = json!({"max_tokens": 10, "cache_control": {"type": "ephemeral"},
+        "messages": [{"role": "user", "content": "Hi"}]});
+    let (written, _) = again("claude-sonnet-4-5", said.to_string().as_bytes()).expect("it");
+    let content = json!([{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]);
+    assert_eq!(written["messages"][0]["content"], content);
+}
+
+#[test]
+fn recorded_requests_are_read() {
+    let Some((folder, index)) = recordings() else {
+        return;
+    };
+    let mut seen = 0;
+    for case in &index {
+        let surface = match case["api"].as_str() {
+            Some("anthropic-messages") => Surface::Messages,
+            Some("anthropic-count-tokens") => Surface::MessagesCount,
+            _ => continue,
+        };
+        if case["status"] != 200 {
+            continue;
+        }
+        let file = case["request"].as_str().expect("a file");
+        let bytes = std::fs::read(folder.join(file)).expect("a recording");
+        let mut fit = Fit::new("x", false);
+        let read = super::request_in::read(&ask(surface, &bytes), &mut fit);
+        let Ok(Read::Chat(chat, _)) = read else {
+            panic!("{file}: {read:?}");
+        };
+        let said: Value = serde_json::from_slice(&bytes).expect("JSON");
+        let rest: Vec<_> = chat.rest.iter().map(|said| &*said.at).collect();
+        println!("{file}: no place for {rest:?}");
+        let own = said["tools"].as_array().into_iter().flatten();
+        let own = own.filter(|it| it["type"].as_str().is_some_and(|it| it != "custom"));
+        let tools = (rest.iter()).filter(|at| at.starts_with("tools[") && at.ends_with(']'));
+        assert_eq!(tools.count(), own.count(), "{file}");
+        assert_eq!(chat.stream, said["stream"] == true, "{file}");
+        assert!(!chat.messages.is_empty(), "{file}");
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen} recordings");
+}
+
+#[test]
 fn what_only_anthropic_has_is_not_lost_silently() {
     let said = json!({"max_tokens": 10, "container": "c", "tools": [{"type": "web_search_20250305", "name": "w"}],
         "messages": [{"role": "assistant", "content": [{"type": "server_tool_use", "id": "a", "name": "w", "input": {}}]}]});
@@ -392,6 +437,17 @@ fn thinking_is_said_as_the_model_knows_it() {
     assert_eq!(body["thinking"], json!({"type": "adaptive"}));
     assert_eq!(body["output_config"], json!({"effort": "medium"}));
     assert_eq!(blamed("claude-3-5-haiku-latest", &said), "reasoning_effort");
+    let most = asked(json!({"reasoning_effort": "xhigh"}));
+    let body = of("claude-opus-4-1", &most);
+    assert_eq!(
+        (&body["max_tokens"], &body["thinking"]["budget_tokens"]),
+        (&32_000.into(), &27_904.into())
+    );
+    let body = of("kimi-k2", &most);
+    assert_eq!(
+        (&body["max_tokens"], &body["thinking"]["budget_tokens"]),
+        (&63_998.into(), &31_999.into())
+    );
     let short = asked(json!({"reasoning_effort": "medium", "max_tokens": 4000}));
     let body = of("claude-sonnet-4-5", &short);
     assert_eq!(body["thinking"]["budget_tokens"], 2000);
@@ -646,12 +702,9 @@ fn errors_keep_their_kind() {
 
 #[test]
 fn recorded_answers_keep_text_calls_and_usage() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
-    let Ok(index) = std::fs::read(folder.join("index.json")) else {
-        println!("skipped: there are no recordings at {}", folder.display());
+    let Some((folder, index)) = recordings() else {
         return;
     };
-    let index: Vec<Value> = serde_json::from_slice(&index).expect("an index");
     let ours = |it: &&Value| it["api"] == "anthropic-messages";
     let mut seen = 0;
     for case in index.iter().filter(ours) {
@@ -696,6 +749,52 @@ fn recorded_answers_keep_text_calls_and_usage() {
         assert_eq!(simple(&mut written), simple(&mut said), "{id}");
     }
     assert!(seen > 10, "{seen} recordings");
+}
+
+/// Where recordings of real traffic are, and their list; they are kept outside of the repository.
+fn recordings() -> Option<(PathBuf, Vec<Value>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
+    let Ok(index) = std::fs::read(folder.join("index.json")) else {
+        println!("skipped: there are no recordings at {}", folder.display());
+        return None;
+    };
+    Some((folder, serde_json::from_slice(&index).expect("an index")))
+}
+
+#[test]
+fn broken_answers_are_failures_and_no_panics() {
+    use rand::{RngExt, SeedableRng};
+    let mut chance = rand::rngs::StdRng::seed_from_u64(7);
+    let streams = golden("upstreams/anthropic");
+    let (mut failed, mut passed) = (0, 0);
+    for round in 0..4000 {
+        let (_, bytes) = &streams[round % streams.len()];
+        let mut bytes = bytes.clone();
+        for _ in 0..chance.random_range(1..4) {
+            let at = chance.random_range(0..bytes.len());
+            match chance.random_range(0..3) {
+                0 => bytes[at] = chance.random(),
+                1 => drop(bytes.remove(at)),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        let mut translator = Translator::of_stream(reader(), writer());
+        translator.begin(match bytes.starts_with(b"{") {
+            true => Form::Body,
+            false => Form::Events,
+        });
+        let mut out = Vec::new();
+        let fed = translator.feed(&bytes, &mut out);
+        match fed.and_then(|()| translator.end(&mut out)) {
+            Ok(()) => passed += 1,
+            Err(_) => failed += 1,
+        }
+        let _ = reader().failure(400, &bytes);
+    }
+    assert!(
+        failed > 100 && passed > 100,
+        "{failed} failed, {passed} passed"
+    );
 }
 
 /// A recorded stream, whose framing isn't ours.

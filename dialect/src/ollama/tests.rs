@@ -411,7 +411,7 @@ fn the_list_of_models_names_them() {
     let said = value(std::str::from_utf8(&said).expect("text"));
     assert_eq!(said["models"][0]["name"], "a");
     assert_eq!(said["models"][1]["model"], "b:latest");
-    for list in [super::version(), super::running(), super::show()] {
+    for list in [super::version(), super::running()] {
         value(std::str::from_utf8(&list).expect("text"));
     }
 }

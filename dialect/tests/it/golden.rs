@@ -296,11 +296,17 @@ impl Upstream {
 
     /// What it answers.
     pub fn answer(&self, feature: &str) -> Option<Answer> {
+        let frames = match self.dialect {
+            Dialect::Grpc => Form::Grpc,
+            _ => Form::Frames,
+        };
         let forms = [
             ("json", Form::Body),
             ("sse", Form::Events),
             ("ndjson", Form::Lines),
-            ("frames", Form::Frames),
+            ("frames", frames),
+            // An error that is no JSON.
+            ("txt", Form::Body),
         ];
         let folder = folder().join("upstreams").join(self.name);
         forms.into_iter().find_map(|(kind, form)| {
