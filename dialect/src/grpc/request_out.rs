@@ -156,7 +156,7 @@ fn write_message(
     let mut has_results = false;
     for part in parts {
         if let Some(cache) = part.cache {
-            fit.lacks(cache.at)?;
+            fit.hints(cache.at);
         }
         match part.what {
             What::Result(result) => {
@@ -272,7 +272,7 @@ fn tool_message(result: ToolResult, fit: &mut Fit) -> Result<message::Message, U
     };
     for part in parts {
         if let Some(cache) = part.cache {
-            fit.lacks(cache.at)?;
+            fit.hints(cache.at);
         }
         written.parts.extend(content(part.what, &part.at, fit)?);
     }
@@ -288,7 +288,7 @@ fn tool(tool: ir::Tool, fit: &mut Fit) -> Result<message::Tool, Unfit> {
         cache,
         at: _,
     } = tool;
-    fit.lacks_any(cache)?;
+    fit.hints_any(cache);
     Ok(message::Tool {
         name,
         description: description.unwrap_or_default(),
