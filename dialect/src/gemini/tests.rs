@@ -144,7 +144,6 @@ fn a_chat_is_said_in_geminis_words() {
 fn what_gemini_has_no_word_for_is_named() {
     let mut said = json!({"messages": [{"role": "user", "content": "Hi"}]});
     for (name, value) in [
-        ("user", json!("u")),
         ("parallel_tool_calls", json!(false)),
         ("logit_bias", json!({"1": 2})),
     ] {
