@@ -398,7 +398,7 @@ impl Writer {
     /// The status of what has ended.
     fn status_word(&self) -> &'static str {
         match self.finish {
-            Some(Finish::Length | Finish::Filter) => "incomplete",
+            Some(Finish::Length | Finish::Filter | Finish::Refusal) => "incomplete",
             _ => "completed",
         }
     }
@@ -444,7 +444,9 @@ impl Writer {
     /// The answer as it stands.
     fn response(&self, status: &str, failure: Option<&Failure>) -> Value {
         let reason = match (status, self.finish) {
-            ("incomplete", Some(Finish::Filter)) => json!({"reason": "content_filter"}),
+            ("incomplete", Some(Finish::Filter | Finish::Refusal)) => {
+                json!({"reason": "content_filter"})
+            }
             ("incomplete", _) => json!({"reason": "max_output_tokens"}),
             _ => Value::Null,
         };
