@@ -54,6 +54,7 @@ mod reload;
 mod resolving;
 mod routing;
 mod sdk;
+mod sdks;
 mod settling;
 mod shared_state;
 mod streaming;

@@ -26,6 +26,7 @@ pub mod provider;
 pub mod real_proxy;
 pub mod redis;
 pub mod relay;
+pub mod simulated;
 pub mod socks_proxy;
 pub mod steady;
 pub mod supervised;
