@@ -10,6 +10,7 @@ mod listeners;
 mod operators;
 mod probing;
 pub mod question;
+mod renewing;
 mod resolving;
 mod running;
 mod sharing;
@@ -488,6 +489,7 @@ impl Start<'_> {
             certificates,
             listeners,
             probing: probing::Probing::default(),
+            renewing: renewing::Renewing::default(),
             ready,
             doing: running::Doing::default(),
         };

@@ -12,8 +12,14 @@
 //! tools, an adviser or a compaction took part in are listed inside `usage`; the sums beside them
 //! are what counts here.
 
+pub mod answer_in;
+pub mod answer_out;
+pub mod model;
 pub mod request_in;
 pub mod request_out;
+mod thinking;
+
+use serde_json::{Value, json};
 
 use crate::answer::Field;
 use crate::answer::table::{Node, Place, Role, Says, Table};
@@ -84,6 +90,22 @@ pub static MESSAGE: Node = Node::object(&[("usage", Role::Usage(&EARLY_USAGE))])
 /// The types of events.
 pub const TYPES: &[(&str, Says)] = &[("message_stop", Says::Complete), ("error", Says::Error)];
 
+/// The answer to `count_tokens`.
+pub fn count_out(tokens: u64) -> Vec<u8> {
+    format!("{{\"input_tokens\":{tokens}}}").into_bytes()
+}
+
+/// Arguments of a call as the object that Anthropic wants, whatever a model wrote.
+///
+/// What is no object is wrapped as Anthropic's documentation ("Fine-grained tool streaming") advises.
+fn input(arguments: &str) -> Value {
+    match serde_json::from_str(arguments) {
+        Ok(Value::Object(map)) => Value::Object(map),
+        _ if arguments.trim().is_empty() => json!({}),
+        _ => json!({"INVALID_JSON": arguments}),
+    }
+}
+
 /// The members of `usage`.
 pub const ENTRIES: &[(&str, Entry)] = &[
     ("input_tokens", Entry::Count(Count::Input)),
@@ -113,3 +135,6 @@ pub fn sum(raw: &Raw) -> Option<Reported> {
         ..Reported::default()
     })
 }
+
+#[cfg(test)]
+mod tests;

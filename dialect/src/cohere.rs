@@ -12,6 +12,8 @@
 pub mod answer_in;
 pub mod embed_out;
 pub mod request_out;
+#[cfg(test)]
+mod tests;
 
 use crate::answer::Field;
 use crate::answer::table::{Node, Place, Role, Says, Table};

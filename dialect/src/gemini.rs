@@ -23,6 +23,8 @@ pub mod request_out;
 mod schema;
 mod seal;
 mod spelling;
+#[cfg(test)]
+mod tests;
 mod thinking;
 pub mod vertex_token;
 

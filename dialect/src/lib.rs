@@ -38,6 +38,8 @@ pub mod surface;
 pub mod table;
 pub mod text;
 pub mod translate;
+#[cfg(test)]
+mod trial;
 pub mod usage;
 
 use std::ops::Range;

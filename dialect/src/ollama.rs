@@ -13,6 +13,8 @@ pub mod embed_out;
 mod lists;
 pub mod request_in;
 pub mod request_out;
+#[cfg(test)]
+mod tests;
 mod time;
 
 pub use lists::{running, tags, version};

@@ -12,6 +12,8 @@ pub mod chat;
 pub mod completions;
 pub mod embed_in;
 pub mod embed_out;
+#[cfg(test)]
+mod embed_tests;
 pub mod embeddings;
 pub mod glance;
 pub mod media;

@@ -1,5 +1,9 @@
 //! A provider, as far as its dialect goes: which API it has, where, and what is peculiar to it.
 
+mod quirks;
+
+pub use quirks::{HOSTS, QUIRKS, dialect_of_host};
+
 use crate::surface::Surface;
 
 /// The API that a provider has.
@@ -149,7 +153,10 @@ impl Provider {
     pub fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
-            quirks: Quirks::OPENAI,
+            quirks: match dialect {
+                Dialect::Azure => Quirks::AZURE,
+                _ => Quirks::OPENAI,
+            },
             api_version: None,
             region: None,
             project: None,

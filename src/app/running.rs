@@ -11,6 +11,7 @@ use super::certificates::{Certificates, Loaded};
 use super::handover::{Handover, Others};
 use super::listeners::{Closing, Listeners};
 use super::probing::Probing;
+use super::renewing::Renewing;
 use super::{Fault, Source, question};
 use crate::config::{self, Settings};
 use crate::snapshot::{Live, Snapshot};
@@ -43,6 +44,7 @@ pub(super) struct Running<'a> {
     pub(super) listeners: Listeners,
     /// Asks endpoints whether they live.
     pub(super) probing: Probing,
+    pub(super) renewing: Renewing,
     /// What `/health/ready` says.
     pub(super) ready: Arc<AtomicBool>,
     pub(super) doing: Doing,
@@ -408,9 +410,12 @@ impl Running<'_> {
         self.doing.reload = Some(Reload { why, work });
     }
 
-    /// Asks the endpoints of the live configuration whether they live, where that says so.
+    /// Begins what the live configuration has go on beside requests: asks its endpoints whether they live, and
+    /// for the tokens that its providers need.
     pub(super) fn probe(&mut self) {
-        self.probing = Probing::of(&self.live.pin());
+        let snapshot = self.live.pin();
+        self.renewing = Renewing::of(&snapshot);
+        self.probing = Probing::of(&snapshot);
     }
 
     fn prepared(&mut self, stamp: Option<config::watch::Stamp>, prepared: Prepared) {

@@ -72,6 +72,19 @@ pub struct BadHost(
 // === impl Endpoint ===
 
 impl Endpoint {
+    /// Another origin that is reached as this one is, with the same authorities.
+    ///
+    /// # Errors
+    /// When its host is none.
+    pub fn at(&self, scheme: Scheme, host: &str, port: u16) -> Result<Self, BadHost> {
+        let tls = Tls {
+            server_name: None,
+            client: None,
+            ..self.tls.clone()
+        };
+        Self::new(scheme, host, port, self.mode.clone(), tls)
+    }
+
     /// An endpoint at `host` (a name or an IP literal; the brackets of IPv6 are dropped).
     pub fn new(
         scheme: Scheme,

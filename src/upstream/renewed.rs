@@ -4,7 +4,7 @@
 use crate::types::Secret;
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is got by a key file, for as long as it is good.
 #[derive(Debug)]
@@ -38,6 +38,12 @@ impl Renewed {
         current.map(|current| current.value.clone())
     }
 
+    /// How long it is still good.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        let current = self.current.load();
+        Some(current.as_ref()?.until.saturating_duration_since(now))
+    }
+
     /// There is a new one.
     pub fn renew(&self, token: &str, until: Instant) {
         let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {token}")) else {
@@ -51,7 +57,6 @@ impl Renewed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_token_is_good_until_its_time_and_not_shown() {

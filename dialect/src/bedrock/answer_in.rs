@@ -23,6 +23,8 @@ pub struct Reader {
     finished: bool,
     /// The blocks that are calls, in their order.
     calls: Vec<u32>,
+    /// The format of the picture that began last.
+    image: String,
     /// As it is written: what caches gave stands beside the input.
     usage: Option<Usage>,
 }
@@ -259,16 +261,18 @@ impl Reader {
         if let Some(call) = block.tool_use {
             self.call(index, call, to);
         }
-        if let Some(image) = block.image
-            && let Some(base64) = filled(image.source.and_then(|it| it.bytes))
-        {
-            let format = image.format.unwrap_or_default().0;
-            let media_type = Cow::Owned(format!("image/{format}"));
-            to(Event::Media {
-                choice,
-                media_type,
-                base64,
-            });
+        if let Some(image) = block.image {
+            if let Some(format) = filled(image.format) {
+                self.image = format.into_owned();
+            }
+            if let Some(base64) = filled(image.source.and_then(|it| it.bytes)) {
+                let media_type = Cow::Owned(format!("image/{}", self.image));
+                to(Event::Media {
+                    choice,
+                    media_type,
+                    base64,
+                });
+            }
         }
     }
 
@@ -372,7 +376,8 @@ fn kind_of(status: u16, code: Option<&str>) -> Failure {
     // In streams the names begin with a small letter.
     let word = code.unwrap_or_default();
     let is = |name: &str| word.eq_ignore_ascii_case(name);
-    let (said, kind) = match () {
+    // What its name says goes before the status that it came with.
+    let (status, kind) = match () {
         () if is("ThrottlingException") || is("TooManyRequestsException") => {
             (429, Kind::RateLimited)
         }
@@ -384,7 +389,8 @@ fn kind_of(status: u16, code: Option<&str>) -> Failure {
             || is("ExpiredTokenException")
             || is("MissingAuthenticationTokenException") =>
         {
-            (403, Kind::Unauthenticated)
+            // The client's SDK knows by it that the key is to blame.
+            (401, Kind::Unauthenticated)
         }
         () if is("ResourceNotFoundException") => (404, Kind::NotFound),
         () if is("ServiceUnavailableException") || is("ModelNotReadyException") => {
@@ -397,12 +403,6 @@ fn kind_of(status: u16, code: Option<&str>) -> Failure {
             (502, Kind::Server)
         }
         () => (status, Kind::of_status(status)),
-    };
-    let status = match status {
-        0 | 424 => said,
-        // The client's SDK knows by it that the key is to blame.
-        403 if kind == Kind::Unauthenticated => 401,
-        status => status,
     };
     Failure {
         status,

@@ -13,6 +13,15 @@ const ID_BYTES_MAX: usize = 64;
 /// The longest name of a document.
 const NAME_CHARS_MAX: usize = 200;
 
+const IMAGES: &[&str] = &["png", "jpeg", "gif", "webp"];
+const VIDEOS: &[&str] = &[
+    "mkv", "mov", "mp4", "webm", "flv", "mpeg", "mpg", "wmv", "three_gp",
+];
+const SOUNDS: &[&str] = &[
+    "mp3", "opus", "wav", "aac", "flac", "mp4", "ogg", "mkv", "mka", "x-aac", "m4a", "mpeg",
+    "mpga", "pcm", "webm",
+];
+
 /// Writes a part. `place` counts the calls and documents of the conversation.
 ///
 /// # Errors
@@ -107,6 +116,9 @@ fn media(
                 "x-wav" | "wave" => "wav",
                 "quicktime" => "mov",
                 "x-matroska" => "mkv",
+                "3gpp" => "three_gp",
+                "x-flv" => "flv",
+                "x-ms-wmv" => "wmv",
                 other => other,
             };
             (format.to_owned(), json!({"bytes": base64}))
@@ -123,6 +135,14 @@ fn media(
         }
         Source::Url(_) | Source::File(_) | Source::Text(_) => return lacks(at, fit),
     };
+    let known = match kind {
+        "image" => IMAGES,
+        "video" => VIDEOS,
+        _ => SOUNDS,
+    };
+    if !known.contains(&&*format) {
+        return lacks(at, fit);
+    }
     Ok(Some(json!({kind: {"format": format, "source": source}})))
 }
 
@@ -225,6 +245,11 @@ fn tool_result(
     } = result;
     let mut content = Vec::new();
     for part in parts {
+        // A result has no sound in it.
+        if matches!(part.what, What::Audio(_)) {
+            fit.lacks(part.at)?;
+            continue;
+        }
         write(part, family, place, &mut content, fit)?;
     }
     if content.is_empty() {

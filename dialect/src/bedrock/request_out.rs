@@ -154,7 +154,12 @@ fn body(chat: Chat, model: &str, fit: &mut Fit) -> Result<Value, Unfit> {
         fit.lacks(said.at)?;
     }
     for said in rest {
-        fit.lacks(said.at)?;
+        match (&*said.at, said.value.as_str()) {
+            ("service_tier", Some(tier @ ("default" | "flex" | "priority"))) => {
+                body.insert("serviceTier".into(), json!({"type": tier}));
+            }
+            _ => fit.lacks(said.at)?,
+        }
     }
     Ok(Value::Object(body))
 }

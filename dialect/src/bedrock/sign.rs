@@ -151,4 +151,34 @@ mod tests {
             assert_eq!(signature(&request, KEYS), expected, "{method}");
         }
     }
+
+    #[test]
+    fn a_path_that_is_encoded_is_signed_as_botocore_does() {
+        let request = Request {
+            method: "POST",
+            host: "bedrock-runtime.us-east-1.amazonaws.com",
+            path: "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0/converse",
+            query: None,
+            headers: &[("content-type", "application/json")],
+            body: b"{\"messages\":[]}",
+            region: "us-east-1",
+            service: SERVICE,
+        };
+        let keys = Keys {
+            session: Some("SESSION"),
+            ..KEYS
+        };
+        // Computed by botocore 1.44.8 (`SigV4Auth`).
+        let authorization = "AWS4-HMAC-SHA256 \
+            Credential=AKIDEXAMPLE/20150830/us-east-1/bedrock/aws4_request, \
+            SignedHeaders=content-type;host;x-amz-date;x-amz-security-token, \
+            Signature=92d5efe3b087851b712234adf33070e12f2d49e0543610f150743253e9ec863c";
+        let expected = [
+            ("authorization", authorization),
+            ("x-amz-date", "20150830T123600Z"),
+            ("x-amz-security-token", "SESSION"),
+        ];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(signature(&request, keys), expected);
+    }
 }

@@ -75,9 +75,12 @@ fn body(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Value, Unfit> 
                 required.then_some("REQUIRED")
             }
         };
-        // Without tools it is refused.
-        if let Some(word) = word.filter(|_| !tools.is_empty()) {
-            body.insert("tool_choice".into(), word.into());
+        match word {
+            None => {}
+            // Without tools there is nothing to choose, and nothing to forbid.
+            Some("NONE") if tools.is_empty() => {}
+            Some(_) if tools.is_empty() => fit.lacks(choice.at)?,
+            Some(word) => drop(body.insert("tool_choice".into(), word.into())),
         }
     }
     if let Some(parallel) = parallel_tools.filter(|said| !said.value && !tools.is_empty()) {

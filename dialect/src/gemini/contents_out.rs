@@ -218,13 +218,12 @@ impl Scribe<'_> {
             match part.what {
                 What::Text(more) => text.push_str(&more),
                 what => {
-                    let part = self.part(what, &part.at)?;
-                    match part {
-                        Some(Value::Object(mut said)) => match said.get_mut("text") {
-                            Some(Value::String(more)) => text.push_str(more),
-                            _ => media.push(Value::Object(said)),
-                        },
-                        Some(_) | None => {}
+                    let Some(mut part) = self.part(what, &part.at)? else {
+                        continue;
+                    };
+                    match part.get_mut("text") {
+                        Some(Value::String(more)) => text.push_str(more),
+                        _ => media.push(part),
                     }
                 }
             }

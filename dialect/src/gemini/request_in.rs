@@ -95,8 +95,11 @@ fn chat(mut body: Fields) -> Result<Chat, Unfit> {
     Ok(chat)
 }
 
+/// A setting, and what of it is so anyway.
+type Neutral = (&'static str, fn(&Value) -> bool);
+
 fn generation(mut said: Fields, chat: &mut Chat, rest: &mut Rest) -> Result<(), Unfit> {
-    let neutral: [(&'static str, fn(&Value) -> bool); 7] = [
+    let neutral: [Neutral; 7] = [
         ("candidateCount", |value| *value == 1),
         ("responseLogprobs", |value| *value == false),
         ("audioTimestamp", |value| *value == false),

@@ -42,7 +42,7 @@ pub fn write(said: Said<Reasoning>, model: &str, fit: &mut Fit) -> Result<Option
             put("thinkingBudget", tokens.into());
         }
         Amount::Tokens(tokens) => {
-            put("thinkingBudget", tokens.into());
+            put("thinkingBudget", tokens.min(budget_max(model)).into());
         }
     }
     // Who asks for thoughts, in words that can't say whether they are to be told, gets them.
@@ -67,6 +67,14 @@ pub fn has_levels(model: &str) -> bool {
         .find(|it: char| !it.is_ascii_digit())
         .unwrap_or(generation.len());
     generation[..end].parse::<u32>().is_ok_and(|it| it >= 3)
+}
+
+/// The most that a model takes: it is said as "at most", so that less is right.
+fn budget_max(model: &str) -> u64 {
+    match model.contains("-flash") {
+        true => 24_576,
+        false => 32_768,
+    }
 }
 
 fn level(effort: Effort, model: &str) -> &'static str {
@@ -109,5 +117,11 @@ mod tests {
             json!({"thinkingBudget": 0})
         );
         assert_eq!(written(Amount::Default, "gemini-2.5-flash"), Value::Null);
+        for (model, tokens) in [("gemini-2.5-flash", 24_576), ("gemini-2.5-pro", 31_999)] {
+            assert_eq!(
+                written(Amount::Tokens(31_999), model),
+                json!({"thinkingBudget": tokens, "includeThoughts": true})
+            );
+        }
     }
 }

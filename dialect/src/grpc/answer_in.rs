@@ -89,7 +89,7 @@ impl Reads for Reader {
     fn failure(&self, status: u16, body: &[u8]) -> Failure {
         Failure {
             status,
-            kind: FailureKind::Server,
+            kind: FailureKind::of_status(status),
             message: match String::from_utf8_lossy(body).trim() {
                 "" => format!("the worker answered {status}"),
                 said => said.to_owned(),

@@ -337,9 +337,7 @@ fn read_options(mut options: Fields, chat: &mut Chat, rest: &mut Rest) -> Result
 fn embed(mut body: Fields, shape: Shape) -> Result<Embed, Unfit> {
     body.take("model");
     body.neutral("truncate", |value| *value == Value::Bool(true));
-    body.neutral("options", |value| {
-        value.as_object().is_some_and(|it| it.is_empty())
-    });
+    let options = body.object("options")?;
     let name = match shape {
         Shape::Embeddings => "prompt",
         _ => "input",
@@ -361,6 +359,9 @@ fn embed(mut body: Fields, shape: Shape) -> Result<Embed, Unfit> {
         dimensions: body.whole("dimensions")?,
         ..Embed::default()
     };
+    embed
+        .rest
+        .extend(options.into_iter().flat_map(Fields::rest));
     embed.rest.extend(body.rest());
     Ok(embed)
 }

@@ -24,7 +24,8 @@ pub fn read(text: &str) -> Option<u64> {
         .trim_start_matches(|it: char| it == '.' || it.is_ascii_digit());
     let offset = || {
         let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-        Some(hours.parse::<u64>().ok()? * 3600 + minutes.parse::<u64>().ok()? * 60)
+        let (hours, minutes) = (hours.parse::<u8>().ok()?, minutes.parse::<u8>().ok()?);
+        Some(u64::from(hours) * 3600 + u64::from(minutes) * 60)
     };
     match zone.chars().next() {
         Some('+') => local.checked_sub(offset()?),
@@ -76,6 +77,12 @@ mod tests {
         }
         assert_eq!(read("2024-05-24T20:01:31.01558Z"), Some(1_716_580_891));
         assert_eq!(read("2024-05-24T22:01:31.1+02:00"), Some(1_716_580_891));
-        assert_eq!(read("yesterday"), None);
+        for odd in [
+            "yesterday",
+            "2024-05-24T22:01:31+99999999999999999999:00",
+            "éééééééééééé",
+        ] {
+            assert_eq!(read(odd), None, "{odd}");
+        }
     }
 }

@@ -2,3 +2,5 @@
 
 pub mod answer_out;
 pub mod request_in;
+#[cfg(test)]
+mod tests;

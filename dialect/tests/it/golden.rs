@@ -296,42 +296,23 @@ impl Upstream {
 
     /// What it answers.
     pub fn answer(&self, feature: &str) -> Option<Answer> {
+        let frames = match self.dialect {
+            Dialect::Grpc => Form::Grpc,
+            _ => Form::Frames,
+        };
         let forms = [
             ("json", Form::Body),
             ("sse", Form::Events),
             ("ndjson", Form::Lines),
-            ("frames", Form::Frames),
+            ("frames", frames),
+            // An error that is no JSON.
+            ("txt", Form::Body),
         ];
         let folder = folder().join("upstreams").join(self.name);
         forms.into_iter().find_map(|(kind, form)| {
             let bytes = std::fs::read(folder.join(format!("{feature}.{kind}"))).ok()?;
-            Some(match (self.dialect, form) {
-                (Dialect::Grpc, Form::Frames) => first(&bytes),
-                _ => Answer { form, bytes },
-            })
+            Some(Answer { form, bytes })
         })
-    }
-}
-
-/// Messages of gRPC as they become what the other translator reads.
-fn first(messages: &[u8]) -> Answer {
-    let ask = Ask {
-        surface: Surface::Chat,
-        path: "/v1/chat/completions",
-        query: None,
-        body: b"",
-        id: "0198",
-        now: 1_764_300_000,
-        model: "my-model",
-    };
-    let mut first = weir_dialect::grpc::first(&ask);
-    first.begin(Form::Grpc);
-    let mut bytes = Vec::new();
-    first.feed(messages, &mut bytes).expect("messages of gRPC");
-    first.end(&mut bytes).expect("a whole answer");
-    Answer {
-        form: Form::Events,
-        bytes,
     }
 }
 

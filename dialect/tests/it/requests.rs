@@ -14,8 +14,6 @@ pub fn check(feature: &str, upstream: &Upstream, translated: &Translated) {
         "system" => &["Be brief.", "Say hello."],
         "tools" | "parallel_tools" => &["get_weather", "city"],
         "tool_result" => &["get_weather", "Paris", "18 degrees"],
-        // There the bytes are what they are.
-        "image" if upstream.name == "grpc" => &["What is this?", "image/png", "IHDR"],
         "image" => &["What is this?", "iVBORw0KGgo"],
         "schema" => &["age", "integer", "name"],
         "stop" => &["END"],

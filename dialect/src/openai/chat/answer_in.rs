@@ -169,7 +169,10 @@ impl Reader {
             to(Event::Failed(failure(0, &error)));
             return Ok(());
         }
-        if !std::mem::replace(&mut self.started, true) {
+        // Azure tells first of what its filters found, and names nothing yet.
+        let nameless = chunk.id.as_ref().is_none_or(|id| id.0.is_empty())
+            && chunk.choices.as_ref().is_some_and(Vec::is_empty);
+        if !nameless && !std::mem::replace(&mut self.started, true) {
             to(Event::Start {
                 id: chunk.id.map(|text| text.0).filter(|id| !id.is_empty()),
                 model: chunk

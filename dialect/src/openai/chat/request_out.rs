@@ -14,6 +14,18 @@ use crate::provider::{MaxTokens, Quirks, ReasoningField, at};
 use crate::surface::Surface;
 use crate::translate::{Outgoing, Target};
 
+/// Fields that other APIs of OpenAI's have under the same name.
+const COMMON: &[&str] = &[
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "verbosity",
+    "store",
+    "metadata",
+    "logit_bias",
+];
+
 /// Writes a request.
 ///
 /// # Errors
@@ -121,17 +133,25 @@ pub fn body(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Value, Unf
     put("modalities", output.map(|said| modalities(&said.value)));
     if stream {
         put("stream", Some(true.into()));
-        if target.ask_usage {
+        if target.ask_usage && quirks.include_usage {
             put("stream_options", Some(json!({"include_usage": true})));
         }
     }
-    // OpenAI has none; the servers of open models do.
-    match quirks.name {
-        "openai" | "azure" => fit.lacks_any(top_k)?,
-        _ => put("top_k", top_k.map(|said| said.value.into())),
+    match quirks.top_k() {
+        true => put("top_k", top_k.map(|said| said.value.into())),
+        false => fit.lacks_any(top_k)?,
     }
     for said in rest {
-        fit.lacks(said.at)?;
+        // What the Responses API has in common with chat.
+        let name = match &*said.at {
+            "text.verbosity" => "verbosity",
+            at => at,
+        };
+        let known = matches!(quirks.name, "openai" | "azure") && COMMON.contains(&name);
+        match known {
+            true => put(name, Some(said.value)),
+            false => fit.lacks(said.at)?,
+        }
     }
     Ok(Value::Object(body))
 }

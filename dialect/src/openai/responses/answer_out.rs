@@ -594,17 +594,17 @@ fn logprob(said: &Logprob) -> Value {
 /// Usage in the words of this API.
 fn usage(used: &Usage) -> Value {
     let (input, output) = (used.input.unwrap_or(0), used.output.unwrap_or(0));
-    let mut said = json!({
+    // The SDK's types want all the details.
+    json!({
         "input_tokens": input,
-        "input_tokens_details": {"cached_tokens": used.cached.unwrap_or(0)},
+        "input_tokens_details": {
+            "cached_tokens": used.cached.unwrap_or(0),
+            "cache_write_tokens": used.cache_write.unwrap_or(0),
+        },
         "output_tokens": output,
         "output_tokens_details": {"reasoning_tokens": used.reasoning.unwrap_or(0)},
         "total_tokens": input.saturating_add(output),
-    });
-    if let Some(written) = used.cache_write.filter(|it| *it > 0) {
-        said["input_tokens_details"]["cache_write_tokens"] = written.into();
-    }
-    said
+    })
 }
 
 /// The word for an error inside of an answer.
