@@ -217,8 +217,13 @@ fn content(what: What, at: &str, fit: &mut Fit) -> Result<Option<Part>, Unfit> {
         What::Video(source) => blob(source, at, fit)?.map(Content::Video),
         What::Document {
             source: Source::Text(text),
-            ..
-        } => Some(Content::Text(text)),
+            name,
+        } => Some(Content::Document(Blob {
+            source: Some(message::Source::Data(text.into_bytes())),
+            media_type: "text/plain".to_owned(),
+            name: name.unwrap_or_default(),
+            ..Blob::default()
+        })),
         What::Document { source, name } => blob(source, at, fit)?.map(|blob| {
             Content::Document(Blob {
                 name: name.unwrap_or_default(),
