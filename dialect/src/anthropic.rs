@@ -26,6 +26,16 @@ use crate::answer::table::{Node, Place, Role, Says, Table};
 use crate::bedrock;
 use crate::usage::{Count, Entry, Rank, Raw, Reported, Sheet};
 
+/// The path of a method below a base URL's: servers that have more than this API have it below a path of
+/// their own (`/anthropic`), and `/v1` below that.
+pub fn path(base: &str, method: &str) -> String {
+    let base = base.trim_end_matches('/');
+    match base.ends_with("/v1") {
+        true => format!("{base}{method}"),
+        false => format!("{base}/v1{method}"),
+    }
+}
+
 /// `POST /v1/messages`.
 pub static MESSAGES: Table = Table {
     cache_beside: true,

@@ -28,6 +28,8 @@ mod tests;
 mod thinking;
 pub mod vertex_token;
 
+pub use request_out::path;
+
 use crate::answer::Field;
 use crate::answer::table::{Node, Place, Role, Table};
 use crate::usage::{Count, Entry, Rank, Raw, Reported, Sheet};

@@ -605,9 +605,7 @@ impl Fit {
                 target: self.target,
             });
         }
-        if !self.dropped.contains(&at) {
-            self.dropped.push(at);
-        }
+        self.hints(at);
         Ok(())
     }
 
@@ -619,6 +617,22 @@ impl Fit {
         match said {
             Some(said) => self.lacks(said.at),
             None => Ok(()),
+        }
+    }
+
+    /// A hint that changes no answer, such as where to cache a prompt or for whom it is asked: where it can't be
+    /// expressed, it is dropped and listed, and the request is served on any route.
+    pub fn hints(&mut self, at: impl Into<String>) {
+        let at = at.into();
+        if !self.dropped.contains(&at) {
+            self.dropped.push(at);
+        }
+    }
+
+    /// The same for one that may not have been given.
+    pub fn hints_any<T>(&mut self, said: Option<Said<T>>) {
+        if let Some(said) = said {
+            self.hints(said.at);
         }
     }
 

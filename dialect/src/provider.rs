@@ -5,6 +5,7 @@ mod quirks;
 pub use quirks::{HOSTS, QUIRKS, dialect_of_host};
 
 use crate::surface::Surface;
+use crate::{anthropic, azure, gemini};
 
 /// The API that a provider has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +188,50 @@ impl Provider {
             Dialect::Ollama => matches!(surface, Of::Ollama | Of::OllamaEmbed),
             Dialect::DashScope | Dialect::Cohere | Dialect::Bedrock | Dialect::Grpc => false,
         }
+    }
+}
+
+/// Where requests go that pass as they are, where it isn't the client's own path below the base URL's: the
+/// path, and the query where the client's isn't to be taken.
+pub fn reroute(
+    provider: &Provider,
+    surface: Surface,
+    base: &str,
+    model: &str,
+    client_path: &str,
+) -> Option<(String, Option<String>)> {
+    if !provider.speaks(surface, client_path) {
+        return None;
+    }
+    match provider.dialect {
+        Dialect::Azure => match surface {
+            Surface::Chat
+            | Surface::Completions
+            | Surface::Embeddings
+            | Surface::Responses
+            | Surface::Audio
+            | Surface::Speech
+            | Surface::Images => Some(azure::path(provider, base, model, client_path)),
+            _ => None,
+        },
+        Dialect::Anthropic => {
+            let method = client_path
+                .rfind("/messages")
+                .map(|at| &client_path[at..])?;
+            let known = matches!(surface, Surface::Messages | Surface::MessagesCount);
+            known.then(|| (anthropic::path(base, method), None))
+        }
+        Dialect::Gemini | Dialect::Vertex => {
+            let (_, method) = client_path.rsplit_once(':')?;
+            let known = matches!(
+                surface,
+                Surface::Gemini | Surface::GeminiCount | Surface::GeminiEmbed
+            );
+            // A client of Vertex says it all by itself.
+            let whole = client_path.contains("/projects/");
+            (known && !whole).then(|| (gemini::path(provider, base, model, method), None))
+        }
+        _ => None,
     }
 }
 

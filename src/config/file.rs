@@ -749,7 +749,7 @@ pub(super) struct Breaker {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Health {
-    /// What is asked for with GET; joined with the base URL as a request's path is. Default: `/v1/models`.
+    /// What is asked for with GET; joined with the base URL as a request's path is. Of a `grpc` worker the service that its health service is asked for, such as `/llm.LLMService`; of any other path the worker as a whole. Default: `/v1/models`.
     pub(super) path: Option<Text>,
     /// Time between two questions, give or take a tenth. Default: `10s`.
     pub(super) interval: Option<Span>,

@@ -4,14 +4,14 @@ use super::carriage::Carriage;
 use super::connect::{Sent, Try};
 use super::journey::Journey;
 use super::peek::Body;
-use super::plan::Plan;
 use super::plan::{
     CREDENTIALS, X_WEIR_PRIORITY, model_in_path, shown_secret, without_keys,
     without_subprotocol_keys,
 };
+use super::plan::{Plan, Surface};
 use super::refuse::Refusal;
 use crate::dialect::bedrock::sign;
-use crate::dialect::provider::KeyHeader;
+use crate::dialect::provider::{KeyHeader, reroute};
 use crate::route::join;
 use crate::tokens::meter;
 use crate::types::{HeaderEdits, Piece, Template};
@@ -68,11 +68,7 @@ pub fn rewrite(request: &mut RequestHeader, journey: &Journey) -> Result<()> {
     let carriage = current.carriage.as_deref();
     request.set_uri(match carriage {
         Some(carriage) => carried_url(carriage)?,
-        None => url(
-            journey,
-            &endpoint.base.path,
-            current.choice.model.as_deref(),
-        )?,
+        None => url(journey, plan, provider, current)?,
     });
     request.insert_header(header::HOST, &endpoint.host_header)?;
     let renewed = || {
@@ -307,8 +303,17 @@ fn frame(
     Ok(())
 }
 
-fn url(journey: &Journey, base: &str, model: Option<&str>) -> Result<Uri> {
+fn url(journey: &Journey, plan: &Plan, provider: &Provider, current: &Try) -> Result<Uri> {
     let arrival = &journey.arrival;
+    let base = &*current.attempt.endpoint().base.path;
+    let model = current.choice.model.as_deref();
+    let there = provider.dialect.as_ref().and_then(|dialect| {
+        let Surface::Metered(surface) = plan.surface else {
+            return None;
+        };
+        let model = model.or(plan.model.as_deref()).unwrap_or_default();
+        reroute(dialect, surface, base, model, &arrival.path)
+    });
     let path = match (model, model_in_path(&arrival.path)) {
         (Some(model), Some(named)) => Cow::Owned(with_model(&arrival.path, named, model)),
         _ => Cow::Borrowed(arrival.path.as_str()),
@@ -318,7 +323,13 @@ fn url(journey: &Journey, base: &str, model: Option<&str>) -> Result<Uri> {
         true => query.map(Cow::Borrowed),
         false => query.and_then(without_keys),
     };
-    let joined = join(base, &path, query.as_deref());
+    let joined = match there {
+        Some((path, own)) => match own.as_deref().or(query.as_deref()) {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        },
+        None => join(base, &path, query.as_deref()),
+    };
     Uri::from_maybe_shared(Bytes::from(joined))
         .map_err(|_| Refusal::invalid("the path can't be part of a URL").into())
 }

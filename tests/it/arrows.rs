@@ -62,7 +62,7 @@ const HALLS: &[(&str, &[&str])] = &[
     // It parses no HTTP, no TLS and no routes, so that nothing in them can bring it down.
     ("supervise", &[]),
     // The settings of the road hold those of the resolver as they are.
-    ("config", &["*::settings", "weir_dns", "dialect::provider"]),
+    ("config", &["*::settings", "weir_dns", "dialect"]),
     ("snapshot", &["rooms", "proxy::settings"]),
     ("admin", &["snapshot", "config", "observe"]),
     ("proxy", &["snapshot", "rooms"]),

@@ -94,6 +94,8 @@ fn a_stream_comes_word_by_word_and_says_that_it_is_whole() {
     for name in ["grpc-status", "grpc-message", "grpc-accept-encoding"] {
         assert_eq!(answer.header(name), None, "{name}");
     }
+    let by_h2 = gateway.h2_client().post(CHAT, &body);
+    assert_eq!(by_h2.text(), text, "by HTTP/2");
     let record = &gateway.records(1)[0];
     assert_eq!(
         (&record["output_tokens"], &record["end"]),
@@ -396,6 +398,11 @@ fn calls_share_a_connection_and_go_to_the_worker_that_lives() {
     for _ in 0..6 {
         assert_eq!(content(&gateway.post(CHAT, ask("Hi", json!({})))), "Hi");
     }
+    let reused = gateway.value(
+        "weir_pool_requests_total",
+        &[("road", "direct"), ("reused", "true")],
+    );
+    assert_eq!(reused, Some(4.0), "one connection for each worker");
     let endpoints: std::collections::BTreeSet<_> = (gateway.records(6).iter())
         .map(|record| record["endpoint"].to_string())
         .collect();

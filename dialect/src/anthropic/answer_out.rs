@@ -282,6 +282,11 @@ impl Writer {
 }
 
 impl Writes for Writer {
+    fn bytes(&self) -> usize {
+        // A string may have room for twice what is in it.
+        2 * self.held_bytes
+    }
+
     fn event(&mut self, event: Event<'_>, out: &mut Vec<u8>) {
         match event {
             Event::Start { id, model, .. } => {

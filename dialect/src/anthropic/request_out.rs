@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 use super::answer_in::Reader;
 use super::input;
 use super::model::Model;
+use super::path;
 use super::thinking::Thinking;
 use crate::ir::{
     Cache, Chat, Fit, Format, Message, Modality, Part, Role, Said, Source, Tool, ToolChoice,
     ToolResult, Unfit, What, call_id,
 };
-use crate::provider::at;
 use crate::surface::Surface;
 use crate::translate::{Outgoing, Target};
 
@@ -36,7 +36,7 @@ pub fn write(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Outgoing,
         headers.push(("anthropic-beta", FILES.to_owned()));
     }
     Ok(Outgoing {
-        path: at(target.base, "/v1", "/messages"),
+        path: path(target.base, "/messages"),
         query: None,
         body: Value::Object(body).to_string().into_bytes(),
         headers,
@@ -344,13 +344,13 @@ impl Turns {
                     }
                     return Ok(None);
                 };
-                fit.lacks_any(cache)?;
+                fit.hints_any(cache);
                 return Ok(Some(
                     json!({"type": "thinking", "thinking": text, "signature": signature}),
                 ));
             }
             What::Redacted(data) => {
-                fit.lacks_any(cache)?;
+                fit.hints_any(cache);
                 return Ok(Some(json!({"type": "redacted_thinking", "data": data})));
             }
             What::Call(call) => {

@@ -609,7 +609,7 @@ fn mixed_arguments_of_calls_become_blocks_one_after_another() {
                 {"type": "text", "text": "I look."},
                 used("a", json!({"city": "}\""})),
                 used("b", json!({"x": 2})),
-                used("call_1_0_2", json!({})),
+                used("call_af63ac4c86019afc_2", json!({})),
                 {"type": "text", "text": "Done."},
             ],
             "stop_reason": "tool_use", "stop_sequence": null,

@@ -142,7 +142,7 @@ fn body(chat: Chat, model: &str, fit: &mut Fit) -> Result<Value, Unfit> {
             true => {
                 body.insert("requestMetadata".into(), json!({"user": said.value}));
             }
-            false => fit.lacks(said.at)?,
+            false => fit.hints(said.at),
         }
     }
     fit.lacks_any(frequency_penalty)?;

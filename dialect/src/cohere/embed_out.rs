@@ -39,7 +39,7 @@ pub fn write(embed: Embed, target: &Target<'_>, fit: &mut Fit) -> Result<Outgoin
     if let Some(dimensions) = dimensions {
         body.insert("output_dimension".into(), dimensions.value.into());
     }
-    fit.lacks_any(user)?;
+    fit.hints_any(user);
     for said in rest {
         fit.lacks(said.at)?;
     }

@@ -123,7 +123,7 @@ fn body(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Value, Unfit> 
     fit.lacks_any(choices)?;
     // Its own are of several tokens at once, without alternatives.
     fit.lacks_any(logprobs)?;
-    fit.lacks_any(user)?;
+    fit.hints_any(user);
     fit.lacks_any(output.filter(|said| said.value != [Modality::Text]))?;
     for said in rest {
         fit.lacks(said.at)?;
@@ -139,7 +139,7 @@ fn write_message(message: Message, to: &mut Vec<Value>, fit: &mut Fit) -> Result
     let mut results = false;
     for part in parts {
         if let Some(cache) = part.cache {
-            fit.lacks(cache.at)?;
+            fit.hints(cache.at);
         }
         match part.what {
             What::Result(result) => {
@@ -246,7 +246,7 @@ fn tool_message(result: ToolResult, fit: &mut Fit) -> Result<Value, Unfit> {
     } = result;
     let mut content = Vec::new();
     for Part { what, cache, at } in parts {
-        fit.lacks_any(cache)?;
+        fit.hints_any(cache);
         match what {
             // A result has texts and documents only.
             What::Image { .. } => fit.lacks(at)?,
@@ -279,7 +279,7 @@ fn write_tool(tool: Tool, fit: &mut Fit) -> Result<Value, Unfit> {
         cache,
         at: _,
     } = tool;
-    fit.lacks_any(cache)?;
+    fit.hints_any(cache);
     let mut function = Map::new();
     function.insert("name".into(), name.into());
     if let Some(description) = description {

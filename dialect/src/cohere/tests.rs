@@ -88,7 +88,6 @@ fn a_request_is_said_in_its_words() {
 fn what_it_has_no_word_for_is_refused_by_name() {
     for (field, at) in [
         (r#""n":2"#, "n"),
-        (r#""user":"u""#, "user"),
         (r#""logprobs":true"#, "logprobs"),
         (
             r#""tool_choice":{"type":"function","function":{"name":"f"}}"#,

@@ -38,7 +38,7 @@ pub fn write(embed: Embed, target: &Target<'_>, fit: &mut Fit) -> Result<Outgoin
             _ => fit.lacks(purpose.at)?,
         }
     }
-    fit.lacks_any(user)?;
+    fit.hints_any(user);
     for said in rest {
         fit.lacks(said.at)?;
     }

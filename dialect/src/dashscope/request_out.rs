@@ -138,7 +138,7 @@ fn body(chat: Chat, media: bool, target: &Target<'_>, fit: &mut Fit) -> Result<V
         put("top_logprobs", Some(top.value.into()));
     }
     fit.lacks_any(frequency_penalty)?;
-    fit.lacks_any(user)?;
+    fit.hints_any(user);
     fit.lacks_any(output.filter(|said| said.value != [Modality::Text]))?;
     for said in rest {
         fit.lacks(said.at)?;
@@ -164,7 +164,7 @@ fn write_message(
     let mut results = false;
     for part in parts {
         if let Some(cache) = part.cache {
-            fit.lacks(cache.at)?;
+            fit.hints(cache.at);
         }
         match part.what {
             What::Result(result) => {
@@ -280,7 +280,7 @@ fn tool_message(result: ToolResult, media: bool, fit: &mut Fit) -> Result<Value,
     } = result;
     let mut content = Vec::new();
     for Part { what, cache, at } in parts {
-        fit.lacks_any(cache)?;
+        fit.hints_any(cache);
         content.extend(write_part(what, &at, fit)?);
     }
     let mut written = Map::new();
@@ -302,7 +302,7 @@ fn write_tool(tool: Tool, fit: &mut Fit) -> Result<Value, Unfit> {
         cache,
         at: _,
     } = tool;
-    fit.lacks_any(cache)?;
+    fit.hints_any(cache);
     fit.lacks_any(strict.filter(|said| said.value))?;
     let mut function = Map::new();
     function.insert("name".into(), name.into());

@@ -198,6 +198,11 @@ impl Writer {
 }
 
 impl Writes for Writer {
+    fn bytes(&self) -> usize {
+        let held = self.calls.iter().map(|it| it.arguments.capacity());
+        held.sum()
+    }
+
     fn event(&mut self, event: Event<'_>, out: &mut Vec<u8>) {
         match event {
             Event::Start { id, model, .. } => self.start(id, model),

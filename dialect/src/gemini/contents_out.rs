@@ -97,7 +97,7 @@ impl Scribe<'_> {
         let mut unsealed = self.needs_seals && !parts.iter().any(is_sealed);
         for part in parts {
             let Part { what, cache, at } = part;
-            self.fit.lacks_any(cache)?;
+            self.fit.hints_any(cache);
             let is_call = matches!(what, What::Call(_));
             if let Some(mut part) = self.part(what, &at)? {
                 if is_call && std::mem::take(&mut unsealed) {
@@ -214,7 +214,7 @@ impl Scribe<'_> {
             .ok_or_else(|| invalid(at, "answers no tool call of the messages before it"))?;
         let (mut text, mut media) = (String::new(), Vec::new());
         for part in parts {
-            self.fit.lacks_any(part.cache)?;
+            self.fit.hints_any(part.cache);
             match part.what {
                 What::Text(more) => text.push_str(&more),
                 what => {

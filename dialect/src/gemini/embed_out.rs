@@ -28,7 +28,7 @@ pub fn write(embed: Embed, target: &Target<'_>, fit: &mut Fit) -> Result<Outgoin
         purpose,
         rest,
     } = embed;
-    fit.lacks_any(user)?;
+    fit.hints_any(user);
     for said in rest {
         fit.lacks(said.at)?;
     }
@@ -56,7 +56,7 @@ pub fn write(embed: Embed, target: &Target<'_>, fit: &mut Fit) -> Result<Outgoin
         }
     };
     Ok(Outgoing {
-        path: path(target, method),
+        path: path(target.provider, target.base, target.model, method),
         query: None,
         body: body.to_string().into_bytes(),
         headers: Vec::new(),

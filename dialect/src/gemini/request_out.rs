@@ -11,7 +11,7 @@ use super::answer_in::Reader;
 use super::contents_out::Conversation;
 use super::thinking;
 use crate::ir::{Chat, Fit, Format, Modality, Said, Tool, ToolChoice, Unfit};
-use crate::provider::{Dialect, at};
+use crate::provider::{Dialect, Provider, at};
 use crate::surface::Surface;
 use crate::translate::{Outgoing, Target};
 
@@ -26,7 +26,7 @@ pub fn write(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Outgoing,
     };
     let body = body(chat, target, fit)?;
     Ok(Outgoing {
-        path: path(target, method),
+        path: path(target.provider, target.base, target.model, method),
         query,
         body: body.to_string().into_bytes(),
         headers: Vec::new(),
@@ -50,14 +50,14 @@ const ENCODED: &AsciiSet = &CONTROLS
     .add(b':');
 
 /// The path of a model's method. Vertex without a project is that of an API key alone.
-pub fn path(target: &Target<'_>, method: &str) -> String {
-    let model = utf8_percent_encode(target.model, ENCODED);
-    let has_place = target.model.contains('/');
-    if target.provider.dialect != Dialect::Vertex {
+pub fn path(provider: &Provider, base: &str, named: &str, method: &str) -> String {
+    let model = utf8_percent_encode(named, ENCODED);
+    let has_place = named.contains('/');
+    if provider.dialect != Dialect::Vertex {
         let place = if has_place { "" } else { "models/" };
-        return at(target.base, "/v1beta", &format!("/{place}{model}:{method}"));
+        return at(base, "/v1beta", &format!("/{place}{model}:{method}"));
     }
-    let model = match target.model.split_once('/') {
+    let model = match named.split_once('/') {
         None => format!("publishers/google/models/{model}"),
         Some(("publishers" | "endpoints" | "projects", _)) => model.to_string(),
         Some((publisher, name)) => {
@@ -65,7 +65,6 @@ pub fn path(target: &Target<'_>, method: &str) -> String {
             format!("publishers/{publisher}/models/{name}")
         }
     };
-    let provider = target.provider;
     let place = match &provider.project {
         Some(project) if !model.starts_with("projects/") => {
             let region = provider.region.as_deref().unwrap_or("global");
@@ -73,7 +72,7 @@ pub fn path(target: &Target<'_>, method: &str) -> String {
         }
         _ => String::new(),
     };
-    at(target.base, "/v1", &format!("/{place}{model}:{method}"))
+    at(base, "/v1", &format!("/{place}{model}:{method}"))
 }
 
 fn body(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Value, Unfit> {
@@ -124,7 +123,7 @@ fn body(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Value, Unfit> 
     if let Some(said) = parallel_tools.filter(|said| !said.value) {
         fit.lacks(said.at)?;
     }
-    fit.lacks_any(user)?;
+    fit.hints_any(user);
 
     let mut put = |name: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -218,7 +217,7 @@ fn declare(tool: Tool, fit: &mut Fit) -> Result<Value, Unfit> {
         cache,
         at: _,
     } = tool;
-    fit.lacks_any(cache)?;
+    fit.hints_any(cache);
     let mut declared = Map::new();
     declared.insert("name".into(), name.into());
     if let Some(description) = description {

@@ -144,7 +144,6 @@ fn a_chat_is_said_in_geminis_words() {
 fn what_gemini_has_no_word_for_is_named() {
     let mut said = json!({"messages": [{"role": "user", "content": "Hi"}]});
     for (name, value) in [
-        ("user", json!("u")),
         ("parallel_tool_calls", json!(false)),
         ("logit_bias", json!({"1": 2})),
     ] {
@@ -228,9 +227,9 @@ fn a_stream_of_gemini_is_one_of_openai_however_it_is_cut() {
     let out = run(stream.len());
     for wanted in [
         r#""reasoning_content":"Hm.""#,
-        r#""id":"call_r_0_0","type":"function","function":{"name":"f","arguments":""},"extra_content":{"google":{"thought_signature":"c2ln"}},"index":0"#,
+        r#""id":"call_af63ef4c86020cd5_0","type":"function","function":{"name":"f","arguments":""},"extra_content":{"google":{"thought_signature":"c2ln"}},"index":0"#,
         r#""tool_calls":[{"index":0,"function":{"arguments":"{\"x\":1}"}}]"#,
-        r#""id":"call_r_0_1""#,
+        r#""id":"call_af63ef4c86020cd5_1""#,
         r#""finish_reason":"tool_calls""#,
         r#""usage":{"prompt_tokens":12,"completion_tokens":5,"total_tokens":17,"completion_tokens_details":{"reasoning_tokens":3}}"#,
     ] {
@@ -279,11 +278,11 @@ fn a_gemini_clients_request_is_said_in_openais_words() {
                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,+/A="}},
             ]},
             {"role": "assistant", "content": "Two calls.", "tool_calls": [
-                {"id": "call_said_0_0", "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}},
-                {"id": "call_said_0_1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                {"id": "call_096e4d18bf89481c_0", "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}},
+                {"id": "call_096e4d18bf89481c_1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
             ]},
-            {"role": "tool", "tool_call_id": "call_said_0_0", "content": "one"},
-            {"role": "tool", "tool_call_id": "call_said_0_1", "content": "{\"a\":2}"},
+            {"role": "tool", "tool_call_id": "call_096e4d18bf89481c_0", "content": "one"},
+            {"role": "tool", "tool_call_id": "call_096e4d18bf89481c_1", "content": "{\"a\":2}"},
         ],
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}}],
         "tool_choice": "required",

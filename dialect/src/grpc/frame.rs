@@ -86,3 +86,54 @@ pub fn framed(message: &impl prost::Message) -> Vec<u8> {
     let _ = message.encode(&mut frame);
     frame
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::message::HealthCheckRequest;
+
+    /// The messages in `bytes` that come in pieces of `cut`.
+    fn messages(bytes: &[u8], cut: usize) -> Vec<Result<Vec<u8>, &'static str>> {
+        let (mut framer, mut held, mut found) = (Framer::default(), Vec::new(), Vec::new());
+        for mut piece in bytes.chunks(cut) {
+            while let Some(end) = framer.next(piece) {
+                held.extend_from_slice(&piece[..end]);
+                found.push(message(&held).map(<[u8]>::to_vec));
+                held.clear();
+                piece = &piece[end..];
+            }
+            held.extend_from_slice(piece);
+        }
+        if !held.is_empty() {
+            found.push(message(&held).map(<[u8]>::to_vec));
+        }
+        found
+    }
+
+    #[test]
+    fn messages_are_the_same_however_they_are_cut() {
+        let said = |service: &str| {
+            framed(&HealthCheckRequest {
+                service: service.to_owned(),
+            })
+        };
+        let bytes = [said("one"), said(""), said(&"x".repeat(300))].concat();
+        let whole = messages(&bytes, bytes.len());
+        assert_eq!(whole.len(), 3);
+        assert_eq!(whole[1], Ok(Vec::new()));
+        for cut in 1..bytes.len() {
+            assert_eq!(messages(&bytes, cut), whole, "pieces of {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_says_why() {
+        let why = |bytes: &[u8]| messages(bytes, 3).remove(0).expect_err("no message");
+        assert!(why(&[1, 0, 0, 0, 1, 7]).contains("compressed"));
+        assert!(why(&[0, 0, 0, 0, 9, 7]).contains("in the middle"));
+        assert!(why(&[0, 0, 0]).contains("in the middle"));
+        assert!(why(b"HTTP/1.1 400 Bad Request").contains("no messages"));
+        let too_long = [&[0][..], &(MESSAGE_BYTES_MAX as u32 + 1).to_be_bytes()].concat();
+        assert!(why(&too_long).contains("too long"));
+    }
+}

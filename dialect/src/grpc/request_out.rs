@@ -156,7 +156,7 @@ fn write_message(
     let mut has_results = false;
     for part in parts {
         if let Some(cache) = part.cache {
-            fit.lacks(cache.at)?;
+            fit.hints(cache.at);
         }
         match part.what {
             What::Result(result) => {
@@ -217,8 +217,13 @@ fn content(what: What, at: &str, fit: &mut Fit) -> Result<Option<Part>, Unfit> {
         What::Video(source) => blob(source, at, fit)?.map(Content::Video),
         What::Document {
             source: Source::Text(text),
-            ..
-        } => Some(Content::Text(text)),
+            name,
+        } => Some(Content::Document(Blob {
+            source: Some(message::Source::Data(text.into_bytes())),
+            media_type: "text/plain".to_owned(),
+            name: name.unwrap_or_default(),
+            ..Blob::default()
+        })),
         What::Document { source, name } => blob(source, at, fit)?.map(|blob| {
             Content::Document(Blob {
                 name: name.unwrap_or_default(),
@@ -272,7 +277,7 @@ fn tool_message(result: ToolResult, fit: &mut Fit) -> Result<message::Message, U
     };
     for part in parts {
         if let Some(cache) = part.cache {
-            fit.lacks(cache.at)?;
+            fit.hints(cache.at);
         }
         written.parts.extend(content(part.what, &part.at, fit)?);
     }
@@ -288,7 +293,7 @@ fn tool(tool: ir::Tool, fit: &mut Fit) -> Result<message::Tool, Unfit> {
         cache,
         at: _,
     } = tool;
-    fit.lacks_any(cache)?;
+    fit.hints_any(cache);
     Ok(message::Tool {
         name,
         description: description.unwrap_or_default(),

@@ -31,7 +31,7 @@ pub fn write(embed: Embed, target: &Target<'_>, fit: &mut Fit) -> Result<Outgoin
     if let Some(dimensions) = dimensions {
         body.insert("dimensions".into(), dimensions.value.into());
     }
-    fit.lacks_any(user)?;
+    fit.hints_any(user);
     fit.lacks_any(purpose)?;
     for said in rest {
         fit.lacks(said.at)?;

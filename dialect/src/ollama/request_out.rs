@@ -116,7 +116,7 @@ fn body(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Value, Unfit> 
     }
     body.insert("stream".into(), stream.into());
     fit.lacks_any(choices)?;
-    fit.lacks_any(user)?;
+    fit.hints_any(user);
     fit.lacks_any(output.filter(|said| said.value != [Modality::Text]))?;
     for said in rest {
         fit.lacks(said.at)?;
@@ -139,7 +139,7 @@ fn write_message(
     let mut results = false;
     for part in parts {
         if let Some(cache) = part.cache {
-            fit.lacks(cache.at)?;
+            fit.hints(cache.at);
         }
         match part.what {
             What::Result(result) => {
@@ -242,7 +242,7 @@ fn tool_message(
     let name = name.or_else(called);
     let (mut text, mut images) = (String::new(), Vec::new());
     for Part { what, cache, at } in parts {
-        fit.lacks_any(cache)?;
+        fit.hints_any(cache);
         write_part(what, &at, &mut text, &mut images, fit)?;
     }
     let mut written = Map::new();
@@ -266,7 +266,7 @@ fn write_tool(tool: Tool, fit: &mut Fit) -> Result<Value, Unfit> {
         cache,
         at: _,
     } = tool;
-    fit.lacks_any(cache)?;
+    fit.hints_any(cache);
     fit.lacks_any(strict.filter(|said| said.value))?;
     let mut function = Map::new();
     function.insert("name".into(), name.into());

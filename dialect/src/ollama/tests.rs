@@ -272,7 +272,6 @@ fn a_request_is_said_in_its_words() {
 fn what_it_has_no_word_for_is_refused_by_name() {
     for (field, at) in [
         (r#""n":2"#, "n"),
-        (r#""user":"u""#, "user"),
         (r#""tool_choice":"required""#, "tool_choice"),
         (r#""logit_bias":{"1":2}"#, "logit_bias"),
     ] {

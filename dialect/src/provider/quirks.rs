@@ -233,6 +233,10 @@ pub fn dialect_of_host(host: &str, base_path: &str) -> Option<Dialect> {
     if below("api.anthropic.com") {
         return Some(Dialect::Anthropic);
     }
+    if Quirks::of_host(&host).is_some() && base_path.split('/').any(|it| it == "anthropic") {
+        // Many have both.
+        return Some(Dialect::Anthropic);
+    }
     if below("generativelanguage.googleapis.com") {
         let compatible = base_path.split('/').any(|segment| segment == "openai");
         return Some(match compatible {

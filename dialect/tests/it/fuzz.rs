@@ -10,7 +10,9 @@ use weir_dialect::ir::Unfit;
 use weir_dialect::surface::Form;
 use weir_dialect::translate::HELD_BYTES_MAX;
 
-use crate::golden::{Answer, CLIENTS, Client, FEATURES, Got, UPSTREAMS, Upstream, is_stream};
+use crate::golden::{
+    Answer, CLIENTS, Carrier, Client, FEATURES, Got, UPSTREAMS, Upstream, is_stream,
+};
 use crate::mutate::Mutator;
 use crate::recordings;
 use crate::seen::{self, Wire};
@@ -241,8 +243,7 @@ fn an_endless_event_is_given_up() {
         let Ok(translated) = client.ask(&body, true, upstream, false) else {
             continue;
         };
-        let mut translator = translated.answer;
-        translator.begin(form);
+        let mut translator = Carrier::begin(translated, form);
         // Frames say how long they are: this one is as long as a frame may be.
         let mut piece = vec![b' '; 1 << 20];
         if form == Form::Frames {

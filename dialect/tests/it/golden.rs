@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use weir_dialect::provider::{Dialect, Provider};
 use weir_dialect::surface::{Form, Surface};
-use weir_dialect::translate::{Ask, Target, Translated, request};
+use weir_dialect::translate::{Ask, Target, Translated, Translator, request};
 
 use weir_dialect::ir::{Failure, Unfit};
 
@@ -311,8 +311,34 @@ impl Upstream {
         let folder = folder().join("upstreams").join(self.name);
         forms.into_iter().find_map(|(kind, form)| {
             let bytes = std::fs::read(folder.join(format!("{feature}.{kind}"))).ok()?;
-            Some(Answer { form, bytes })
+            Some(match form {
+                Form::Grpc => first(&bytes),
+                _ => Answer { form, bytes },
+            })
         })
+    }
+}
+
+/// Messages of gRPC as they become what a translator reads.
+fn first(messages: &[u8]) -> Answer {
+    let ask = Ask {
+        surface: Surface::Chat,
+        path: "/v1/chat/completions",
+        query: None,
+        body: b"",
+        id: "0198",
+        now: 1_764_300_000,
+        model: "my-model",
+    };
+    let mut first = weir_dialect::grpc::first(&ask);
+    first.begin(Form::Grpc);
+    let mut bytes = Vec::new();
+    let fed = first.feed(messages, &mut bytes);
+    fed.expect("messages of gRPC");
+    first.end(&mut bytes).expect("a whole answer");
+    Answer {
+        form: Form::Events,
+        bytes,
     }
 }
 
@@ -328,20 +354,83 @@ impl Answer {
         }
     }
 
-    /// Goes through a translator in pieces of `cut` bytes.
+    /// Goes through a translation in pieces of `cut` bytes.
     pub fn through(&self, translated: Translated, cut: usize) -> Got {
-        let mut translator = translated.answer;
-        translator.begin(self.form);
+        let mut carrier = Carrier::begin(translated, self.form);
         let mut bytes = Vec::new();
         let fed = self
             .bytes
             .chunks(cut)
-            .try_for_each(|piece| translator.feed(piece, &mut bytes));
-        let failed = fed.and_then(|()| translator.end(&mut bytes)).err();
+            .try_for_each(|piece| carrier.feed(piece, &mut bytes));
+        let failed = fed.and_then(|()| carrier.end(&mut bytes)).err();
         Got {
             status: 200,
             bytes,
             failed,
         }
+    }
+}
+
+/// Carries an answer over, by way of what meters can read where that is needed.
+#[derive(Debug)]
+pub struct Carrier {
+    first: Option<Translator>,
+    answer: Translator,
+    between: Vec<u8>,
+}
+
+// === impl Carrier ===
+
+impl Carrier {
+    pub fn begin(translated: Translated, form: Form) -> Self {
+        let Translated {
+            mut first,
+            mut answer,
+            ..
+        } = translated;
+        let form = match &mut first {
+            Some(first) => first.begin(form),
+            None => form,
+        };
+        answer.begin(form);
+        Self {
+            first,
+            answer,
+            between: Vec::new(),
+        }
+    }
+
+    pub fn feed(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+        let Some(first) = &mut self.first else {
+            return self.answer.feed(piece, out);
+        };
+        self.between.clear();
+        let fed = first.feed(piece, &mut self.between);
+        self.answer.feed(&self.between, out)?;
+        fed
+    }
+
+    pub fn end(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+        if let Some(first) = &mut self.first {
+            self.between.clear();
+            let ended = first.end(&mut self.between);
+            self.answer.feed(&self.between, out)?;
+            ended?;
+        }
+        self.answer.end(out)
+    }
+
+    /// It went away in the middle.
+    pub fn fails(&mut self, failure: Failure, out: &mut Vec<u8>) {
+        self.answer.fails(failure, out);
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.answer.is_ended()
+    }
+
+    pub fn bytes(&self) -> usize {
+        let first = self.first.as_ref().map_or(0, Translator::bytes);
+        first + self.between.capacity() + self.answer.bytes()
     }
 }

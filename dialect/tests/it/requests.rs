@@ -14,6 +14,7 @@ pub fn check(feature: &str, upstream: &Upstream, translated: &Translated) {
         "system" => &["Be brief.", "Say hello."],
         "tools" | "parallel_tools" => &["get_weather", "city"],
         "tool_result" => &["get_weather", "Paris", "18 degrees"],
+        "image" if upstream.name == "grpc" => &["What is this?", "PNG"],
         "image" => &["What is this?", "iVBORw0KGgo"],
         "schema" => &["age", "integer", "name"],
         "stop" => &["END"],

@@ -4,18 +4,41 @@ use super::Check;
 use crate::config::file::{self, AwsKeys, Provider};
 use crate::config::path::Path;
 use crate::config::units::Text;
-use crate::dialect::provider::{self, Dialect};
-use crate::types::Secret;
+use crate::dialect::gemini::vertex_token::ServiceAccount;
+use crate::dialect::provider::{self, Dialect, QUIRKS, Quirks, dialect_of_host};
+use crate::types::{BaseUrl, Secret};
 use crate::upstream::settings;
 
-/// The dialect that the file names.
+/// The dialect that the file names, else that of a host that is known; none where it isn't.
 pub(super) fn dialect(
     given: &Provider,
+    urls: &[BaseUrl],
     path: &Path,
     check: &mut Check<'_>,
 ) -> Option<provider::Provider> {
-    let _ = (path, check);
-    let dialect = match given.dialect? {
+    let first = urls.first();
+    let of_host = || first.and_then(|url| dialect_of_host(&url.host, &url.path));
+    let dialect = given.dialect.map(named).or_else(of_host);
+    keys(given, dialect, path, check);
+    let dialect = dialect?;
+    let text = |text: &Option<Text>| Some(text.as_ref()?.0.clone());
+    let quirks = match (&given.quirks, dialect) {
+        (Some(name), _) => quirks(&name.0, &path.key("quirks"), check),
+        (None, Dialect::OpenAi) => first.and_then(|url| Quirks::of_host(&url.host)),
+        (None, Dialect::Azure) => Some(Quirks::AZURE),
+        (None, _) => None,
+    };
+    Some(provider::Provider {
+        quirks: quirks.unwrap_or(Quirks::OPENAI),
+        api_version: text(&given.api_version),
+        region: text(&given.region),
+        project: text(&given.project),
+        ..provider::Provider::new(dialect)
+    })
+}
+
+fn named(dialect: file::Dialect) -> Dialect {
+    match dialect {
         file::Dialect::Openai => Dialect::OpenAi,
         file::Dialect::Azure => Dialect::Azure,
         file::Dialect::Anthropic => Dialect::Anthropic,
@@ -26,14 +49,54 @@ pub(super) fn dialect(
         file::Dialect::Cohere => Dialect::Cohere,
         file::Dialect::Bedrock => Dialect::Bedrock,
         file::Dialect::Grpc => Dialect::Grpc,
-    };
-    let text = |text: &Option<Text>| Some(text.as_ref()?.0.clone());
-    Some(provider::Provider {
-        api_version: text(&given.api_version),
-        region: text(&given.region),
-        project: text(&given.project),
-        ..provider::Provider::new(dialect)
-    })
+    }
+}
+
+fn quirks(name: &str, path: &Path, check: &mut Check<'_>) -> Option<Quirks> {
+    let known = Quirks::by_name(name);
+    if known.is_none() {
+        let names = QUIRKS.iter().map(|quirks| quirks.name);
+        let allowed = names.clone().collect::<Vec<_>>().join(", ");
+        check.findings.wrong_word(path, allowed, names);
+    }
+    known
+}
+
+/// What only some dialects have.
+fn keys(given: &Provider, dialect: Option<Dialect>, path: &Path, check: &mut Check<'_>) {
+    use Dialect::{Anthropic, Azure, Bedrock, OpenAi, Vertex};
+    let (openai, versioned): (&[Dialect], &[Dialect]) = (&[OpenAi], &[Azure, Anthropic]);
+    for (name, is, dialects) in [
+        ("quirks", given.quirks.is_some(), openai),
+        ("api_version", given.api_version.is_some(), versioned),
+        ("region", given.region.is_some(), &[Bedrock, Vertex]),
+        ("project", given.project.is_some(), &[Vertex]),
+        (
+            "service_account",
+            given.service_account.is_some(),
+            &[Vertex],
+        ),
+        ("aws", given.aws.is_some(), &[Bedrock]),
+    ] {
+        let fits = dialect.is_some_and(|dialect| dialects.contains(&dialect));
+        if is && !fits {
+            let words = dialects
+                .iter()
+                .map(|it| format!("`dialect: {}`", it.as_str()));
+            let words = words.collect::<Vec<_>>().join(" or ");
+            let allowed = format!("nothing, unless {words}");
+            check.findings.wrong(&path.key(name), allowed);
+        }
+    }
+    let several = [
+        given.api_key.is_some(),
+        given.service_account.is_some(),
+        given.aws.is_some(),
+    ];
+    if several.iter().filter(|is| **is).count() > 1 {
+        let allowed = "one of `api_key`, `aws` and `service_account`";
+        check.findings.wrong(&path.key("api_key"), allowed);
+    }
 }
 
 /// Keys of Amazon's.
@@ -77,4 +140,11 @@ pub(super) fn service_account(
             None
         }
     }
+}
+
+/// The project of Vertex, where the file names none: that of the service account.
+pub(super) fn default_project(speaks: &mut provider::Provider, account: &Secret<String>) {
+    let account = ServiceAccount::parse(account.expose().as_bytes()).ok();
+    let project = account.and_then(|account| Some(account.project()?.to_owned()));
+    speaks.project = speaks.project.take().or(project);
 }

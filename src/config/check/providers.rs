@@ -63,17 +63,23 @@ impl Pool {
         let name = self.name(provider.name.as_ref(), &path.key("name"), check);
         let index = ProviderIndex(self.providers.len());
         self.named.extend(name.clone().map(|name| (name, index)));
+        let urls = base_urls(provider, path, check);
+        let account = dialect::service_account(
+            provider.service_account.as_ref(),
+            &path.key("service_account"),
+            check,
+        );
+        let mut speaks = dialect::dialect(provider, &urls, path, check);
+        if let (Some(speaks), Some(account)) = (&mut speaks, &account) {
+            dialect::default_project(speaks, account);
+        }
         self.providers.push(settings::Provider {
             name: name.unwrap_or_default(),
-            urls: base_urls(provider, path, check),
+            urls,
             api_key: check.bearer(provider.api_key.as_ref(), &path.key("api_key")),
-            dialect: dialect::dialect(provider, path, check),
+            dialect: speaks,
             aws: dialect::aws(provider.aws.as_ref(), &path.key("aws"), check),
-            service_account: dialect::service_account(
-                provider.service_account.as_ref(),
-                &path.key("service_account"),
-                check,
-            ),
+            service_account: account,
             headers: edits::edits(provider.headers.as_ref(), &path.key("headers"), check),
             egress: egress(
                 provider.egress.as_ref(),

@@ -179,7 +179,7 @@ fn write_message(
     let mut refusal = None;
     for part in parts {
         if let Some(cache) = part.cache {
-            fit.lacks(cache.at)?;
+            fit.hints(cache.at);
         }
         match part.what {
             What::Result(result) => to.push(tool_message(result, fit)?),
@@ -332,7 +332,7 @@ fn tool_message(result: ToolResult, fit: &mut Fit) -> Result<Value, Unfit> {
 }
 
 fn tool(tool: Tool, fit: &mut Fit) -> Result<Value, Unfit> {
-    fit.lacks_any(tool.cache)?;
+    fit.hints_any(tool.cache);
     let mut function = Map::new();
     function.insert("name".into(), tool.name.into());
     if let Some(description) = tool.description {

@@ -64,6 +64,27 @@ enum Content {
     Refusal(String),
 }
 
+// === impl Item ===
+
+impl Item {
+    /// What it takes, to be said again at the end.
+    fn bytes(&self) -> usize {
+        let content = |it: &Content| match it {
+            // Each token with what surrounds it.
+            Content::Text { text, logprobs } => text.capacity() + 512 * logprobs.len(),
+            Content::Refusal(text) => text.capacity(),
+        };
+        match self {
+            Item::Thought { text, sealed, .. } => {
+                text.capacity() + sealed.as_ref().map_or(0, String::len)
+            }
+            Item::Message(parts) => parts.iter().map(content).sum(),
+            Item::Call { arguments, .. } => arguments.capacity(),
+            Item::Image(base64) => base64.capacity(),
+        }
+    }
+}
+
 // === impl Writer ===
 
 impl Writer {
@@ -398,7 +419,7 @@ impl Writer {
     /// The status of what has ended.
     fn status_word(&self) -> &'static str {
         match self.finish {
-            Some(Finish::Length | Finish::Filter) => "incomplete",
+            Some(Finish::Length | Finish::Filter | Finish::Refusal) => "incomplete",
             _ => "completed",
         }
     }
@@ -444,7 +465,9 @@ impl Writer {
     /// The answer as it stands.
     fn response(&self, status: &str, failure: Option<&Failure>) -> Value {
         let reason = match (status, self.finish) {
-            ("incomplete", Some(Finish::Filter)) => json!({"reason": "content_filter"}),
+            ("incomplete", Some(Finish::Filter | Finish::Refusal)) => {
+                json!({"reason": "content_filter"})
+            }
             ("incomplete", _) => json!({"reason": "max_output_tokens"}),
             _ => Value::Null,
         };
@@ -487,6 +510,11 @@ impl Writer {
 }
 
 impl Writes for Writer {
+    fn bytes(&self) -> usize {
+        let held = self.output.iter().map(Item::bytes);
+        held.sum()
+    }
+
     fn event(&mut self, event: Event<'_>, out: &mut Vec<u8>) {
         match event {
             Event::Start {
