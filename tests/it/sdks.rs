@@ -97,7 +97,7 @@ fn told(gateway: &Gateway, providers: &[(&'static str, Provider)]) -> Value {
     })
 }
 
-/// Runs a script with what it is told; it says in its last line how much was seen, without a complaint.
+/// Runs a script with what it is told; it says how much was seen, and in its last line that all is well.
 #[track_caller]
 fn runs(mut command: Command, gateway: &Gateway, told: &Value) {
     let path = gateway.folder().write("told.json", told.to_string());
@@ -198,7 +198,14 @@ fn recordings_are_read_alike_by_the_providers_sdk_and_through_weir() {
             "streamed": case["streamed"], "status": recording.status, "usage": case["usage"],
         }));
         // Who has no Responses API gets those requests as chat.
-        for name in [dialect, if dialect == "openai" { "llamacpp" } else { dialect }] {
+        for name in [
+            dialect,
+            if dialect == "openai" {
+                "llamacpp"
+            } else {
+                dialect
+            },
+        ] {
             let of = played.entry(name).or_default();
             if of.insert(model.clone(), recording.clone()).is_none() {
                 models.push((name.to_owned(), model.clone()));

@@ -94,7 +94,7 @@ def busy(client, dialect, _):
     began = time.monotonic()
     seen = patient.ask(f"{dialect}-busy-{client.name}", client.body("text"))
     same(seen.text, "Hello there!")
-    # Less jitter than a second of the SDK's own has.
+    # By themselves they wait half a second; only Google's is told to wait as long.
     assert time.monotonic() - began > 0.9, "the SDK didn't wait as Retry-After has it"
 
 
