@@ -26,7 +26,7 @@ const UPSTREAMS: [(&str, &str); 9] = [
 ];
 
 /// What clients of each SDK call themselves where a provider must tell them apart.
-const CLIENTS: [&str; 9] = [
+const CLIENTS: [&str; 10] = [
     "chat",
     "responses",
     "messages",
@@ -36,6 +36,7 @@ const CLIENTS: [&str; 9] = [
     "node",
     "node-responses",
     "vercel",
+    "vercel-openai",
 ];
 
 const STATUSES: [u16; 7] = [400, 401, 403, 404, 429, 500, 529];

@@ -308,7 +308,7 @@ class Gemini(Client):
                 name = piece.json_path.removeprefix("$.")
                 known[name] = known.get(name, "") + (piece.string_value or "")
         elif code:
-            seen.text += f"```{code.language.value.lower()}\n{code.code}\n```\n"
+            seen.text += f"```{code.language.value.lower()}\n{code.code.rstrip()}\n```\n"
         elif part.thought:
             seen.thoughts += part.text or ""
         else:
