@@ -198,7 +198,14 @@ fn recordings_are_read_alike_by_the_providers_sdk_and_through_weir() {
             "streamed": case["streamed"], "status": recording.status, "usage": case["usage"],
         }));
         // Who has no Responses API gets those requests as chat.
-        for name in [dialect, if dialect == "openai" { "llamacpp" } else { dialect }] {
+        for name in [
+            dialect,
+            if dialect == "openai" {
+                "llamacpp"
+            } else {
+                dialect
+            },
+        ] {
             let of = played.entry(name).or_default();
             if of.insert(model.clone(), recording.clone()).is_none() {
                 models.push((name.to_owned(), model.clone()));

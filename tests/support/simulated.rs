@@ -22,7 +22,10 @@ pub struct Recording {
 }
 
 /// The files of a dialect's golden answers, without their folders.
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/translate/upstreams");
+const GOLDEN: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/golden/translate/upstreams"
+);
 
 /// Starts a provider of this dialect with these recordings, by the names of their models.
 pub fn simulated(dialect: &'static str, recordings: HashMap<String, Recording>) -> Provider {
@@ -31,7 +34,9 @@ pub fn simulated(dialect: &'static str, recordings: HashMap<String, Recording>) 
     Provider::start(move |exchange| {
         if let Some(who) = exchange.request.target.strip_prefix("/left/") {
             let who = who.to_owned();
-            left.wait("a client to leave", |left| left.contains(&who).then_some(()));
+            left.wait("a client to leave", |left| {
+                left.contains(&who).then_some(())
+            });
             return exchange.json(200, "{}");
         }
         let body: Value = serde_json::from_slice(&exchange.request.body).unwrap_or_default();
@@ -136,7 +141,10 @@ fn play(exchange: &mut Exchange, recording: &Recording) {
 fn begin(exchange: &mut Exchange, dialect: &str) {
     let (end, content_type) = form(dialect);
     let body = read(dialect, &format!("stream.{end}"));
-    let headers = [("content-type", content_type), ("transfer-encoding", "chunked")];
+    let headers = [
+        ("content-type", content_type),
+        ("transfer-encoding", "chunked"),
+    ];
     exchange.head(200, &headers);
     for event in events(&body, end) {
         exchange.chunk(event);
