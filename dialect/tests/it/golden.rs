@@ -311,34 +311,8 @@ impl Upstream {
         let folder = folder().join("upstreams").join(self.name);
         forms.into_iter().find_map(|(kind, form)| {
             let bytes = std::fs::read(folder.join(format!("{feature}.{kind}"))).ok()?;
-            Some(match form {
-                Form::Grpc => first(&bytes),
-                _ => Answer { form, bytes },
-            })
+            Some(Answer { form, bytes })
         })
-    }
-}
-
-/// Messages of gRPC as they become what a translator reads.
-fn first(messages: &[u8]) -> Answer {
-    let ask = Ask {
-        surface: Surface::Chat,
-        path: "/v1/chat/completions",
-        query: None,
-        body: b"",
-        id: "0198",
-        now: 1_764_300_000,
-        model: "my-model",
-    };
-    let mut first = weir_dialect::grpc::first(&ask);
-    first.begin(Form::Grpc);
-    let mut bytes = Vec::new();
-    let fed = first.feed(messages, &mut bytes);
-    fed.expect("messages of gRPC");
-    first.end(&mut bytes).expect("a whole answer");
-    Answer {
-        form: Form::Events,
-        bytes,
     }
 }
 
