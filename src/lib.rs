@@ -15,7 +15,7 @@
 //! | [`route`] | which provider serves a path or a model |
 //! | [`upstream`] | providers and endpoints, whose turn it is, one try |
 //! | [`egress`] | the road out: direct or through a proxy |
-//! | [`dialect`] | what providers' bytes mean |
+//! | [`dialect`] | a crate of its own: what providers' bytes mean, and one dialect said in another's words |
 //! | [`tokens`] | usage seen, else counted |
 //! | [`observe`] | metrics, access log, program log |
 //! | [`admin`] | health, metrics and the API for operators |
