@@ -484,7 +484,7 @@ fn without_usage(stream: &[u8]) -> Vec<Event> {
             continue;
         };
         let written = serde_json::to_string(&object).expect("JSON");
-        let usage = object.remove("usage");
+        let usage = object.shift_remove("usage");
         let choices = object
             .get("choices")
             .and_then(Value::as_array)
