@@ -136,6 +136,14 @@ impl Dialect {
         }
     }
 
+    /// Has a place for the fact that a tool failed, beside the tool's own words.
+    pub fn knows_failed_tools(self) -> bool {
+        matches!(
+            self,
+            Self::Anthropic | Self::Bedrock | Self::Gemini | Self::Vertex | Self::Grpc
+        )
+    }
+
     /// Where its key goes.
     pub fn key_header(self) -> KeyHeader {
         match self {

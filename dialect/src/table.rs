@@ -1,6 +1,6 @@
 //! The table of dialects: who reads a client's request, and who writes an upstream's.
 
-use crate::ir::{Chat, Embed, Fit, Unfit};
+use crate::ir::{Chat, Embed, Fit, Unfit, What};
 use crate::provider::Dialect;
 use crate::surface::Surface;
 use crate::translate::{Ask, Outgoing, Read, Target};
@@ -28,6 +28,15 @@ pub fn read(ask: &Ask<'_>, fit: &mut Fit) -> Result<Read, Unfit> {
 /// # Errors
 /// What can't be said in the dialect.
 pub fn chat_out(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Outgoing, Unfit> {
+    if !target.provider.dialect.knows_failed_tools() {
+        let parts = chat.messages.iter().flat_map(|message| &message.parts);
+        for part in parts {
+            // The result's own text mostly says it.
+            if matches!(&part.what, What::Result(result) if result.error) {
+                fit.hints(format!("{}.is_error", part.at));
+            }
+        }
+    }
     let write = match target.provider.dialect {
         Dialect::OpenAi => openai::chat::request_out::write,
         Dialect::Azure => azure::write,

@@ -89,13 +89,12 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 /// Places whose members have no effect everywhere, by client. Some say what is so anyway (`role`, ids of
 /// what has no ids elsewhere, media types of what says its own); some are losses that remain to be
-/// listed, such as names of documents, `is_error` and a choice of tools beside thoughts.
+/// listed, such as names of documents.
 const KNOWN: &[(&str, &str)] = &[
     ("chat", "/messages/1/content/1/file/filename"),
     ("messages", "/messages/0/content/0/title"),
     ("messages", "/messages/0/content/1/source/media_type"),
     ("messages", "/messages/0/content/3/title"),
-    ("messages", "/messages/2/content/0/is_error"),
     ("messages", "/output_config"),
     ("messages", "/temperature"),
     ("messages", "/tool_choice"),

@@ -25,6 +25,8 @@ pub struct Writer {
     head: Vec<u8>,
     /// The choices that have begun.
     begun: Vec<u32>,
+    /// The calls, by choice, of whose arguments nothing has come.
+    bare: Vec<(u32, u32)>,
 }
 
 // === impl Writer ===
@@ -40,7 +42,18 @@ impl Writer {
             usage: None,
             head: Vec::new(),
             begun: Vec::new(),
+            bare: Vec::new(),
         }
+    }
+
+    fn arguments(&mut self, choice: u32, call: u32, text: &str, out: &mut Vec<u8>) {
+        self.delta(choice, out, |out| {
+            out.extend_from_slice(b"\"tool_calls\":[{\"index\":");
+            number(out, call);
+            out.extend_from_slice(b",\"function\":{\"arguments\":");
+            string(out, text);
+            out.extend_from_slice(b"}}]");
+        });
     }
 
     fn start(
@@ -151,15 +164,13 @@ impl Writes for Writer {
             } => {
                 let mut begun = self.call(choice, call, &id, &name, signature.as_deref());
                 begun["index"] = call.into();
+                self.bare.push((choice, call));
                 self.value(choice, &json!({"tool_calls": [begun]}), out);
             }
-            Event::Arguments { choice, call, text } => self.delta(choice, out, |out| {
-                out.extend_from_slice(b"\"tool_calls\":[{\"index\":");
-                number(out, call);
-                out.extend_from_slice(b",\"function\":{\"arguments\":");
-                string(out, &text);
-                out.extend_from_slice(b"}}]");
-            }),
+            Event::Arguments { choice, call, text } => {
+                self.bare.retain(|bare| *bare != (choice, call));
+                self.arguments(choice, call, &text, out);
+            }
             Event::Media {
                 choice,
                 media_type,
@@ -184,6 +195,11 @@ impl Writes for Writer {
                 self.close(out);
             }
             Event::Finish { choice, reason, .. } => {
+                // A client reads what it has collected as JSON.
+                while let Some(at) = self.bare.iter().position(|(of, _)| *of == choice) {
+                    let (_, call) = self.bare.remove(at);
+                    self.arguments(choice, call, "{}", out);
+                }
                 self.begin(choice, out);
                 self.open(out);
                 let said = json!({"index": choice, "delta": {}, "finish_reason": finish(reason)});
@@ -487,4 +503,49 @@ pub fn error(failure: &Failure) -> Value {
         "param": failure.param,
         "code": code,
     }})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::surface::Surface;
+
+    #[test]
+    fn a_call_without_arguments_is_an_empty_object_in_a_stream_too() {
+        let ask = Ask {
+            surface: Surface::Chat,
+            path: "/v1/chat/completions",
+            query: None,
+            body: b"",
+            id: "1",
+            now: 7,
+            model: "m",
+        };
+        let mut writer = Writer::new(&ask, false);
+        let mut out = Vec::new();
+        let call = |call| Event::Call {
+            choice: 0,
+            call,
+            id: "c".into(),
+            name: "f".into(),
+            signature: None,
+        };
+        let some = Event::Arguments {
+            choice: 0,
+            call: 1,
+            text: "[]".into(),
+        };
+        let finish = Event::Finish {
+            choice: 0,
+            reason: Finish::Calls,
+            stop: None,
+        };
+        for event in [call(0), call(1), some, finish] {
+            writer.event(event, &mut out);
+        }
+        let said = String::from_utf8(out).expect("text");
+        let empty = r#"{"tool_calls":[{"index":0,"function":{"arguments":"{}"}}]}"#;
+        assert_eq!(said.matches(empty).count(), 1, "{said}");
+        assert_eq!(said.matches(r#""arguments":"{}""#).count(), 1, "{said}");
+    }
 }

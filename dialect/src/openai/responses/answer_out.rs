@@ -385,9 +385,12 @@ impl Writer {
     }
 
     fn arguments(&mut self, call: u32, text: &str, out: &mut Vec<u8>) {
-        let Some(&at) = self.calls.get(call as usize) else {
-            return;
-        };
+        if let Some(&at) = self.calls.get(call as usize) {
+            self.arguments_at(at, text, out);
+        }
+    }
+
+    fn arguments_at(&mut self, at: usize, text: &str, out: &mut Vec<u8>) {
         if let Item::Call { arguments, .. } = &mut self.output[at] {
             arguments.push_str(text);
         }
@@ -400,13 +403,14 @@ impl Writer {
         self.close(out);
         for at in std::mem::take(&mut self.calls) {
             let id = self.item_id(at);
+            if matches!(&self.output[at], Item::Call { arguments, .. } if arguments.is_empty()) {
+                // The pieces come to what the whole is.
+                self.arguments_at(at, "{}", out);
+            }
             if let Item::Call {
                 name, arguments, ..
-            } = &mut self.output[at]
+            } = &self.output[at]
             {
-                if arguments.is_empty() {
-                    arguments.push_str("{}");
-                }
                 let members = json!({
                     "item_id": id, "output_index": at, "name": name, "arguments": arguments,
                 });
