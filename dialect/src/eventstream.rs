@@ -74,6 +74,11 @@ pub struct Message<'a> {
 
 /// Takes a whole message apart; `None` when it is none.
 pub fn message(bytes: &[u8]) -> Option<Message<'_>> {
+    let length = u32::from_be_bytes(*bytes.first_chunk()?) as usize;
+    if length != bytes.len() {
+        // Bytes of a stream in which nothing is found any more.
+        return None;
+    }
     let headers_len = u32::from_be_bytes(*bytes.get(4..)?.first_chunk()?) as usize;
     let headers_end = PRELUDE_LEN.checked_add(headers_len)?;
     let headers = bytes.get(PRELUDE_LEN..headers_end)?;
