@@ -59,7 +59,7 @@ pub struct Translated {
     pub path: String,
     pub query: Option<String>,
     pub body: Bytes,
-    /// Headers that the API needs, beside those of [`Provider::headers`].
+    /// Headers that the API needs.
     pub headers: Vec<(&'static str, String)>,
     /// What the upstream's answer is, for the meter.
     pub surface: Surface,
