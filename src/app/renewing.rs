@@ -110,7 +110,7 @@ async fn token(snapshot: &Snapshot, provider: &Provider, renewed: &Renewed) -> R
         .map_err(|error| said(&error))?;
     let token = vertex_token::read(status, &body).map_err(|error| said(&error))?;
     renewed.renew(&token.secret, sent + Duration::from_secs(token.expires_in));
-    tracing::debug!(provider = %provider.name, seconds = token.expires_in, "has a new token");
+    tracing::info!(provider = %provider.name, seconds = token.expires_in, "has a new token");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! in detail is the golden matrix' affair; here it is what the proxy does with it.
 
 use crate::support::gate::Steps;
-use crate::support::{Answer, Exchange, Gateway, Provider};
+use crate::support::{Answer, Exchange, Gateway, Launch, Provider};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -507,4 +507,175 @@ fn geminis_clients_list_the_models_that_they_may_use() {
     let answer = gateway.get("/v1beta/models");
     assert_eq!(answer.head.status, 200, "{}", answer.text());
     assert_eq!(answer.json()["models"][0]["name"], "models/m");
+}
+
+/// A key file of a service account whose tokens come from there.
+fn service_account(folder: &std::path::Path, tokens: &str) {
+    let key = std::process::Command::new("openssl")
+        .args([
+            "genpkey",
+            "-algorithm",
+            "RSA",
+            "-pkeyopt",
+            "rsa_keygen_bits:2048",
+        ])
+        .output()
+        .expect("openssl");
+    let file = json!({
+        "type": "service_account",
+        "client_email": "weir@project.iam.example",
+        "private_key": String::from_utf8(key.stdout).expect("PEM"),
+        "token_uri": format!("{tokens}/token"),
+        "project_id": "project",
+    });
+    std::fs::write(folder.join("account.json"), file.to_string()).expect("a file");
+}
+
+const GEMINI: &str = r#"{"candidates":[{"content":{"role":"model","parts":[{"text":"Hello there!"}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":12,"candidatesTokenCount":4,"totalTokenCount":16}}"#;
+
+/// weir with a provider of Vertex whose tokens come from there, and a fallback.
+fn vertex(provider: &Provider, tokens: &str, second: &Provider) -> Gateway {
+    let launch = Launch::file(&format!(
+        "providers:\n- {{name: v, dialect: vertex, base_url: \"{}\", region: europe-west4, service_account: account.json, \
+         breaker: off}}\n- {{name: b, dialect: openai, base_url: \"{}\"}}\nmodel_routes:\n  m: {{targets: [{{provider: v, model: \
+         gemini-2.5-flash}}], fallback: [n]}}\n  n: {{targets: [{{provider: b}}]}}\n",
+        provider.url(),
+        second.url()
+    ));
+    service_account(launch.folder().path(), tokens);
+    launch.start()
+}
+
+#[test]
+fn vertex_is_used_by_a_token_of_the_service_account_and_never_by_the_clients_key() {
+    let tokens =
+        Provider::json(r#"{"access_token":"tok-1","expires_in":3600,"token_type":"Bearer"}"#);
+    let (provider, second) = (Provider::json(GEMINI), openai());
+    let gateway = vertex(&provider, &tokens.url(), &second);
+    tokens.wait_requests(1);
+    gateway.wait_log("has a new token");
+    let headers = [
+        ("content-type", "application/json"),
+        ("authorization", "Bearer theirs"),
+    ];
+    let answer = gateway.post_with(CHAT, &headers, ask(json!({})));
+    assert_eq!(
+        (answer.head.status, content(&answer)),
+        (200, json!("Hello there!"))
+    );
+    let native = "/v1beta/models/m:generateContent";
+    let body = r#"{"contents":[{"role":"user","parts":[{"text":"Hi"}]}]}"#;
+    let answer = gateway.post_with(native, &headers, body);
+    assert_eq!(answer.text(), GEMINI, "as it came");
+    for asked in provider.requests() {
+        let path = "/v1/projects/project/locations/europe-west4/publishers/google/models/gemini-2.5-flash:generateContent";
+        assert_eq!(asked.target, path);
+        assert_eq!(asked.all("authorization"), ["Bearer tok-1"]);
+    }
+    let asked = tokens.only_request();
+    assert!(
+        asked.text().contains(
+            "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=ey"
+        )
+    );
+}
+
+#[test]
+fn without_a_token_nobody_is_asked_and_the_fallback_serves() {
+    let tokens = Provider::start(|exchange| {
+        exchange.json(
+            400,
+            r#"{"error":"invalid_grant","error_description":"No such account."}"#,
+        );
+    });
+    let (provider, second) = (Provider::json(GEMINI), openai());
+    let gateway = vertex(&provider, &tokens.url(), &second);
+    let told = gateway.wait_log("no token could be got");
+    assert!(
+        told.contains("invalid_grant") && !told.contains("PRIVATE KEY"),
+        "{told}"
+    );
+    let answer = gateway.post(CHAT, ask(json!({})));
+    assert_eq!(
+        (answer.head.status, content(&answer)),
+        (200, json!("Hi from GPT"))
+    );
+    assert!(provider.requests().is_empty());
+}
+
+#[test]
+fn what_goes_to_bedrock_is_what_was_signed() {
+    use weir::dialect::bedrock::sign;
+    let provider = Provider::json(
+        r#"{"output":{"message":{"role":"assistant","content":[{"text":"Hello there!"}]}},"stopReason":"end_turn","usage":{"inputTokens":12,"outputTokens":4,"totalTokens":16}}"#,
+    );
+    let gateway = Gateway::start(&format!(
+        "providers: [{{name: a, dialect: bedrock, base_url: \"{}\", region: eu-west-1, aws: {{access_key_id: AKID, \
+         secret_access_key: sk}}}}]\nmodel_routes:\n  m: {{targets: [{{provider: a, model: \"amazon.nova-lite-v1:0\"}}]}}\n",
+        provider.url()
+    ));
+    let headers = [
+        ("content-type", "application/json"),
+        ("authorization", "Bearer theirs"),
+    ];
+    let answer = gateway.post_with(CHAT, &headers, ask(json!({"max_tokens": 9})));
+    assert_eq!(
+        (answer.head.status, content(&answer)),
+        (200, json!("Hello there!")),
+        "{}",
+        answer.text()
+    );
+    let asked = provider.only_request();
+    assert_eq!(asked.target, "/model/amazon.nova-lite-v1%3A0/converse");
+    let date = asked.header("x-amz-date").expect("a date");
+    let then = chrono::NaiveDateTime::parse_from_str(date, "%Y%m%dT%H%M%SZ").expect("a date");
+    let request = sign::Request {
+        method: "POST",
+        host: asked.header("host").expect("a host"),
+        path: &asked.target,
+        query: None,
+        headers: &[],
+        body: &asked.body,
+        region: "eu-west-1",
+        service: "bedrock",
+    };
+    let keys = sign::Keys {
+        access: "AKID",
+        secret: "sk",
+        session: None,
+    };
+    let signed = sign::sign(&request, keys, then.and_utc().into()).expect("a signature");
+    let (_, expected) = signed
+        .iter()
+        .find(|(name, _)| name == "authorization")
+        .expect("one");
+    assert_eq!(asked.all("authorization"), [expected.as_str()]);
+}
+
+#[test]
+fn azures_paths_are_those_of_its_deployments() {
+    let provider = openai();
+    let gateway = gateway(
+        &provider,
+        "azure",
+        "model_routes:\n  m: {targets: [{provider: a, model: my-gpt}]}\n",
+    );
+    let body = ask(json!({}));
+    let answer = gateway.post(CHAT, &body);
+    assert_eq!(
+        (answer.head.status, content(&answer)),
+        (200, json!("Hi from GPT"))
+    );
+    let answer = gateway.post(MESSAGES, ask(json!({"max_tokens": 9})));
+    assert_eq!(answer.json()["content"][0]["text"], "Hi from GPT");
+    for asked in provider.requests() {
+        assert_eq!(
+            asked.target,
+            "/openai/deployments/my-gpt/chat/completions?api-version=2024-10-21"
+        );
+        assert_eq!(
+            (asked.header("api-key"), asked.header("authorization")),
+            (Some("sk-a"), None)
+        );
+    }
 }
