@@ -1,6 +1,7 @@
 //! Clients of one dialect, providers of another: through the front door. What each pair of dialects says
 //! in detail is the golden matrix' affair; here it is what the proxy does with it.
 
+use super::keys::sha256;
 use crate::support::gate::Steps;
 use crate::support::{Answer, Exchange, Gateway, Launch, Provider};
 use serde_json::{Value, json};
@@ -678,4 +679,131 @@ fn azures_paths_are_those_of_its_deployments() {
             (Some("sk-a"), None)
         );
     }
+}
+
+#[test]
+fn a_key_of_weir_goes_to_nobody_in_any_dialect() {
+    let provider = anthropic();
+    let gateway = Gateway::start(&format!(
+        "providers: [{{name: a, dialect: anthropic, base_url: \"{}\"}}]\n{ROUTE}teams:\n- name: t\n  keys: [{{name: k, \
+         sha256: {}}}]\n",
+        provider.url(),
+        sha256("wk-secret")
+    ));
+    for credential in [
+        ("authorization", "Bearer wk-secret"),
+        ("x-api-key", "wk-secret"),
+    ] {
+        let headers = [("content-type", "application/json"), credential];
+        let answer = gateway.post_with(CHAT, &headers, ask(json!({})));
+        assert_eq!(
+            (answer.head.status, content(&answer)),
+            (200, json!("Hello there!"))
+        );
+    }
+    for asked in provider.wait_requests(2) {
+        let head = String::from_utf8_lossy(&asked.head).into_owned();
+        assert!(
+            !head.contains("wk-secret") && !asked.text().contains("wk-secret"),
+            "{head}"
+        );
+        assert_eq!(
+            (asked.header("x-api-key"), asked.header("authorization")),
+            (None, None)
+        );
+    }
+}
+
+#[test]
+fn a_client_that_leaves_a_translated_stream_ends_it_at_once() {
+    let steps = Steps::default();
+    let allowed = steps.clone();
+    let provider = Provider::start(move |exchange| {
+        exchange.stream();
+        for said in &EVENTS[..3] {
+            event(exchange, *said);
+        }
+        allowed.wait();
+        exchange.wait_end();
+    });
+    let gateway = gateway(&provider, "anthropic", ROUTE);
+    let mut client = gateway.client();
+    client.post(CHAT, ask(json!({"stream": true})));
+    client.read_head();
+    client.read_text_until("Hello");
+    client.close();
+    steps.allow();
+    provider.wait_end(0);
+    let record = &gateway.records(1)[0];
+    assert_eq!(record["end"], "client_closed", "{record}");
+    gateway.wait_value("weir_in_flight", &[], 0.0);
+    gateway.wait_value("weir_buffered_bytes", &[], 0.0);
+}
+
+#[test]
+fn a_long_request_is_translated_as_a_short_one_is() {
+    let provider = anthropic();
+    let gateway = gateway(&provider, "anthropic", ROUTE);
+    let text = "words, \"quoted\" \u{1f600} ".repeat(20_000);
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": text}]}).to_string();
+    let answer = gateway.post(CHAT, body);
+    assert_eq!(
+        (answer.head.status, content(&answer)),
+        (200, json!("Hello there!"))
+    );
+    let said = provider.only_request().json();
+    let said = &said["messages"][0]["content"];
+    assert!(said == &json!(text) || said[0]["text"] == json!(text));
+}
+
+#[test]
+fn what_a_whole_answer_takes_is_bounded_and_given_back() {
+    let text = "x".repeat(3 << 20);
+    let whole = WHOLE.replace("Hello there!", &text);
+    let provider = Provider::start(move |exchange| {
+        exchange.answer(
+            200,
+            &[("content-type", "application/json")],
+            whole.as_bytes(),
+        );
+    });
+    let gateway = gateway(
+        &provider,
+        "anthropic",
+        "limits: {buffered_bytes: 2MiB}\nmodel_routes:\n  m: {targets: [{provider: a}], retries: 0}\n",
+    );
+    let answer = gateway.post(CHAT, ask(json!({})));
+    assert_eq!(
+        (answer.head.status, answer.whole),
+        (503, true),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(answer.header("x-weir-error"), Some("overloaded"));
+    gateway.wait_value("weir_buffered_bytes", &[], 0.0);
+}
+
+#[test]
+fn geminis_clients_get_a_list_or_events_as_they_ask() {
+    let provider = anthropic();
+    let gateway = gateway(&provider, "anthropic", ROUTE);
+    let body = r#"{"contents":[{"role":"user","parts":[{"text":"Say hello."}]}]}"#;
+    let path = "/v1beta/models/m:streamGenerateContent";
+    let list = gateway.post(path, body);
+    assert_eq!(list.header("content-type"), Some("application/json"));
+    let said = list.json();
+    let texts = said.as_array().expect("a list").iter();
+    let texts = texts.filter_map(|it| it["candidates"][0]["content"]["parts"][0]["text"].as_str());
+    assert_eq!(texts.collect::<String>(), "Hello there!");
+    let events = gateway.post(&format!("{path}?alt=sse"), body);
+    let text = events.text();
+    assert!(
+        text.starts_with("data: {") && text.contains("Hello"),
+        "{text}"
+    );
+    assert_eq!(
+        provider.requests()[1].target,
+        "/v1/messages",
+        "the query is the client's dialect's"
+    );
 }
