@@ -144,6 +144,14 @@ impl Dialect {
         )
     }
 
+    /// Has a place for the seals of thoughts.
+    pub fn knows_seals(self) -> bool {
+        matches!(
+            self,
+            Self::Anthropic | Self::Bedrock | Self::Gemini | Self::Vertex | Self::Grpc
+        )
+    }
+
     /// Where its key goes.
     pub fn key_header(self) -> KeyHeader {
         match self {

@@ -28,13 +28,13 @@ pub fn read(ask: &Ask<'_>, fit: &mut Fit) -> Result<Read, Unfit> {
 /// # Errors
 /// What can't be said in the dialect.
 pub fn chat_out(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Outgoing, Unfit> {
-    if !target.provider.dialect.knows_failed_tools() {
-        let parts = chat.messages.iter().flat_map(|message| &message.parts);
-        for part in parts {
-            // The result's own text mostly says it.
-            if matches!(&part.what, What::Result(result) if result.error) {
-                fit.hints(format!("{}.is_error", part.at));
-            }
+    let dialect = target.provider.dialect;
+    for part in chat.messages.iter().flat_map(|message| &message.parts) {
+        if let Some(member) = placeless(&part.what, dialect) {
+            fit.hints(match member {
+                "" => part.at.to_string(),
+                member => format!("{}.{member}", part.at),
+            });
         }
     }
     let write = match target.provider.dialect {
@@ -49,6 +49,28 @@ pub fn chat_out(chat: Chat, target: &Target<'_>, fit: &mut Fit) -> Result<Outgoi
         Dialect::Grpc => grpc::write,
     };
     write(chat, target, fit)
+}
+
+/// What of a turn so far a dialect has no place for, though the turn itself goes on: the member, or all of it
+/// (empty). It changes nothing of what is asked.
+fn placeless(what: &What, dialect: Dialect) -> Option<&'static str> {
+    match what {
+        // The result's own text mostly says it.
+        What::Result(result) if result.error && !dialect.knows_failed_tools() => Some("is_error"),
+        // Seals, and what only its provider can read, are for who made them.
+        What::Reasoning {
+            signature: Some(_), ..
+        } if !dialect.knows_seals() => Some("signature"),
+        What::Redacted(_) if !dialect.knows_seals() => Some(""),
+        What::Call(call) if call.signature.is_some() => match dialect {
+            Dialect::Gemini | Dialect::Vertex | Dialect::Grpc => None,
+            // Google's place for it in OpenAI's dialect.
+            Dialect::OpenAi | Dialect::Azure => None,
+            _ => Some("thought_signature"),
+        },
+        What::Document { name: Some(_), .. } if dialect == Dialect::Gemini => Some("filename"),
+        _ => None,
+    }
 }
 
 /// Writes the upstream's request for embeddings.
