@@ -175,7 +175,7 @@ fn write_message(
     let Message { role, parts, name } = message;
     let mut content = Vec::new();
     let mut calls = Vec::new();
-    let (mut thoughts, mut blocks) = (String::new(), Vec::new());
+    let mut thoughts = String::new();
     let mut refusal = None;
     for part in parts {
         if let Some(cache) = part.cache {
@@ -187,15 +187,9 @@ fn write_message(
                 let place = u32::try_from(calls.len()).unwrap_or(u32::MAX);
                 calls.push(write_call(call, place));
             }
-            What::Reasoning { text, signature } => {
-                if let Some(signature) = signature {
-                    blocks.push(json!({
-                        "type": "thinking", "thinking": text, "signature": signature,
-                    }));
-                }
-                thoughts.push_str(&text);
-            }
-            What::Redacted(data) => blocks.push(json!({"type": "redacted_thinking", "data": data})),
+            // Seals have no place; the table lists them.
+            What::Reasoning { text, .. } => thoughts.push_str(&text),
+            What::Redacted(_) => {}
             What::Refusal(text) => refusal = Some(text),
             what => content.push(content_part(what, &part.at, fit)?),
         }
@@ -228,7 +222,6 @@ fn write_message(
     if quirks.reasoning != ReasoningField::Effort && !thoughts.is_empty() {
         written.insert("reasoning_content".into(), thoughts.into());
     }
-    let _ = blocks;
     if !calls.is_empty() {
         written.insert("tool_calls".into(), calls.into());
     }
