@@ -9,6 +9,7 @@
 //! - [`glance`]: the usage of a body that is there in one piece
 
 pub mod chat;
+mod chunks;
 pub mod completions;
 pub mod embed_in;
 pub mod embed_out;

@@ -4,25 +4,17 @@
 //! `reasoning_content`, as most servers and SDKs of models that think have it; their seals are
 //! `thinking_blocks`, in which a client sends them back.
 
-use std::borrow::Cow;
-
 use serde_json::{Map, Value, json};
 
 use crate::ir::{Event, Failure, FailureKind, Finish, Logprob, Usage, call_id};
+use crate::openai::chunks::Chunks;
 use crate::text::{number, string};
 use crate::translate::{Ask, Writes};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Writer {
-    id: String,
-    model: String,
-    created: u64,
-    /// The client wants usage at the end of a stream.
-    usage_wanted: bool,
-    usage: Option<Usage>,
-    /// What each chunk begins with; empty before the first.
-    head: Vec<u8>,
+    chunks: Chunks,
     /// The choices that have begun.
     begun: Vec<u32>,
     /// The calls, by choice, of whose arguments nothing has come.
@@ -35,12 +27,7 @@ impl Writer {
     /// A writer for one answer.
     pub fn new(ask: &Ask<'_>, usage_wanted: bool) -> Self {
         Self {
-            id: format!("chatcmpl-{}", ask.id),
-            model: ask.model.to_owned(),
-            created: ask.now,
-            usage_wanted,
-            usage: None,
-            head: Vec::new(),
+            chunks: Chunks::new(ask, "chatcmpl", "chat.completion.chunk", usage_wanted),
             begun: Vec::new(),
             bare: Vec::new(),
         }
@@ -56,55 +43,16 @@ impl Writer {
         });
     }
 
-    fn start(
-        &mut self,
-        id: Option<Cow<'_, str>>,
-        model: Option<Cow<'_, str>>,
-        created: Option<u64>,
-    ) {
-        if let Some(id) = id {
-            self.id = id.into_owned();
-        }
-        if let Some(model) = model {
-            self.model = model.into_owned();
-        }
-        self.created = created.unwrap_or(self.created);
-    }
-
-    /// Begins a chunk, up to its choices.
-    fn open(&mut self, out: &mut Vec<u8>) {
-        if self.head.is_empty() {
-            self.head.extend_from_slice(b"data: {\"id\":");
-            string(&mut self.head, &self.id);
-            self.head
-                .extend_from_slice(b",\"object\":\"chat.completion.chunk\",\"created\":");
-            self.head
-                .extend_from_slice(self.created.to_string().as_bytes());
-            self.head.extend_from_slice(b",\"model\":");
-            string(&mut self.head, &self.model);
-            self.head.extend_from_slice(b",\"choices\":[");
-        }
-        out.extend_from_slice(&self.head);
-    }
-
-    /// Ends a chunk.
-    fn close(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(match self.usage_wanted {
-            true => b"],\"usage\":null}\n\n",
-            false => b"]}\n\n",
-        });
-    }
-
     /// A chunk of one choice, whose delta `write` fills.
     fn delta(&mut self, choice: u32, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
         self.begin(choice, out);
-        self.open(out);
+        self.chunks.open(out);
         out.extend_from_slice(b"{\"index\":");
         number(out, choice);
         out.extend_from_slice(b",\"delta\":{");
         write(out);
         out.extend_from_slice(b"},\"finish_reason\":null}");
-        self.close(out);
+        self.chunks.close(out);
     }
 
     /// The first chunk of a choice says whose turn it is.
@@ -137,7 +85,7 @@ impl Writes for Writer {
     fn event(&mut self, event: Event<'_>, out: &mut Vec<u8>) {
         match event {
             Event::Start { id, model, created } => {
-                self.start(id, model, created);
+                self.chunks.start(id, model, created);
                 self.begin(0, out);
             }
             Event::Text { choice, text } => self.text(choice, b"\"content\":", &text, out),
@@ -177,14 +125,16 @@ impl Writes for Writer {
                 base64,
             } => {
                 let delta = match media_type.starts_with("audio/") {
-                    true => json!({"audio": {"id": format!("audio_{}", self.id), "data": base64}}),
+                    true => {
+                        json!({"audio": {"id": format!("audio_{}", self.chunks.id), "data": base64}})
+                    }
                     false => json!({"images": [image(&media_type, &base64)]}),
                 };
                 self.value(choice, &delta, out);
             }
             Event::Logprobs { choice, tokens } => {
                 self.begin(choice, out);
-                self.open(out);
+                self.chunks.open(out);
                 let said = json!({
                     "index": choice,
                     "delta": {},
@@ -192,7 +142,7 @@ impl Writes for Writer {
                     "finish_reason": null,
                 });
                 out.extend_from_slice(said.to_string().as_bytes());
-                self.close(out);
+                self.chunks.close(out);
             }
             Event::Finish { choice, reason, .. } => {
                 // A client reads what it has collected as JSON.
@@ -201,26 +151,14 @@ impl Writes for Writer {
                     self.arguments(choice, call, "{}", out);
                 }
                 self.begin(choice, out);
-                self.open(out);
+                self.chunks.open(out);
                 let said = json!({"index": choice, "delta": {}, "finish_reason": finish(reason)});
                 out.extend_from_slice(said.to_string().as_bytes());
-                self.close(out);
+                self.chunks.close(out);
             }
-            Event::Usage(usage) => self.usage = Some(usage),
-            Event::Failed(failure) => {
-                out.extend_from_slice(b"data: ");
-                out.extend_from_slice(error(&failure).to_string().as_bytes());
-                out.extend_from_slice(b"\n\n");
-            }
-            Event::End => {
-                if let (true, Some(used)) = (self.usage_wanted, self.usage) {
-                    self.open(out);
-                    out.extend_from_slice(b"],\"usage\":");
-                    out.extend_from_slice(usage(&used).to_string().as_bytes());
-                    out.extend_from_slice(b"}\n\n");
-                }
-                out.extend_from_slice(b"data: [DONE]\n\n");
-            }
+            Event::Usage(usage) => self.chunks.usage = Some(usage),
+            Event::Failed(failure) => self.chunks.failed(&failure, out),
+            Event::End => self.chunks.end(out),
         }
     }
 
@@ -242,8 +180,8 @@ impl Writes for Writer {
             };
             let Some(of) = of else {
                 match event {
-                    Event::Start { id, model, created } => self.start(id, model, created),
-                    Event::Usage(usage) => self.usage = Some(usage),
+                    Event::Start { id, model, created } => self.chunks.start(id, model, created),
+                    Event::Usage(usage) => self.chunks.usage = Some(usage),
                     _ => {}
                 }
                 continue;
@@ -262,13 +200,13 @@ impl Writes for Writer {
             .map(|(index, it)| it.choice(index))
             .collect();
         let mut body = json!({
-            "id": self.id,
+            "id": self.chunks.id,
             "object": "chat.completion",
-            "created": self.created,
-            "model": self.model,
+            "created": self.chunks.created,
+            "model": self.chunks.model,
             "choices": choices,
         });
-        if let Some(used) = &self.usage {
+        if let Some(used) = &self.chunks.usage {
             body["usage"] = usage(used);
         }
         body.to_string().into_bytes()
@@ -282,7 +220,7 @@ impl Writes for Writer {
 impl Writer {
     fn call(&self, choice: u32, call: u32, id: &str, name: &str, signature: Option<&str>) -> Value {
         let id = match id {
-            "" => call_id(&self.id, choice, call),
+            "" => call_id(&self.chunks.id, choice, call),
             id => id.to_owned(),
         };
         let mut said = json!({

@@ -2,26 +2,18 @@
 //!
 //! Source: OpenAI's API reference, "The completion object".
 
-use std::borrow::Cow;
-
 use serde_json::{Value, json};
 
-use crate::ir::{Event, Failure, Finish, Usage};
+use crate::ir::{Event, Failure, Finish};
 use crate::openai::chat::answer_out::{error, finish, status, usage};
+use crate::openai::chunks::Chunks;
 use crate::text::string;
 use crate::translate::{Ask, Writes};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Writer {
-    id: String,
-    model: String,
-    created: u64,
-    /// The client wants usage at the end of a stream.
-    usage_wanted: bool,
-    usage: Option<Usage>,
-    /// What each chunk begins with; empty before the first.
-    head: Vec<u8>,
+    chunks: Chunks,
 }
 
 // === impl Writer ===
@@ -30,49 +22,13 @@ impl Writer {
     /// A writer for one answer.
     pub fn new(ask: &Ask<'_>, usage_wanted: bool) -> Self {
         Self {
-            id: format!("cmpl-{}", ask.id),
-            model: ask.model.to_owned(),
-            created: ask.now,
-            usage_wanted,
-            usage: None,
-            head: Vec::new(),
+            chunks: Chunks::new(ask, "cmpl", "text_completion", usage_wanted),
         }
-    }
-
-    fn start(
-        &mut self,
-        id: Option<Cow<'_, str>>,
-        model: Option<Cow<'_, str>>,
-        created: Option<u64>,
-    ) {
-        if let Some(id) = id {
-            self.id = id.into_owned();
-        }
-        if let Some(model) = model {
-            self.model = model.into_owned();
-        }
-        self.created = created.unwrap_or(self.created);
-    }
-
-    /// Begins a chunk, up to its choices.
-    fn open(&mut self, out: &mut Vec<u8>) {
-        if self.head.is_empty() {
-            self.head.extend_from_slice(b"data: {\"id\":");
-            string(&mut self.head, &self.id);
-            self.head
-                .extend_from_slice(b",\"object\":\"text_completion\",\"created\":");
-            self.head
-                .extend_from_slice(self.created.to_string().as_bytes());
-            self.head.extend_from_slice(b",\"model\":");
-            string(&mut self.head, &self.model);
-            self.head.extend_from_slice(b",\"choices\":[");
-        }
-        out.extend_from_slice(&self.head);
     }
 
     /// A chunk of one choice.
     fn chunk(&mut self, choice: u32, text: &str, reason: Option<Finish>, out: &mut Vec<u8>) {
-        self.open(out);
+        self.chunks.open(out);
         out.extend_from_slice(b"{\"text\":");
         string(out, text);
         out.extend_from_slice(b",\"index\":");
@@ -82,36 +38,22 @@ impl Writer {
             None => out.extend_from_slice(b"null"),
             Some(reason) => string(out, finish(reason)),
         }
-        out.extend_from_slice(match self.usage_wanted {
-            true => b"}],\"usage\":null}\n\n",
-            false => b"}]}\n\n",
-        });
+        out.push(b'}');
+        self.chunks.close(out);
     }
 }
 
 impl Writes for Writer {
     fn event(&mut self, event: Event<'_>, out: &mut Vec<u8>) {
         match event {
-            Event::Start { id, model, created } => self.start(id, model, created),
+            Event::Start { id, model, created } => self.chunks.start(id, model, created),
             Event::Text { choice, text } | Event::Refusal { choice, text } => {
                 self.chunk(choice, &text, None, out);
             }
             Event::Finish { choice, reason, .. } => self.chunk(choice, "", Some(reason), out),
-            Event::Usage(usage) => self.usage = Some(usage),
-            Event::Failed(failure) => {
-                out.extend_from_slice(b"data: ");
-                out.extend_from_slice(error(&failure).to_string().as_bytes());
-                out.extend_from_slice(b"\n\n");
-            }
-            Event::End => {
-                if let (true, Some(used)) = (self.usage_wanted, self.usage) {
-                    self.open(out);
-                    out.extend_from_slice(b"],\"usage\":");
-                    out.extend_from_slice(usage(&used).to_string().as_bytes());
-                    out.extend_from_slice(b"}\n\n");
-                }
-                out.extend_from_slice(b"data: [DONE]\n\n");
-            }
+            Event::Usage(usage) => self.chunks.usage = Some(usage),
+            Event::Failed(failure) => self.chunks.failed(&failure, out),
+            Event::End => self.chunks.end(out),
             // Nothing of this can be asked for here, but for thoughts, which a completion doesn't tell.
             Event::Reasoning { .. }
             | Event::Signature { .. }
@@ -139,8 +81,8 @@ impl Writes for Writer {
         };
         for event in events {
             match event {
-                Event::Start { id, model, created } => self.start(id, model, created),
-                Event::Usage(usage) => self.usage = Some(usage),
+                Event::Start { id, model, created } => self.chunks.start(id, model, created),
+                Event::Usage(usage) => self.chunks.usage = Some(usage),
                 Event::Text { choice, text } | Event::Refusal { choice, text } => {
                     of(choice, &text, None);
                 }
@@ -158,13 +100,13 @@ impl Writes for Writer {
         };
         let choices: Vec<Value> = choices.into_iter().map(choice).collect();
         let mut body = json!({
-            "id": self.id,
+            "id": self.chunks.id,
             "object": "text_completion",
-            "created": self.created,
-            "model": self.model,
+            "created": self.chunks.created,
+            "model": self.chunks.model,
             "choices": choices,
         });
-        if let Some(used) = &self.usage {
+        if let Some(used) = &self.chunks.usage {
             body["usage"] = usage(used);
         }
         body.to_string().into_bytes()
