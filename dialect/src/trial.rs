@@ -189,3 +189,28 @@ fn bytes_that_make_no_sense_break_nothing() {
         }
     }
 }
+
+const HI: &str = r#"{"messages":[{"role":"user","content":"Hi"}]}"#;
+const HI_STREAMED: &str = r#"{"messages":[{"role":"user","content":"Hi"}],"stream":true,"stream_options":{"include_usage":true}}"#;
+
+/// What a client of chat reads of an upstream's golden answer.
+pub fn whole(upstream: &str, dialect: Dialect, feature: &str) -> Value {
+    let text = golden(&format!("upstreams/{upstream}/{feature}.json"));
+    let out = answered_any(CHAT, HI, dialect, &text, Form::Body);
+    serde_json::from_str(&out).expect("JSON")
+}
+
+/// The same of a stream, event by event.
+pub fn stream(upstream: &str, dialect: Dialect, feature: &str) -> Vec<Value> {
+    let text = golden(&format!("upstreams/{upstream}/{feature}.sse"));
+    let out = answered_any(CHAT, HI_STREAMED, dialect, &text, Form::Events);
+    assert!(out.ends_with("data: [DONE]\n\n"), "{out}");
+    events(&out)
+}
+
+/// All pieces of a field of the first choice's deltas.
+pub fn joined(said: &[Value], field: &str) -> String {
+    (said.iter())
+        .filter_map(|it| it["choices"][0]["delta"][field].as_str())
+        .collect()
+}

@@ -2,38 +2,20 @@ use serde_json::{Value, json};
 
 use crate::provider::Dialect;
 use crate::surface::Form;
-use crate::trial::{CHAT, answered, answered_any, ask, asked, events, golden, recordings};
+use crate::trial::{self, CHAT, answered, answered_any, ask, asked, golden, joined, recordings};
 
 const ASKED: &str = r#"{"messages":[{"role":"user","content":"Hi"}]}"#;
-const STREAM: &str = r#"{"messages":[{"role":"user","content":"Hi"}],"stream":true,"stream_options":{"include_usage":true}}"#;
 
 fn value(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
 fn whole(feature: &str) -> Value {
-    let text = golden(&format!("upstreams/cohere/{feature}.json"));
-    value(&answered_any(
-        CHAT,
-        ASKED,
-        Dialect::Cohere,
-        &text,
-        Form::Body,
-    ))
+    trial::whole("cohere", Dialect::Cohere, feature)
 }
 
 fn stream(feature: &str) -> Vec<Value> {
-    let text = golden(&format!("upstreams/cohere/{feature}.sse"));
-    let out = answered_any(CHAT, STREAM, Dialect::Cohere, &text, Form::Events);
-    assert!(out.ends_with("data: [DONE]\n\n"), "{out}");
-    events(&out)
-}
-
-/// All pieces of a field of the first choice's deltas.
-fn joined(said: &[Value], field: &str) -> String {
-    (said.iter())
-        .filter_map(|it| it["choices"][0]["delta"][field].as_str())
-        .collect()
+    trial::stream("cohere", Dialect::Cohere, feature)
 }
 
 #[test]
