@@ -181,7 +181,7 @@ impl Provider {
     }
 
     /// Whether requests on this surface go to it as they are.
-    pub fn speaks(&self, surface: Surface, _path: &str) -> bool {
+    pub fn speaks(&self, surface: Surface) -> bool {
         use Surface as Of;
         if !is_client_api(surface) {
             return true;
@@ -216,7 +216,7 @@ pub fn reroute(
     model: &str,
     client_path: &str,
 ) -> Option<(String, Option<String>)> {
-    if !provider.speaks(surface, client_path) {
+    if !provider.speaks(surface) {
         return None;
     }
     match provider.dialect {

@@ -142,7 +142,7 @@ impl Explain {
             }
             if let Some(dialect) = &provider.dialect {
                 let said = match Surface::of(&self.path) {
-                    Surface::Metered(surface) if !dialect.speaks(surface, &self.path) => {
+                    Surface::Metered(surface) if !dialect.speaks(surface) => {
                         "; requests to this path are translated, and their path too"
                     }
                     _ => "",

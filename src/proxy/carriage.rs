@@ -72,7 +72,7 @@ pub fn is_needed(plan: &Plan, arrival: &Arrival, provider: Option<&Provider>) ->
         return false;
     };
     let posted = arrival.method == http::Method::POST && !plan.upgrade;
-    posted && provider.is_some_and(|provider| !provider.speaks(surface, &arrival.path))
+    posted && provider.is_some_and(|provider| !provider.speaks(surface))
 }
 
 /// The request in the provider's dialect, and whether weir asks for usage in it.

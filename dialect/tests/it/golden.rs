@@ -266,7 +266,7 @@ impl Client {
 
     /// The bytes of such requests go to this upstream as they are.
     pub fn passes(&self, upstream: &Upstream) -> bool {
-        upstream.provider().speaks(self.surface, self.path)
+        upstream.provider().speaks(self.surface)
     }
 }
 
